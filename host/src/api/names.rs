@@ -1,0 +1,37 @@
+//! Names that reach Kubernetes. They are contracts: a change here rewrites every child of every primitive.
+
+/// API group of the host's own kinds.
+pub const GROUP: &str = "transom.dev";
+
+/// On every child: UID of the primary. Watches of children are restricted to objects that have it, and it is the
+/// inventory: written in the same request as the child, it cannot be lost in a crash between two writes.
+pub const OWNER_LABEL: &str = "transom.dev/owner-uid";
+
+/// On every child: name of the `Plugin` that asked for it.
+pub const PLUGIN_LABEL: &str = "transom.dev/plugin";
+
+/// On every child: digest of what was last applied. With it a field that the plugin no longer sets is noticed without
+/// reading `managedFields`, also after a restart.
+pub const APPLIED_ANNOTATION: &str = "transom.dev/applied";
+
+/// On a child that stays when its primary goes.
+pub const KEEP_ANNOTATION: &str = "transom.dev/keep";
+
+/// Helm's word for the same, honoured on prune.
+pub const HELM_KEEP_ANNOTATION: &str = "helm.sh/resource-policy";
+
+/// On primaries whose clean-up needs the host.
+pub const FINALIZER: &str = "transom.dev/cleanup";
+
+/// Condition of every primary, kept by the host: is what the plugin asked for what the API server has?
+pub const SYNCED: &str = "Synced";
+
+/// Condition of every primary, kept by the plugin; the host writes it only where the plugin could not.
+pub const READY: &str = "Ready";
+
+/// Field manager for server-side apply of one plugin's children. At most 128 bytes (Kubernetes'
+/// `FieldManagerMaxLength`), which the 40 characters of a plugin's name cannot reach.
+#[must_use]
+pub fn field_manager(plugin: &str) -> String {
+    format!("transom:{plugin}")
+}

@@ -1,0 +1,245 @@
+//! The `Plugin` record: which component serves which kinds, and within which bounds.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::CustomResource;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::{Deserialize, Serialize};
+
+use crate::plan::quantity;
+
+/// A component that reconciles the kinds it brings along.
+///
+/// Editing `source` and `digest` swaps the version while the host runs; the old one serves until the new one is ready.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "transom.dev",
+    version = "v1alpha1",
+    kind = "Plugin",
+    status = "PluginStatus",
+    derive = "PartialEq",
+    category = "transom",
+    printcolumn = r#"{"name":"Phase","type":"string","jsonPath":".status.phase"}"#,
+    printcolumn = r#"{"name":"Version","type":"string","jsonPath":".status.version"}"#,
+    printcolumn = r#"{"name":"Digest","type":"string","jsonPath":".status.digest","priority":1}"#,
+    printcolumn = r#"{"name":"Message","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].message"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PluginSpec {
+    /// Where the component is fetched from.
+    pub source: Source,
+    /// SHA-256 of the component: `sha256:` and 64 hexadecimal digits. Nothing else is ever run.
+    #[schemars(regex(pattern = r"^sha256:[0-9a-f]{64}$"))]
+    pub digest: String,
+    /// Configuration of the plugin, checked against the schema that the plugin brings along.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "any_object")]
+    pub config: Option<serde_json::Map<String, serde_json::Value>>,
+    /// Bounds of one call.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// Where a component is fetched from: exactly one of these.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("minProperties" = 1, "maxProperties" = 1))]
+pub struct Source {
+    /// A file that the host can read: an image volume, a mounted folder, a laptop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<FileSource>,
+    /// A key under `binaryData` of a ConfigMap (at most 1 MiB, the limit of a ConfigMap).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_map: Option<ConfigMapSource>,
+}
+
+/// A file that the host can read.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FileSource {
+    /// Absolute path.
+    #[schemars(regex(pattern = r"^/.+"))]
+    pub path: String,
+}
+
+/// A key of a ConfigMap.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ConfigMapSource {
+    /// Namespace of the ConfigMap.
+    pub namespace: String,
+    /// Name of the ConfigMap.
+    pub name: String,
+    /// Key under `binaryData`.
+    #[serde(default = "default_key")]
+    pub key: String,
+}
+
+fn default_key() -> String {
+    "plugin.wasm".into()
+}
+
+/// Bounds of one call to a plugin. What exceeds them fails by itself, with a condition on the object.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Limits {
+    /// Memory of one instance, a quantity; 64Mi by default, at most 1Gi.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|k|M|G)?$"))]
+    pub memory: Option<String>,
+    /// Wall-clock time of one call in milliseconds; 1,000 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 10, max = 30_000))]
+    pub deadline_milliseconds: Option<u32>,
+    /// Size of one response, a quantity; 16Mi by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|k|M|G)?$"))]
+    pub response: Option<String>,
+    /// Children of one primary; 500 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 5_000))]
+    pub children: Option<u32>,
+    /// Lookups of one reconcile; 64 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000))]
+    pub lookups: Option<u32>,
+    /// Calls of one reconcile; 8 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 64))]
+    pub rounds: Option<u32>,
+}
+
+/// `Limits` with every default filled in, in the units the code uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Linear memory of one instance.
+    pub memory_bytes: usize,
+    /// Wall clock of one call.
+    pub deadline: Duration,
+    /// Data that one call may hand to the host.
+    pub response_bytes: usize,
+    /// Children in one plan.
+    pub children: usize,
+    /// Lookups in one reconcile.
+    pub lookups: usize,
+    /// Calls in one reconcile.
+    pub rounds: u32,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            memory_bytes: 64 << 20,
+            deadline: Duration::from_secs(1),
+            response_bytes: 16 << 20,
+            children: 500,
+            lookups: 64,
+            rounds: 8,
+        }
+    }
+}
+
+/// The most that `limits.memory` can allow: the size of a slot in the pool of instances.
+pub const MAX_MEMORY_BYTES: usize = 1 << 30;
+
+impl Limits {
+    /// The bounds that these limits mean.
+    ///
+    /// # Errors
+    /// The field's path and what is wrong with it.
+    pub fn bounds(&self) -> Result<Bounds, String> {
+        let mut bounds = Bounds::default();
+        let size = |field: &str, text: &str, max: usize| {
+            quantity::bytes(text)
+                .filter(|&n| n <= max as u64)
+                .and_then(|n| usize::try_from(n).ok())
+                .ok_or_else(|| format!("spec.limits.{field}: {text:?} must be a size such as 64Mi, at most {max} bytes"))
+        };
+        if let Some(text) = &self.memory {
+            bounds.memory_bytes = size("memory", text, MAX_MEMORY_BYTES)?;
+        }
+        if let Some(text) = &self.response {
+            bounds.response_bytes = size("response", text, MAX_MEMORY_BYTES)?;
+        }
+        if let Some(ms) = self.deadline_milliseconds {
+            bounds.deadline = Duration::from_millis(ms.into());
+        }
+        bounds.children = self.children.map_or(bounds.children, |n| n as usize);
+        bounds.lookups = self.lookups.map_or(bounds.lookups, |n| n as usize);
+        bounds.rounds = self.rounds.unwrap_or(bounds.rounds);
+        Ok(bounds)
+    }
+}
+
+/// What the host knows about a plugin.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PluginStatus {
+    /// One word for people.
+    #[serde(default)]
+    pub phase: Phase,
+    /// Digest of the version that serves now, which is not that of the spec while a new one loads or is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// Version that the serving component gives itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Kinds that are reconciled: `Kind.group`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kinds: Vec<String>,
+    /// Every kind of child that a version of this plugin could have made: these are watched, so that nothing is left
+    /// behind when a newer version no longer declares one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub child_kinds: Vec<KindRef>,
+    /// Earlier versions, newest first; at most 10.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<HistoryEntry>,
+    /// `metadata.generation` that the conditions speak of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// One condition for each step of loading, and `Ready`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// A kind as manifests spell it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KindRef {
+    /// `apps/v1`
+    pub api_version: String,
+    /// `Deployment`
+    pub kind: String,
+}
+
+/// A version that served before.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct HistoryEntry {
+    /// Digest of the component.
+    pub digest: String,
+    /// Version that the component gave itself.
+    pub version: String,
+}
+
+/// How far a plugin is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Phase {
+    /// Not looked at yet.
+    #[default]
+    Pending,
+    /// A version serves, and it is the one in the spec.
+    Ready,
+    /// The version in the spec cannot serve; see the conditions. An earlier one may still do so.
+    Failed,
+}
+
+fn any_object(_: &mut SchemaGenerator) -> Schema {
+    let mut schema = BTreeMap::new();
+    schema.insert("type", serde_json::json!("object"));
+    schema.insert("x-kubernetes-preserve-unknown-fields", serde_json::json!(true));
+    Schema::try_from(serde_json::json!(schema)).unwrap_or_default()
+}

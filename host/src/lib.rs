@@ -1,0 +1,8 @@
+//! The Transom host: runs Kubernetes reconcilers that are sandboxed WebAssembly components.
+//!
+//! A plugin is a pure function from (object, live children, answers) to (children, status), and the host is the only
+//! thing that acts. [`plan`] decides and knows no client; [`plugin`] runs components and is the only place that knows
+//! wasmtime; [`registry`] loads versions; [`control`] watches and writes.
+
+pub mod api;
+pub mod plan;

@@ -1,0 +1,440 @@
+//! Is a plan one that the host may carry out? Everything a plugin sends is looked at here before anything is done; a
+//! plan with one fault is refused whole.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
+
+use super::contract::{Condition, Disposition, Event, Manifest, ObjectRef, Plan, TypeMeta};
+use super::request::Snapshot;
+use crate::api::names;
+use crate::api::plugin::Bounds;
+
+/// Where objects of a kind live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// In a namespace.
+    Namespaced,
+    /// In none.
+    Cluster,
+}
+
+/// Why a plan is refused.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct PlanError {
+    /// Stable word for conditions, events and metrics.
+    pub reason: &'static str,
+    /// What is wrong where.
+    pub message: String,
+}
+
+fn refuse<T>(reason: &'static str, message: impl Into<String>) -> Result<T, PlanError> {
+    Err(PlanError { reason, message: message.into() })
+}
+
+/// One object that should be, complete as the host applies it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Desired {
+    /// Which object.
+    pub reference: ObjectRef,
+    /// Body for server-side apply: the plugin's fields, owner reference, labels, annotations.
+    pub body: Value,
+    /// Digest of the body without the annotation that carries it.
+    pub digest: String,
+    /// What to do with it.
+    pub disposition: Disposition,
+    /// Release instead of delete.
+    pub keep: bool,
+    /// Take over somebody else's object.
+    pub adopt: bool,
+    /// Delete and create again when an immutable field changes.
+    pub replace: bool,
+}
+
+/// A plan that was checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Checked {
+    /// In the plugin's order.
+    pub children: Vec<Desired>,
+    /// The plugin's own fields under `.status`.
+    pub status: Map<String, Value>,
+    /// Without `Synced`.
+    pub conditions: Vec<Condition>,
+    /// About the primary.
+    pub events: Vec<Event>,
+    /// Milliseconds.
+    pub requeue_after_ms: Option<u64>,
+    /// Clean-up is done.
+    pub finalized: bool,
+}
+
+/// Who asks, and within which bounds.
+#[derive(Clone, Copy)]
+pub struct Checker<'a> {
+    /// Name of the `Plugin` record.
+    pub plugin: &'a str,
+    /// What it declared.
+    pub manifest: &'a Manifest,
+    /// What the record allows.
+    pub bounds: &'a Bounds,
+    /// Scope of a kind; none when the API server does not serve it.
+    pub scope: &'a (dyn Fn(&TypeMeta) -> Option<Scope> + Sync),
+}
+
+/// All children of one plan together.
+const MAX_PLAN_BYTES: usize = 8 << 20;
+/// `metav1.Condition`: `type` and `reason` (`k8s.io/apimachinery/pkg/apis/meta/v1/types.go`).
+const MAX_CONDITION_TYPE: usize = 316;
+const MAX_CONDITION_REASON: usize = 1_024;
+const MAX_CONDITION_MESSAGE: usize = 32_768;
+const MAX_CONDITIONS: usize = 32;
+const MAX_EVENTS: usize = 32;
+const MAX_EVENT_NOTE: usize = 1_024;
+const MIN_REQUEUE_MS: u64 = 1_000;
+
+impl Checker<'_> {
+    /// Reads and checks a plan.
+    ///
+    /// # Errors
+    /// The first fault found; nothing of the plan may be carried out.
+    pub fn check(&self, snapshot: &Snapshot, plan: &Plan) -> Result<Checked, PlanError> {
+        if plan.children.len() > self.bounds.children {
+            let (n, limit) = (plan.children.len(), self.bounds.children);
+            return refuse("TooManyChildren", format!("{n} children, at most {limit} are allowed"));
+        }
+        if plan.children.iter().map(|child| child.object.len()).sum::<usize>() > MAX_PLAN_BYTES {
+            return refuse("PlanTooLarge", "the children together are larger than 8 MiB");
+        }
+        if !plan.calls.is_empty() {
+            return refuse("CallsNotServed", "this version of the host makes no calls for plugins");
+        }
+        let mut seen = BTreeSet::new();
+        let mut children = Vec::with_capacity(plan.children.len());
+        for (index, child) in plan.children.iter().enumerate() {
+            let desired = self.child(snapshot, index, child)?;
+            if !seen.insert(desired.reference.clone()) {
+                return refuse("DuplicateChild", format!("{} is in the plan twice", desired.reference));
+            }
+            children.push(desired);
+        }
+        Ok(Checked {
+            children,
+            status: status_fields(plan)?,
+            conditions: conditions(plan)?,
+            events: events(plan)?,
+            requeue_after_ms: plan.requeue_after_ms.map(|ms| ms.max(MIN_REQUEUE_MS)),
+            finalized: plan.finalized,
+        })
+    }
+
+    fn child(&self, snapshot: &Snapshot, index: usize, child: &super::contract::Child) -> Result<Desired, PlanError> {
+        let mut body: Map<String, Value> = match serde_json::from_str(&child.object) {
+            Ok(Value::Object(body)) => body,
+            Ok(_) => return refuse("MalformedChild", format!("child {index} is not a JSON object")),
+            Err(error) => return refuse("MalformedChild", format!("child {index} is not JSON: {error}")),
+        };
+        let text = |field: &str| body.get(field).and_then(Value::as_str).filter(|text| !text.is_empty());
+        let (Some(api_version), Some(kind)) = (text("apiVersion"), text("kind")) else {
+            return refuse("MalformedChild", format!("child {index} has no apiVersion or no kind"));
+        };
+        let kind = TypeMeta::new(api_version, kind);
+        if !self.manifest.children.iter().any(|(declared, _)| *declared == kind) {
+            return refuse("UndeclaredKind", format!("child {index} is a {kind}, which the plugin did not declare"));
+        }
+        let Some(Value::Object(mut metadata)) = body.remove("metadata") else {
+            return refuse("MalformedChild", format!("child {index} ({kind}) has no metadata"));
+        };
+        let text = |field: &str| metadata.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let name = text("name");
+        if name.is_empty() {
+            return refuse("MalformedChild", format!("child {index} ({kind}) has no metadata.name"));
+        }
+        for field in ["generateName", "managedFields", "resourceVersion", "uid", "ownerReferences", "selfLink"] {
+            if metadata.contains_key(field) {
+                return refuse("MalformedChild", format!("{kind} {name}: metadata.{field} is not the plugin's to set"));
+            }
+        }
+        if body.contains_key("status") {
+            return refuse("MalformedChild", format!("{kind} {name}: status is not the plugin's to set"));
+        }
+        let Some(scope) = (self.scope)(&kind) else {
+            return refuse("KindNotServed", format!("{kind} {name}: the API server does not serve this kind"));
+        };
+        let namespace = self.namespace(snapshot, &kind, &name, scope, &text("namespace"))?;
+        let reference = ObjectRef { kind, namespace, name };
+        self.finish_metadata(snapshot, &reference, child.keep, &mut metadata)?;
+        body.insert("metadata".into(), Value::Object(metadata));
+        let mut body = Value::Object(body);
+        let digest = digest(&body);
+        if let Some(Value::Object(annotations)) = body.pointer_mut("/metadata/annotations") {
+            annotations.insert(names::APPLIED_ANNOTATION.into(), Value::from(digest.clone()));
+        }
+        Ok(Desired {
+            reference,
+            body,
+            digest,
+            disposition: child.disposition,
+            keep: child.keep,
+            adopt: child.adopt,
+            replace: child.replace,
+        })
+    }
+
+    /// Namespaced primaries own children in their own namespace, and in namespaces that they own themselves.
+    fn namespace(
+        &self,
+        snapshot: &Snapshot,
+        kind: &TypeMeta,
+        name: &str,
+        scope: Scope,
+        asked: &str,
+    ) -> Result<String, PlanError> {
+        let home = snapshot.primary.namespace.as_str();
+        match scope {
+            Scope::Cluster if asked.is_empty() => Ok(String::new()),
+            Scope::Cluster => refuse("MalformedChild", format!("{kind} {name}: is cluster-scoped, has a namespace")),
+            Scope::Namespaced if asked.is_empty() && home.is_empty() => {
+                refuse("MalformedChild", format!("{kind} {name}: has no namespace, nor has its primary"))
+            }
+            Scope::Namespaced if asked.is_empty() || asked == home => Ok(home.to_owned()),
+            Scope::Namespaced if home.is_empty() => Ok(asked.to_owned()),
+            Scope::Namespaced => {
+                let owned = |object: &ObjectRef| object.kind == TypeMeta::new("v1", "Namespace") && object.name == asked;
+                if snapshot.children.keys().any(owned) {
+                    return Ok(asked.to_owned());
+                }
+                refuse("ForeignNamespace", format!("{kind} {name}: namespace {asked} is not the primary's ({home})"))
+            }
+        }
+    }
+
+    fn finish_metadata(
+        &self,
+        snapshot: &Snapshot,
+        reference: &ObjectRef,
+        keep: bool,
+        metadata: &mut Map<String, Value>,
+    ) -> Result<(), PlanError> {
+        let primary = &snapshot.primary;
+        if reference.namespace.is_empty() {
+            metadata.remove("namespace");
+        } else {
+            metadata.insert("namespace".into(), Value::from(reference.namespace.as_str()));
+        }
+        let mut table = |field: &str| match metadata.remove(field) {
+            None | Some(Value::Null) => Ok(Map::new()),
+            Some(Value::Object(table)) if table.values().all(Value::is_string) => Ok(table),
+            Some(_) => refuse("MalformedChild", format!("{reference}: metadata.{field} must map strings to strings")),
+        };
+        let (mut labels, mut annotations) = (table("labels")?, table("annotations")?);
+        labels.insert(names::OWNER_LABEL.into(), Value::from(primary.uid.as_str()));
+        labels.insert(names::PLUGIN_LABEL.into(), Value::from(self.plugin));
+        annotations.remove(names::APPLIED_ANNOTATION);
+        annotations.remove(names::KEEP_ANNOTATION);
+        if keep {
+            annotations.insert(names::KEEP_ANNOTATION.into(), Value::from("true"));
+        }
+        metadata.insert("labels".into(), Value::Object(labels));
+        metadata.insert("annotations".into(), Value::Object(annotations));
+        // Kubernetes lets an owner be cluster-scoped or in the same namespace; a kept child must outlive its owner.
+        if !keep && (primary.namespace.is_empty() || primary.namespace == reference.namespace) {
+            let owner = json!([{
+                "apiVersion": snapshot.kind.api_version, "kind": snapshot.kind.kind, "name": primary.name,
+                "uid": primary.uid, "controller": true, "blockOwnerDeletion": true,
+            }]);
+            metadata.insert("ownerReferences".into(), owner);
+        }
+        Ok(())
+    }
+}
+
+/// First 128 bits of SHA-256 over the canonical text (sorted keys), in hexadecimal.
+#[must_use]
+pub fn digest(value: &Value) -> String {
+    let hash = Sha256::digest(value.to_string().as_bytes());
+    hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn status_fields(plan: &Plan) -> Result<Map<String, Value>, PlanError> {
+    let Some(text) = &plan.status else { return Ok(Map::new()) };
+    let fields = match serde_json::from_str(text) {
+        Ok(Value::Object(fields)) => fields,
+        Ok(_) => return refuse("MalformedStatus", "status is not a JSON object"),
+        Err(error) => return refuse("MalformedStatus", format!("status is not JSON: {error}")),
+    };
+    if let Some(field) = ["conditions", "observedGeneration"].into_iter().find(|field| fields.contains_key(*field)) {
+        return refuse("MalformedStatus", format!("status.{field} is the host's to set"));
+    }
+    Ok(fields)
+}
+
+fn conditions(plan: &Plan) -> Result<Vec<Condition>, PlanError> {
+    if plan.conditions.len() > MAX_CONDITIONS {
+        return refuse("MalformedStatus", format!("{} conditions, at most 32", plan.conditions.len()));
+    }
+    let mut seen = BTreeSet::new();
+    for condition in &plan.conditions {
+        let Condition { type_, reason, .. } = condition;
+        let fault = if type_ == names::SYNCED {
+            "belongs to the host"
+        } else if !seen.insert(type_.as_str()) {
+            "is there twice"
+        } else if !is_word(type_, MAX_CONDITION_TYPE) {
+            "is no condition type (CamelCase letters and digits)"
+        } else if !is_word(reason, MAX_CONDITION_REASON) {
+            "needs a reason in CamelCase"
+        } else {
+            continue;
+        };
+        return refuse("MalformedStatus", format!("condition {} {fault}", shorten(type_, 64)));
+    }
+    let bounded = |condition: &Condition| Condition {
+        message: shorten(&condition.message, MAX_CONDITION_MESSAGE),
+        ..condition.clone()
+    };
+    Ok(plan.conditions.iter().map(bounded).collect())
+}
+
+fn events(plan: &Plan) -> Result<Vec<Event>, PlanError> {
+    if plan.events.len() > MAX_EVENTS {
+        return refuse("MalformedEvents", format!("{} events, at most 32", plan.events.len()));
+    }
+    if let Some(event) = plan.events.iter().find(|event| !is_word(&event.reason, 128)) {
+        return refuse("MalformedEvents", format!("{} is no event reason", shorten(&event.reason, 64)));
+    }
+    Ok(plan.events.iter().map(|e| Event { note: shorten(&e.note, MAX_EVENT_NOTE), ..e.clone() }).collect())
+}
+
+/// `^[A-Za-z]([A-Za-z0-9_,:./-]*[A-Za-z0-9_])?$`, as `metav1.Condition` has it for reasons.
+fn is_word(text: &str, max: usize) -> bool {
+    let inner = |c: char| c.is_ascii_alphanumeric() || "_,:./-".contains(c);
+    text.len() <= max
+        && text.starts_with(|c: char| c.is_ascii_alphabetic())
+        && text.ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
+        && text.chars().all(inner)
+}
+
+/// At most `max` bytes, cut between characters, with an ellipsis where something was cut.
+#[must_use]
+pub fn shorten(text: &str, max: usize) -> String {
+    if text.len() <= max {
+        return text.to_owned();
+    }
+    let mut end = max.saturating_sub('…'.len_utf8());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}…", text.get(..end).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rstest::rstest;
+
+    use super::super::contract::{Child, Delivery, Truth};
+    use super::super::object::Object;
+    use super::*;
+
+    fn manifest() -> Manifest {
+        Manifest {
+            name: "p".into(),
+            version: "1.0.0".into(),
+            crds: vec![],
+            children: ["ConfigMap", "Namespace"].map(|k| (TypeMeta::new("v1", k), Delivery::Full)).to_vec(),
+            reads: vec![],
+            endpoints: vec![],
+            engines: vec![],
+            config_schema: None,
+            finalizes: false,
+        }
+    }
+
+    fn snapshot() -> Snapshot {
+        let primary = Object::parse(r#"{"metadata":{"name":"a","namespace":"n","uid":"u-1"}}"#).unwrap();
+        Snapshot {
+            kind: TypeMeta::new("g/v1", "K"),
+            primary: Arc::new(primary),
+            children: Default::default(),
+            config: "{}".into(),
+        }
+    }
+
+    fn child(object: &str) -> Child {
+        let disposition = Disposition::Apply;
+        Child { object: object.into(), disposition, keep: false, adopt: false, replace: false }
+    }
+
+    fn check(plan: &Plan) -> Result<Checked, PlanError> {
+        let scope = |kind: &TypeMeta| match kind.kind.as_str() {
+            "Namespace" => Some(Scope::Cluster),
+            _ => Some(Scope::Namespaced),
+        };
+        let (manifest, bounds) = (manifest(), Bounds { children: 3, ..Bounds::default() });
+        Checker { plugin: "p", manifest: &manifest, bounds: &bounds, scope: &scope }.check(&snapshot(), plan)
+    }
+
+    fn children(objects: &[&str]) -> Plan {
+        Plan { children: objects.iter().map(|o| child(o)).collect(), ..Plan::default() }
+    }
+
+    #[test]
+    fn a_child_gets_namespace_owner_labels_and_digest() {
+        let plan = children(&[r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"c"},"data":{"x":"y"}}"#]);
+        let checked = check(&plan).unwrap();
+        insta::assert_yaml_snapshot!(checked.children[0].body);
+    }
+
+    const OK: &str = r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"c"}}"#;
+
+    #[rstest]
+    #[case::not_json(&["{"], "MalformedChild")]
+    #[case::array(&["[]"], "MalformedChild")]
+    #[case::no_kind(&[r#"{"apiVersion":"v1","metadata":{"name":"c"}}"#], "MalformedChild")]
+    #[case::no_metadata(&[r#"{"apiVersion":"v1","kind":"ConfigMap"}"#], "MalformedChild")]
+    #[case::no_name(&[r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{}}"#], "MalformedChild")]
+    #[case::uid(&[r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"c","uid":"x"}}"#], "MalformedChild")]
+    #[case::labels(&[r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"c","labels":{"a":1}}}"#], "MalformedChild")]
+    #[case::status(&[r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"c"},"status":{}}"#], "MalformedChild")]
+    #[case::undeclared(&[r#"{"apiVersion":"v1","kind":"Secret","metadata":{"name":"c"}}"#], "UndeclaredKind")]
+    #[case::foreign(
+        &[r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"c","namespace":"kube-system"}}"#],
+        "ForeignNamespace"
+    )]
+    #[case::twice(&[OK, OK], "DuplicateChild")]
+    #[case::too_many(&[OK, OK, OK, OK], "TooManyChildren")]
+    fn a_bad_child_refuses_the_plan(#[case] objects: &[&str], #[case] reason: &str) {
+        assert_eq!(check(&children(objects)).unwrap_err().reason, reason);
+    }
+
+    #[rstest]
+    #[case::hosts("Synced", "R")]
+    #[case::empty("", "R")]
+    #[case::spaces("A b", "R")]
+    #[case::no_reason("Ready", "")]
+    fn a_bad_condition_refuses_the_plan(#[case] type_: &str, #[case] reason: &str) {
+        let condition = Condition {
+            type_: type_.into(),
+            status: Truth::True,
+            reason: reason.into(),
+            message: String::new(),
+        };
+        let plan = Plan { conditions: vec![condition], ..Plan::default() };
+        assert_eq!(check(&plan).unwrap_err().reason, "MalformedStatus");
+    }
+
+    #[test]
+    fn nesting_without_end_is_an_error_not_a_crash() {
+        let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        assert_eq!(check(&children(&[&deep])).unwrap_err().reason, "MalformedChild");
+    }
+
+    #[test]
+    fn long_texts_are_cut_between_characters() {
+        assert_eq!(shorten("ääää", 6), "ä…");
+        assert_eq!(shorten("abc", 3), "abc");
+    }
+}

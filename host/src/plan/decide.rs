@@ -1,0 +1,209 @@
+//! Desired state against live state: what has to be written. Nothing to write is the normal case.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::check::{Checked, Desired};
+use super::contract::{Disposition, ObjectRef};
+use super::diff;
+use super::object::Object;
+use super::request::Children;
+
+/// One object to be applied.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Apply {
+    /// What should be.
+    pub desired: Desired,
+    /// What is, when it is there and ours.
+    pub live: Option<Arc<Object>>,
+    /// Why: paths where live state differs. Empty for a creation and for a field that is no longer set.
+    pub drift: Vec<String>,
+}
+
+/// One object to be removed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prune {
+    /// Which object.
+    pub reference: ObjectRef,
+    /// Its UID, so that nothing else of that name is deleted.
+    pub uid: String,
+    /// Release it instead.
+    pub keep: bool,
+}
+
+/// All writes to children that a plan asks for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Writes {
+    /// In tiers: everything in one may be applied at once, after all of the tier before.
+    pub tiers: Vec<Vec<Apply>>,
+    /// Only when every apply succeeded.
+    pub prunes: Vec<Prune>,
+}
+
+impl Writes {
+    /// Live state is as desired.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.tiers.is_empty() && self.prunes.is_empty()
+    }
+}
+
+/// Has the API server turned this desired state into this live state before? Some fields are normalised on the way, and
+/// comparing again would find the same difference for ever.
+pub type IsNormalised<'a> = dyn Fn(&Desired, &Object) -> bool + 'a;
+
+/// What has to be written so that live state is as planned.
+#[must_use]
+pub fn writes(checked: &Checked, live: &Children, is_normalised: &IsNormalised<'_>) -> Writes {
+    let mut writes = Writes::default();
+    let mut tiers: [Vec<Apply>; 2] = Default::default();
+    for desired in &checked.children {
+        if let Some(apply) = apply(desired, live.get(&desired.reference), is_normalised) {
+            let [first, second] = &mut tiers;
+            if comes_first(&desired.reference) { first.push(apply) } else { second.push(apply) }
+        }
+    }
+    writes.tiers = tiers.into_iter().filter(|tier| !tier.is_empty()).collect();
+    let wanted: BTreeSet<&ObjectRef> = checked.children.iter().map(|desired| &desired.reference).collect();
+    writes.prunes = live
+        .iter()
+        .filter(|(reference, object)| !wanted.contains(reference) && !object.deleting)
+        .map(|(reference, object)| prune(reference, object))
+        .collect();
+    writes
+}
+
+/// Everything that is left of a primary that goes.
+#[must_use]
+pub fn remains(live: &Children) -> Vec<Prune> {
+    live.iter().filter(|(_, object)| !object.deleting).map(|(reference, object)| prune(reference, object)).collect()
+}
+
+fn prune(reference: &ObjectRef, object: &Object) -> Prune {
+    Prune { reference: reference.clone(), uid: object.uid.clone(), keep: object.keep }
+}
+
+fn apply(desired: &Desired, live: Option<&Arc<Object>>, is_normalised: &IsNormalised<'_>) -> Option<Apply> {
+    let drift = match (desired.disposition, live) {
+        (Disposition::Hold, _) | (Disposition::CreateOnce, Some(_)) => return None,
+        (_, None) => Vec::new(),
+        // it goes first; when it is gone the watch says so and it is made again
+        (Disposition::Apply, Some(object)) if object.deleting => return None,
+        (Disposition::Apply, Some(object)) => {
+            let drift = diff::drift(&desired.body, &object.value());
+            let unchanged = object.applied.as_deref() == Some(desired.digest.as_str());
+            if unchanged && (drift.is_empty() || is_normalised(desired, object)) {
+                return None;
+            }
+            drift
+        }
+    };
+    Some(Apply { desired: desired.clone(), live: live.cloned(), drift })
+}
+
+/// Kinds that others need to be there before they can be made.
+fn comes_first(reference: &ObjectRef) -> bool {
+    matches!(
+        reference.kind.kind.as_str(),
+        "Namespace" | "CustomResourceDefinition" | "ServiceAccount" | "PriorityClass" | "StorageClass"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Map, json};
+
+    use super::super::contract::TypeMeta;
+    use super::*;
+
+    fn reference(kind: &str, name: &str) -> ObjectRef {
+        ObjectRef { kind: TypeMeta::new("v1", kind), namespace: "n".into(), name: name.into() }
+    }
+
+    fn desired(name: &str, disposition: Disposition) -> Desired {
+        Desired {
+            reference: reference("ConfigMap", name),
+            body: json!({"metadata": {"name": name}, "data": {"a": "1"}}),
+            digest: "d1".into(),
+            disposition,
+            keep: false,
+            adopt: false,
+            replace: false,
+        }
+    }
+
+    fn checked(children: Vec<Desired>) -> Checked {
+        Checked {
+            children,
+            status: Map::new(),
+            conditions: vec![],
+            events: vec![],
+            requeue_after_ms: None,
+            finalized: false,
+        }
+    }
+
+    fn live(name: &str, value: &str, applied: &str) -> (ObjectRef, Arc<Object>) {
+        let text = json!({"metadata": {"name": name, "uid": "u", "annotations": {"transom.dev/applied": applied}},
+            "data": {"a": value, "other": "x"}});
+        (reference("ConfigMap", name), Arc::new(Object::parse(&text.to_string()).unwrap()))
+    }
+
+    fn no(_: &Desired, _: &Object) -> bool {
+        false
+    }
+
+    #[test]
+    fn nothing_is_written_where_live_state_is_as_desired() {
+        let plan = checked(vec![desired("a", Disposition::Apply)]);
+        assert!(writes(&plan, &[live("a", "1", "d1")].into(), &no).is_empty());
+    }
+
+    #[test]
+    fn a_drifted_field_is_named() {
+        let plan = checked(vec![desired("a", Disposition::Apply)]);
+        let writes = writes(&plan, &[live("a", "2", "d1")].into(), &no);
+        assert_eq!(writes.tiers[0][0].drift, ["data.a"]);
+    }
+
+    #[test]
+    fn a_field_no_longer_set_is_noticed_by_the_digest() {
+        let plan = checked(vec![desired("a", Disposition::Apply)]);
+        assert_eq!(writes(&plan, &[live("a", "1", "older")].into(), &no).tiers.len(), 1);
+    }
+
+    #[test]
+    fn what_the_api_server_normalises_is_not_applied_for_ever() {
+        let plan = checked(vec![desired("a", Disposition::Apply)]);
+        assert!(writes(&plan, &[live("a", "2", "d1")].into(), &|_, _| true).is_empty());
+    }
+
+    #[test]
+    fn what_is_held_is_neither_made_nor_changed_nor_pruned() {
+        let plan = checked(vec![desired("a", Disposition::Hold), desired("b", Disposition::Hold)]);
+        assert!(writes(&plan, &[live("a", "2", "older")].into(), &no).is_empty());
+    }
+
+    #[test]
+    fn create_once_is_made_and_then_left_alone() {
+        let plan = checked(vec![desired("a", Disposition::CreateOnce), desired("b", Disposition::CreateOnce)]);
+        let writes = writes(&plan, &[live("a", "2", "older")].into(), &no);
+        let made: Vec<_> = writes.tiers.iter().flatten().map(|a| a.desired.reference.name.as_str()).collect();
+        assert_eq!(made, ["b"]);
+    }
+
+    #[test]
+    fn what_left_the_plan_is_pruned() {
+        let writes = writes(&checked(vec![]), &[live("a", "1", "d1")].into(), &no);
+        assert_eq!(writes.prunes, [Prune { reference: reference("ConfigMap", "a"), uid: "u".into(), keep: false }]);
+    }
+
+    #[test]
+    fn namespaces_come_before_what_is_in_them() {
+        let mut namespace = desired("a", Disposition::Apply);
+        namespace.reference = reference("Namespace", "a");
+        let writes = writes(&checked(vec![desired("b", Disposition::Apply), namespace]), &Children::new(), &no);
+        let order: Vec<_> = writes.tiers.iter().map(|t| t[0].desired.reference.kind.kind.as_str()).collect();
+        assert_eq!(order, ["Namespace", "ConfigMap"]);
+    }
+}

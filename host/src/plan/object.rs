@@ -1,0 +1,299 @@
+//! A Kubernetes object as compact JSON text with the few fields that the host decides on beside it.
+//!
+//! Objects are cached and handed to plugins as text: a tree of `serde_json::Value` takes about six times the memory, and
+//! a plugin wants text anyway. Reading one drops what changes without meaning (`managedFields`, `resourceVersion`,
+//! `selfLink`) by copying the rest, without building a tree.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::contract::{Delivery, ObjectRef, TypeMeta};
+use crate::api::names;
+
+/// One live object.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Object {
+    /// Empty for cluster-scoped objects.
+    pub namespace: String,
+    /// `metadata.name`
+    pub name: String,
+    /// `metadata.uid`
+    pub uid: String,
+    /// `metadata.resourceVersion`; as a number where it is one, so that the newer of two is known.
+    pub resource_version: u64,
+    /// `metadata.generation`, 0 where the kind has none.
+    pub generation: i64,
+    /// It has a deletion timestamp.
+    pub deleting: bool,
+    /// Carries the host's finalizer.
+    pub finalizer: bool,
+    /// UID of the primary, from the label.
+    pub owner: Option<String>,
+    /// Digest of what was last applied, from the annotation.
+    pub applied: Option<String>,
+    /// Stays when its primary goes, from the annotations.
+    pub keep: bool,
+    /// The object, compact, without `managedFields`, `resourceVersion` and `selfLink`.
+    pub json: Box<str>,
+}
+
+/// Why a text is no Kubernetes object.
+#[derive(Debug, thiserror::Error)]
+#[error("not a Kubernetes object")]
+pub struct ParseError(#[source] serde_json::Error);
+
+impl Object {
+    /// Reads an object as the API server sends it.
+    ///
+    /// # Errors
+    /// When it is not JSON, or `metadata` has no name.
+    pub fn parse(text: &str) -> Result<Self, ParseError> {
+        serde_json::from_str::<Self>(text).map_err(ParseError)
+    }
+
+    /// Reference to this object, which does not carry its own kind.
+    #[must_use]
+    pub fn reference(&self, kind: &TypeMeta) -> ObjectRef {
+        ObjectRef { kind: kind.clone(), namespace: self.namespace.clone(), name: self.name.clone() }
+    }
+
+    /// The whole object as a tree.
+    #[must_use]
+    pub fn value(&self) -> serde_json::Value {
+        serde_json::from_str(&self.json).unwrap_or_default()
+    }
+
+    /// The text that a plugin is shown. `api_version` and `kind` are put in where the API server left them out (items
+    /// of a list have none).
+    #[must_use]
+    pub fn deliver(&self, kind: &TypeMeta, delivery: Delivery) -> String {
+        let fields = serde_json::from_str::<Fields<'_>>(&self.json).map(|f| f.0).unwrap_or_default();
+        let wanted = |name: &str| match delivery {
+            Delivery::Full => name != "apiVersion" && name != "kind",
+            Delivery::Status => name == "metadata" || name == "status",
+            Delivery::Metadata => name == "metadata",
+        };
+        let mut out = String::with_capacity(self.json.len() + 64);
+        out.push_str("{\"apiVersion\":");
+        push_string(&mut out, &kind.api_version);
+        out.push_str(",\"kind\":");
+        push_string(&mut out, &kind.kind);
+        for (name, value) in fields.iter().filter(|(name, _)| wanted(name)) {
+            push_field(&mut out, name, value);
+        }
+        out.push('}');
+        out
+    }
+
+    /// A digest-worthy part: everything but `status` and the metadata that the API server keeps.
+    #[must_use]
+    pub fn intent(&self) -> Vec<(String, String)> {
+        let fields = serde_json::from_str::<Fields<'_>>(&self.json).map(|f| f.0).unwrap_or_default();
+        fields
+            .iter()
+            .filter(|(name, _)| !matches!(name.as_ref(), "status" | "metadata"))
+            .map(|(name, value)| (name.to_string(), value.get().to_owned()))
+            .collect()
+    }
+}
+
+/// Appends a JSON string.
+pub(crate) fn push_string(out: &mut String, text: &str) {
+    out.push_str(&serde_json::Value::from(text).to_string());
+}
+
+fn push_field(out: &mut String, name: &str, value: &RawValue) {
+    if !out.ends_with('{') {
+        out.push(',');
+    }
+    push_string(out, name);
+    out.push(':');
+    out.push_str(value.get());
+}
+
+/// The fields of a JSON object in their order, the values unread.
+#[derive(Default)]
+pub(crate) struct Fields<'a>(pub(crate) Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct FieldsVisitor<'a>(std::marker::PhantomData<&'a ()>);
+        impl<'de: 'a, 'a> Visitor<'de> for FieldsVisitor<'a> {
+            type Value = Fields<'a>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
+                let mut fields = Vec::with_capacity(map.size_hint().unwrap_or(8));
+                while let Some(Key(name)) = map.next_key::<Key<'a>>()? {
+                    fields.push((name, map.next_value()?));
+                }
+                Ok(Fields(fields))
+            }
+        }
+        deserializer.deserialize_map(FieldsVisitor(std::marker::PhantomData))
+    }
+}
+
+/// A key, borrowed unless it has escapes.
+struct Key<'a>(Cow<'a, str>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Key<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct KeyVisitor<'a>(std::marker::PhantomData<&'a ()>);
+        impl<'de: 'a, 'a> Visitor<'de> for KeyVisitor<'a> {
+            type Value = Key<'a>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a field name")
+            }
+            fn visit_borrowed_str<E>(self, v: &'de str) -> Result<Self::Value, E> {
+                Ok(Key(Cow::Borrowed(v)))
+            }
+            fn visit_str<E>(self, v: &str) -> Result<Self::Value, E> {
+                Ok(Key(Cow::Owned(v.to_owned())))
+            }
+        }
+        deserializer.deserialize_str(KeyVisitor(std::marker::PhantomData))
+    }
+}
+
+/// The part of `metadata` that the host decides on.
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Metadata<'a> {
+    name: String,
+    #[serde(default)]
+    namespace: String,
+    #[serde(default)]
+    uid: String,
+    #[serde(default, borrow)]
+    resource_version: Cow<'a, str>,
+    #[serde(default)]
+    generation: i64,
+    #[serde(default)]
+    deletion_timestamp: Option<IgnoredAny>,
+    #[serde(default)]
+    finalizers: Vec<String>,
+    #[serde(default)]
+    labels: Option<std::collections::BTreeMap<String, String>>,
+    #[serde(default, borrow)]
+    annotations: Option<std::collections::BTreeMap<Cow<'a, str>, Cow<'a, str>>>,
+}
+
+/// Through text: needs `serde_json`, whose raw values keep the parts that are only copied unread.
+impl<'de> Deserialize<'de> for Object {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw = Box::<RawValue>::deserialize(deserializer)?;
+        let fields: Fields<'_> = serde_json::from_str(raw.get()).map_err(D::Error::custom)?;
+        let mut object = Self::default();
+        let mut out = String::with_capacity(raw.get().len());
+        out.push('{');
+        for (name, value) in &fields.0 {
+            if name == "metadata" {
+                let metadata: Metadata<'_> = serde_json::from_str(value.get()).map_err(D::Error::custom)?;
+                object.take(metadata);
+                let kept: Fields<'_> = serde_json::from_str(value.get()).map_err(D::Error::custom)?;
+                let mut inner = String::with_capacity(value.get().len());
+                inner.push('{');
+                for (name, value) in &kept.0 {
+                    if !matches!(name.as_ref(), "managedFields" | "resourceVersion" | "selfLink") {
+                        push_field(&mut inner, name, value);
+                    }
+                }
+                inner.push('}');
+                push_field_text(&mut out, name, &inner);
+            } else {
+                push_field(&mut out, name, value);
+            }
+        }
+        out.push('}');
+        if object.name.is_empty() {
+            return Err(D::Error::custom("metadata.name is missing"));
+        }
+        object.json = out.into_boxed_str();
+        Ok(object)
+    }
+}
+
+fn push_field_text(out: &mut String, name: &str, value: &str) {
+    if !out.ends_with('{') {
+        out.push(',');
+    }
+    push_string(out, name);
+    out.push(':');
+    out.push_str(value);
+}
+
+impl Object {
+    fn take(&mut self, metadata: Metadata<'_>) {
+        self.name = metadata.name;
+        self.namespace = metadata.namespace;
+        self.uid = metadata.uid;
+        self.resource_version = metadata.resource_version.parse().unwrap_or_default();
+        self.generation = metadata.generation;
+        self.deleting = metadata.deletion_timestamp.is_some();
+        self.finalizer = metadata.finalizers.iter().any(|f| f == names::FINALIZER);
+        let labels = metadata.labels.unwrap_or_default();
+        self.owner = labels.get(names::OWNER_LABEL).cloned();
+        let annotations = metadata.annotations.unwrap_or_default();
+        self.applied = annotations.get(names::APPLIED_ANNOTATION).map(|v| v.to_string());
+        self.keep = annotations.contains_key(names::KEEP_ANNOTATION)
+            || annotations.get(names::HELM_KEEP_ANNOTATION).is_some_and(|v| v == "keep");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIVE: &str = r#"{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"a","namespace":"n","uid":"u",
+        "resourceVersion":"42","generation":3,"labels":{"transom.dev/owner-uid":"o","x":"y"},
+        "annotations":{"transom.dev/applied":"d","helm.sh/resource-policy":"keep"},
+        "managedFields":[{"manager":"m","fieldsV1":{"f:data":{}}}],"finalizers":["transom.dev/cleanup"]},
+        "data":{"k":"\"v\""},"status":{"ok":true}}"#;
+
+    #[test]
+    fn what_changes_without_meaning_is_dropped() {
+        let object = Object::parse(LIVE).unwrap();
+        assert!(!object.json.contains("managedFields") && !object.json.contains("resourceVersion"));
+        assert_eq!(object.value()["data"]["k"], "\"v\"");
+        assert_eq!(
+            Object { json: "".into(), ..object },
+            Object {
+                namespace: "n".into(),
+                name: "a".into(),
+                uid: "u".into(),
+                resource_version: 42,
+                generation: 3,
+                finalizer: true,
+                owner: Some("o".into()),
+                applied: Some("d".into()),
+                keep: true,
+                ..Object::default()
+            }
+        );
+    }
+
+    #[test]
+    fn a_plugin_is_shown_as_much_as_it_declared() {
+        let object = Object::parse(LIVE).unwrap();
+        let kind = TypeMeta::new("v1", "ConfigMap");
+        let keys = |delivery| -> Vec<String> {
+            let value: serde_json::Value = serde_json::from_str(&object.deliver(&kind, delivery)).unwrap();
+            value.as_object().unwrap().keys().cloned().collect()
+        };
+        assert_eq!(keys(Delivery::Full), ["apiVersion", "data", "kind", "metadata", "status"]);
+        assert_eq!(keys(Delivery::Status), ["apiVersion", "kind", "metadata", "status"]);
+        assert_eq!(keys(Delivery::Metadata), ["apiVersion", "kind", "metadata"]);
+    }
+
+    #[test]
+    fn an_object_without_a_name_is_refused() {
+        assert!(Object::parse(r#"{"metadata":{}}"#).is_err());
+        assert!(Object::parse("[]").is_err());
+        assert!(Object::parse("{").is_err());
+    }
+}

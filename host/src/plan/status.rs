@@ -1,0 +1,182 @@
+//! The status of a primary: the plugin's fields and conditions, the host's `Synced` and `observedGeneration`.
+
+use serde_json::{Map, Value, json};
+
+use super::contract::{Condition, Truth};
+use crate::api::names;
+
+/// How a reconcile ended, in the words of the condition `Synced`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Synced {
+    /// The API server has what the plugin asked for.
+    pub status: Truth,
+    /// Stable word.
+    pub reason: String,
+    /// For people.
+    pub message: String,
+}
+
+impl Synced {
+    /// Everything is as the plugin wants it.
+    #[must_use]
+    pub fn applied() -> Self {
+        Self { status: Truth::True, reason: "Applied".into(), message: String::new() }
+    }
+
+    /// Something went wrong.
+    pub fn failed(reason: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { status: Truth::False, reason: reason.into(), message: message.into() }
+    }
+}
+
+/// Reason of `Synced` and `Ready` when somebody has to change the object.
+pub const INVALID: &str = "Invalid";
+
+/// What a plugin has to say of an object's status.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Report {
+    /// Own fields.
+    pub fields: Map<String, Value>,
+    /// Own conditions.
+    pub conditions: Vec<Condition>,
+}
+
+/// The status as it should be. `live` is the status as it is, `now` RFC 3339 in seconds.
+///
+/// Without a report (the plugin could not be asked, or failed) everything the plugin said before stays, so that a
+/// failing call does not make a running workload look broken; only `Ready` is filled in where it was never said, and
+/// set to False when the plugin called the object `Invalid`. `observedGeneration` then stays as well: `Ready` of an
+/// older generation must not be read as that of this one.
+#[must_use]
+pub fn next(live: &Map<String, Value>, generation: i64, report: Option<&Report>, synced: &Synced, now: &str) -> Value {
+    let old = live.get("conditions").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let mut status = match report {
+        Some(report) => report.fields.clone(),
+        None => live.iter().filter(|(name, _)| *name != "conditions").map(|(n, v)| (n.clone(), v.clone())).collect(),
+    };
+    let mut conditions = Vec::new();
+    if let Some(report) = report {
+        conditions.extend(report.conditions.iter().map(|c| condition(old, c, generation, now)));
+    } else {
+        let invalid = is_invalid(synced);
+        let said = |c: &&Value| type_of(c) != names::SYNCED && !(invalid && type_of(c) == names::READY);
+        conditions.extend(old.iter().filter(said).cloned());
+        if !conditions.iter().any(|c| type_of(c) == names::READY) {
+            let status = if invalid { Truth::False } else { Truth::Unknown };
+            let ready = Condition {
+                type_: names::READY.into(),
+                status,
+                reason: synced.reason.clone(),
+                message: synced.message.clone(),
+            };
+            conditions.push(condition(old, &ready, generation, now));
+        }
+    }
+    let Synced { status: truth, reason, message } = synced.clone();
+    let synced = Condition { type_: names::SYNCED.into(), status: truth, reason, message };
+    conditions.push(condition(old, &synced, generation, now));
+    // kubectl and people read Ready first
+    conditions.sort_by_key(|c| (type_of(c) != names::READY, type_of(c) != names::SYNCED));
+    status.insert("conditions".into(), Value::Array(conditions));
+    if report.is_some() || is_invalid(synced) {
+        status.insert("observedGeneration".into(), Value::from(generation));
+    }
+    Value::Object(status)
+}
+
+fn is_invalid(synced: &Synced) -> bool {
+    synced.reason == INVALID
+}
+
+fn type_of(condition: &Value) -> &str {
+    condition.get("type").and_then(Value::as_str).unwrap_or_default()
+}
+
+/// A `metav1.Condition`; the transition time moves only when the status flips.
+fn condition(old: &[Value], new: &Condition, generation: i64, now: &str) -> Value {
+    let before = old.iter().find(|c| type_of(c) == new.type_);
+    let time = before
+        .filter(|c| c.get("status").and_then(Value::as_str) == Some(new.status.as_str()))
+        .and_then(|c| c.get("lastTransitionTime").and_then(Value::as_str))
+        .unwrap_or(now);
+    json!({
+        "type": new.type_, "status": new.status.as_str(), "reason": new.reason, "message": new.message,
+        "observedGeneration": generation, "lastTransitionTime": time,
+    })
+}
+
+/// Does the status have to be written? `last` is what this process wrote last, if it did.
+///
+/// Others may have conditions of their own in the list, so containment is enough, unless something of ours has to go.
+#[must_use]
+pub fn differs(live: &Map<String, Value>, next: &Value, last: Option<&Value>) -> bool {
+    let contained = super::diff::drift(next, &Value::Object(live.clone())).is_empty();
+    match last {
+        Some(last) => !contained || last != next,
+        None => Value::Object(live.clone()) != *next,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ready(status: Truth, message: &str) -> Report {
+        let condition =
+            Condition { type_: "Ready".into(), status, reason: "R".into(), message: message.into() };
+        Report { fields: [("replicas".to_owned(), json!(2))].into_iter().collect(), conditions: vec![condition] }
+    }
+
+    fn map(value: Value) -> Map<String, Value> {
+        value.as_object().unwrap().clone()
+    }
+
+    #[test]
+    fn transition_times_move_only_when_the_status_flips() {
+        let first = next(&Map::new(), 1, Some(&ready(Truth::False, "a")), &Synced::applied(), "T1");
+        let second = next(&map(first), 2, Some(&ready(Truth::False, "b")), &Synced::applied(), "T2");
+        let third = next(&map(second.clone()), 2, Some(&ready(Truth::True, "b")), &Synced::applied(), "T3");
+        let times = |status: &Value| -> Vec<String> {
+            let list = status["conditions"].as_array().unwrap();
+            list.iter().map(|c| c["lastTransitionTime"].as_str().unwrap().to_owned()).collect()
+        };
+        assert_eq!(times(&second), ["T1", "T1"]);
+        assert_eq!(times(&third), ["T3", "T1"]);
+        assert_eq!(third["observedGeneration"], 2);
+    }
+
+    #[test]
+    fn a_failing_call_leaves_what_the_plugin_said() {
+        let before = next(&Map::new(), 1, Some(&ready(Truth::True, "")), &Synced::applied(), "T1");
+        let after = next(&map(before), 2, None, &Synced::failed("PluginTrapped", "boom"), "T2");
+        insta::assert_yaml_snapshot!(after);
+    }
+
+    #[test]
+    fn an_invalid_object_is_not_ready() {
+        let before = next(&Map::new(), 1, Some(&ready(Truth::True, "")), &Synced::applied(), "T1");
+        let after = next(&map(before), 2, None, &Synced::failed("Invalid", "spec.x: must be y"), "T2");
+        assert_eq!(after["conditions"][0]["status"], "False");
+        assert_eq!(after["conditions"][0]["message"], "spec.x: must be y");
+    }
+
+    #[test]
+    fn an_unchanged_status_is_not_written() {
+        let status = next(&Map::new(), 1, Some(&ready(Truth::True, "")), &Synced::applied(), "T1");
+        let again = next(&map(status.clone()), 1, Some(&ready(Truth::True, "")), &Synced::applied(), "T9");
+        assert!(!differs(&map(status.clone()), &again, None));
+        assert!(!differs(&map(status.clone()), &again, Some(&status)));
+        let mut foreign = map(status.clone());
+        foreign.insert("others".into(), json!(1));
+        assert!(!differs(&foreign, &again, Some(&status)), "written by somebody else");
+    }
+
+    #[test]
+    fn a_field_that_is_no_longer_set_is_removed() {
+        let before = next(&Map::new(), 1, Some(&ready(Truth::True, "")), &Synced::applied(), "T1");
+        let report = Report { fields: Map::new(), ..ready(Truth::True, "") };
+        let after = next(&map(before.clone()), 1, Some(&report), &Synced::applied(), "T2");
+        assert!(differs(&map(before.clone()), &after, Some(&before)));
+        assert!(differs(&map(before), &after, None));
+    }
+}
