@@ -1,0 +1,20 @@
+//! What wit-bindgen makes of `wit/`: the only file of the SDK that knows WIT types, and the only one with `unsafe`.
+#![allow(
+    unsafe_code,
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code"
+)]
+
+wit_bindgen::generate!({
+    path: "../../wit",
+    world: "plugin",
+    additional_derives: [PartialEq, Clone],
+    export_macro_name: "export_plugin",
+    pub_export_macro: true,
+});

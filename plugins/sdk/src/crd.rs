@@ -1,0 +1,99 @@
+use kube::core::crd::CustomResourceExt;
+use serde_json::{Map, Value, json};
+
+/// The CRD of a primary as the host wants it: the status subresource is on, and the status schema lets through what
+/// the host writes beside the author's own fields.
+pub(crate) fn json<K: CustomResourceExt>() -> Result<String, serde_json::Error> {
+    let mut crd = serde_json::to_value(K::crd())?;
+    for version in crd
+        .pointer_mut("/spec/versions")
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+    {
+        entry(entry(version, "subresources"), "status");
+        let schema = entry(entry(version, "schema"), "openAPIV3Schema");
+        let status = entry(entry(schema, "properties"), "status");
+        if let Some(status) = status.as_object_mut() {
+            status.insert("type".into(), "object".into());
+            // the host writes before the author's fields are there
+            status.remove("required");
+        }
+        if let (Some(properties), Value::Object(host)) =
+            (entry(status, "properties").as_object_mut(), host_status())
+        {
+            properties.extend(host);
+        }
+    }
+    serde_json::to_string(&crd)
+}
+
+/// The object at `key`, put there if there is none.
+fn entry<'a>(parent: &'a mut Value, key: &str) -> &'a mut Value {
+    if !parent.is_object() {
+        *parent = Value::Object(Map::new());
+    }
+    // `Value`'s index operator inserts `null` where nothing is; it cannot fail on an object
+    let child = match parent {
+        Value::Object(fields) => fields.entry(key).or_insert(Value::Null),
+        other => other,
+    };
+    if !child.is_object() {
+        *child = Value::Object(Map::new());
+    }
+    child
+}
+
+/// Schemas of the status fields that the host writes. Conditions as `metav1.Condition` of
+/// k8s.io/apimachinery/pkg/apis/meta/v1/types.go has them.
+fn host_status() -> Value {
+    json!({
+        "conditions": {
+            "description": "The state of this object in steps; Ready sums them up.",
+            "type": "array",
+            "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": ["type"],
+            "items": {
+                "type": "object",
+                "required": ["type", "status", "lastTransitionTime", "reason", "message"],
+                "properties": {
+                    "type": {
+                        "type": "string",
+                        "maxLength": 316,
+                        "pattern": r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])$",
+                    },
+                    "status": { "type": "string", "enum": ["True", "False", "Unknown"] },
+                    "observedGeneration": { "type": "integer", "format": "int64", "minimum": 0 },
+                    "lastTransitionTime": { "type": "string", "format": "date-time" },
+                    "reason": {
+                        "type": "string",
+                        "minLength": 1,
+                        "maxLength": 1024,
+                        "pattern": "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$",
+                    },
+                    "message": { "type": "string", "maxLength": 32768 },
+                },
+            },
+        },
+        "observedGeneration": {
+            "description": "The generation of the spec that this status is about.",
+            "type": "integer",
+            "format": "int64",
+        },
+        "inventory": {
+            "description": "The objects that were applied for this one.",
+            "type": "array",
+            "x-kubernetes-list-type": "atomic",
+            "items": {
+                "type": "object",
+                "required": ["apiVersion", "kind", "name"],
+                "properties": {
+                    "apiVersion": { "type": "string" },
+                    "kind": { "type": "string" },
+                    "namespace": { "type": "string" },
+                    "name": { "type": "string" },
+                },
+            },
+        },
+    })
+}

@@ -1,0 +1,100 @@
+use std::borrow::Cow;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::Serialize;
+
+use crate::bindings::transom::plugin::types as wit;
+
+/// The kind of an object as every manifest spells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TypeMeta {
+    /// Such as `apps/v1`, or `v1` for the core group.
+    pub api_version: Cow<'static, str>,
+    /// Such as `Deployment`.
+    pub kind: Cow<'static, str>,
+}
+
+impl TypeMeta {
+    /// True when `api_version` and `kind` spell this kind.
+    pub(crate) fn is(&self, api_version: &str, kind: &str) -> bool {
+        self.kind == kind && self.api_version == api_version
+    }
+
+    pub(crate) fn to_wit(&self) -> wit::TypeMeta {
+        wit::TypeMeta {
+            api_version: self.api_version.to_string(),
+            kind: self.kind.to_string(),
+        }
+    }
+}
+
+/// A Rust type that stands for a Kubernetes kind.
+///
+/// Every type of k8s-openapi and every `#[derive(CustomResource)]` has it. For a kind without a Rust type, write down
+/// the fields that matter and name the kind with [`foreign!`](crate::foreign):
+///
+/// ```
+/// # use serde::Deserialize;
+/// /// A CloudNativePG cluster, as far as it matters here.
+/// #[derive(Deserialize)]
+/// struct Cluster {
+///     status: Option<ClusterStatus>,
+/// }
+/// #[derive(Deserialize)]
+/// #[serde(rename_all = "camelCase")]
+/// struct ClusterStatus {
+///     ready_instances: Option<u32>,
+/// }
+/// transom_sdk::foreign!(Cluster, "postgresql.cnpg.io/v1", "Cluster");
+/// ```
+pub trait Kind {
+    /// The kind's API version and name.
+    fn type_meta() -> TypeMeta;
+}
+
+impl<K: kube::Resource<DynamicType = ()>> Kind for K {
+    fn type_meta() -> TypeMeta {
+        TypeMeta {
+            api_version: K::api_version(&()),
+            kind: K::kind(&()),
+        }
+    }
+}
+
+/// Says which kind a type of yours is a partial view of; see [`Kind`].
+#[macro_export]
+macro_rules! foreign {
+    ($view:ty, $api_version:literal, $kind:literal) => {
+        impl $crate::Kind for $view {
+            fn type_meta() -> $crate::TypeMeta {
+                $crate::TypeMeta {
+                    api_version: $api_version.into(),
+                    kind: $kind.into(),
+                }
+            }
+        }
+    };
+}
+
+/// An object that can be put into a [`Plan`](crate::Plan): any type of k8s-openapi, any custom resource.
+pub trait Child: Kind {
+    /// Name, namespace (none: that of the primary), labels and annotations.
+    fn metadata(&self) -> &ObjectMeta;
+
+    /// The partial object as JSON text with `apiVersion` and `kind`.
+    ///
+    /// # Errors
+    ///
+    /// When the type's own `Serialize` fails.
+    fn to_json(&self) -> Result<String, serde_json::Error>;
+}
+
+impl<K: kube::Resource<DynamicType = ()> + Serialize> Child for K {
+    fn metadata(&self) -> &ObjectMeta {
+        self.meta()
+    }
+
+    fn to_json(&self) -> Result<String, serde_json::Error> {
+        serde_json::to_string(self)
+    }
+}

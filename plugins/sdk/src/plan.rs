@@ -1,0 +1,401 @@
+use std::marker::PhantomData;
+use std::rc::Rc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::bindings::exports::transom::plugin::reconciler as wit;
+use crate::bindings::transom::plugin::types;
+use crate::condition::Condition;
+use crate::failure::Failure;
+use crate::health::Health;
+use crate::kind::{Child, Kind};
+use crate::observed::{Children, Observed};
+
+/// All that should be: the children, the status and what else is to happen. It is total: a child that exists and is
+/// left out is deleted, so order is said with [`apply_after`](Self::apply_after) or [`hold`](Self::hold), never by
+/// leaving out.
+#[must_use]
+pub struct Plan {
+    observed: Rc<Children>,
+    children: Vec<Entry>,
+    status: Option<String>,
+    conditions: Vec<Condition>,
+    events: Vec<types::Event>,
+    calls: Vec<wit::Call>,
+    requeue_after: Option<Duration>,
+    finalized: bool,
+    /// The first thing that went wrong while building; reported when the plan is handed over.
+    failure: Option<String>,
+}
+
+/// A child as it goes into the plan.
+struct Entry {
+    child: wit::Child,
+    /// Where it stands among the live children, if it exists.
+    observed: Option<usize>,
+}
+
+/// A child of a [`Plan`], to be named later: in [`apply_after`](Plan::apply_after), [`health`](Plan::health).
+pub struct Planned<K> {
+    index: usize,
+    kind: PhantomData<fn() -> K>,
+}
+
+impl<K> Clone for Planned<K> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<K> Copy for Planned<K> {}
+
+/// An object and how to treat it. Any object turns into one by itself; see [`ChildExt`] for what can be said.
+pub struct Desired<K> {
+    object: K,
+    options: wit::ChildOptions,
+}
+
+impl<K: Child> From<K> for Desired<K> {
+    fn from(object: K) -> Self {
+        Self {
+            object,
+            options: wit::ChildOptions::empty(),
+        }
+    }
+}
+
+/// How a child is treated: `plan.apply(volume_claim.keep().adopt())`.
+pub trait ChildExt<K>: Into<Desired<K>> {
+    /// When it leaves the plan, or the primary goes, it is released instead of deleted.
+    fn keep(self) -> Desired<K> {
+        with(self, wit::ChildOptions::KEEP)
+    }
+
+    /// An object of this name that somebody else made is taken over instead of being a conflict.
+    fn adopt(self) -> Desired<K> {
+        with(self, wit::ChildOptions::ADOPT)
+    }
+
+    /// It is deleted and created again when an immutable field changes.
+    fn replace(self) -> Desired<K> {
+        with(self, wit::ChildOptions::REPLACE)
+    }
+}
+
+impl<K, D: Into<Desired<K>>> ChildExt<K> for D {}
+
+fn with<K>(desired: impl Into<Desired<K>>, option: wit::ChildOptions) -> Desired<K> {
+    let mut desired = desired.into();
+    desired.options |= option;
+    desired
+}
+
+/// Something that must be done before something else: a [`Planned`] child, or several as a tuple, array or slice.
+pub trait Dependency {
+    /// Where the children stand in the plan.
+    #[doc(hidden)]
+    fn indices(&self) -> Vec<usize>;
+}
+
+impl<K> Dependency for Planned<K> {
+    fn indices(&self) -> Vec<usize> {
+        vec![self.index]
+    }
+}
+
+impl<D: Dependency> Dependency for [D] {
+    fn indices(&self) -> Vec<usize> {
+        self.iter().flat_map(Dependency::indices).collect()
+    }
+}
+
+impl<D: Dependency, const N: usize> Dependency for [D; N] {
+    fn indices(&self) -> Vec<usize> {
+        self.as_slice().indices()
+    }
+}
+
+impl<A: Dependency, B: Dependency> Dependency for (A, B) {
+    fn indices(&self) -> Vec<usize> {
+        [self.0.indices(), self.1.indices()].concat()
+    }
+}
+
+impl<A: Dependency, B: Dependency, C: Dependency> Dependency for (A, B, C) {
+    fn indices(&self) -> Vec<usize> {
+        [self.0.indices(), self.1.indices(), self.2.indices()].concat()
+    }
+}
+
+impl<D: Dependency + ?Sized> Dependency for &D {
+    fn indices(&self) -> Vec<usize> {
+        (**self).indices()
+    }
+}
+
+impl Plan {
+    pub(crate) fn new(observed: Rc<Children>) -> Self {
+        Self {
+            observed,
+            children: Vec::new(),
+            status: None,
+            conditions: Vec::new(),
+            events: Vec::new(),
+            calls: Vec::new(),
+            requeue_after: None,
+            finalized: false,
+            failure: None,
+        }
+    }
+
+    // ------------------------------------------------------------ children
+
+    /// This object, as far as it is written down, is applied whenever live state differs. Fields that it does not set
+    /// are left alone.
+    pub fn apply<K: Child>(&mut self, child: impl Into<Desired<K>>) -> Planned<K> {
+        self.add(child.into(), wit::Disposition::Apply)
+    }
+
+    /// As [`apply`](Self::apply), once everything in `after` is [ready](Self::is_ready); until then it is held as it
+    /// stands (or, when it does not exist, not created).
+    pub fn apply_after<K: Child>(
+        &mut self,
+        after: impl Dependency,
+        child: impl Into<Desired<K>>,
+    ) -> Planned<K> {
+        let child = child.into();
+        if self.is_ready(after) {
+            return self.apply(child);
+        }
+        let metadata = child.object.metadata();
+        self.hold_named(
+            metadata.namespace.as_deref(),
+            metadata.name.as_deref().unwrap_or_default(),
+        )
+    }
+
+    /// This object is created when it does not exist, and never touched again.
+    pub fn create_once<K: Child>(&mut self, child: impl Into<Desired<K>>) -> Planned<K> {
+        self.add(child.into(), wit::Disposition::CreateOnce)
+    }
+
+    /// The object of this kind and name (in the namespace of the primary) is left as it is: neither created, nor
+    /// changed, nor deleted.
+    pub fn hold<K: Kind>(&mut self, name: &str) -> Planned<K> {
+        self.hold_named(None, name)
+    }
+
+    /// Every live child that is not in the plan so far is left as it is.
+    pub fn hold_rest(&mut self) {
+        let observed = Rc::clone(&self.observed);
+        for (index, found) in observed.0.iter().enumerate() {
+            if self
+                .children
+                .iter()
+                .all(|entry| entry.observed != Some(index))
+            {
+                let which = &found.ref_;
+                let namespace =
+                    Some(which.namespace.as_str()).filter(|namespace| !namespace.is_empty());
+                let object = header(&which.api_version, &which.kind, namespace, &which.name);
+                let _: Planned<()> = self.push(
+                    object,
+                    wit::Disposition::Hold,
+                    wit::ChildOptions::empty(),
+                    Some(index),
+                );
+            }
+        }
+    }
+
+    fn add<K: Child>(&mut self, desired: Desired<K>, disposition: wit::Disposition) -> Planned<K> {
+        let metadata = desired.object.metadata();
+        let name = metadata.name.as_deref().unwrap_or_default();
+        if name.is_empty() {
+            self.fail(format!("a {} has no name", K::type_meta().kind));
+        }
+        let observed = self.position::<K>(metadata.namespace.as_deref(), name);
+        let object = desired.object.to_json().unwrap_or_else(|error| {
+            self.fail(format!(
+                "{} {name} has no JSON form: {error}",
+                K::type_meta().kind
+            ));
+            String::new()
+        });
+        self.push(object, disposition, desired.options, observed)
+    }
+
+    fn hold_named<K: Kind>(&mut self, namespace: Option<&str>, name: &str) -> Planned<K> {
+        let kind = K::type_meta();
+        let observed = self.position::<K>(namespace, name);
+        let object = header(&kind.api_version, &kind.kind, namespace, name);
+        self.push(
+            object,
+            wit::Disposition::Hold,
+            wit::ChildOptions::empty(),
+            observed,
+        )
+    }
+
+    fn push<K>(
+        &mut self,
+        object: String,
+        disposition: wit::Disposition,
+        options: wit::ChildOptions,
+        observed: Option<usize>,
+    ) -> Planned<K> {
+        let child = wit::Child {
+            object,
+            disposition,
+            options,
+        };
+        self.children.push(Entry { child, observed });
+        Planned {
+            index: self.children.len() - 1,
+            kind: PhantomData,
+        }
+    }
+
+    fn position<K: Kind>(&self, namespace: Option<&str>, name: &str) -> Option<usize> {
+        let kind = K::type_meta();
+        self.observed
+            .position(&kind.api_version, &kind.kind, namespace, name)
+    }
+
+    fn fail(&mut self, message: String) {
+        self.failure.get_or_insert(message);
+    }
+
+    // -------------------------------------------------------- live children
+
+    /// The live object of this child, if there is one.
+    #[must_use]
+    pub fn observed<K: Kind>(&self, child: &Planned<K>) -> Option<Observed<K>> {
+        let index = self.children.get(child.index)?.observed?;
+        Some(Observed::at(&self.observed, index))
+    }
+
+    /// Whether the live object of this child does what it is for. The host publishes conditions when nothing is left to
+    /// write, so what is judged is the object as it is planned.
+    #[must_use]
+    pub fn health<K: Kind>(&self, child: &Planned<K>) -> Health {
+        self.judge(child.index)
+    }
+
+    /// True when every one of these children is there and does what it is for.
+    pub fn is_ready(&self, children: impl Dependency) -> bool {
+        children
+            .indices()
+            .into_iter()
+            .all(|index| self.judge(index).is_ready())
+    }
+
+    fn judge(&self, index: usize) -> Health {
+        let observed = self
+            .children
+            .get(index)
+            .and_then(|entry| self.observed.get(entry.observed?));
+        observed.map_or_else(Health::missing, |found| {
+            Health::of(&found.ref_, &found.object)
+        })
+    }
+
+    // -------------------------------------------------------------- outcome
+
+    /// The primary's own status fields: everything under `.status` but `conditions`, `observedGeneration` and
+    /// `inventory`, which are the host's.
+    pub fn status(&mut self, status: &impl Serialize) {
+        match serde_json::to_string(status) {
+            Ok(json) => self.status = Some(json),
+            Err(error) => self.fail(format!("the status has no JSON form: {error}")),
+        }
+    }
+
+    /// A condition of the primary; the last one of a type counts. A condition that is not said is removed.
+    pub fn condition(&mut self, condition: Condition) {
+        match self
+            .conditions
+            .iter_mut()
+            .find(|known| known.kind == condition.kind)
+        {
+            Some(known) => *known = condition,
+            None => self.conditions.push(condition),
+        }
+    }
+
+    /// Something to tell people: becomes an Event of type Normal when the plan before did not have it. `reason` is
+    /// CamelCase.
+    pub fn event(&mut self, reason: impl Into<String>, note: impl Into<String>) {
+        self.events.push(types::Event {
+            type_: types::EventType::Normal,
+            reason: reason.into(),
+            note: note.into(),
+        });
+    }
+
+    /// As [`event`](Self::event), of type Warning.
+    pub fn warning(&mut self, reason: impl Into<String>, note: impl Into<String>) {
+        self.events.push(types::Event {
+            type_: types::EventType::Warning,
+            reason: reason.into(),
+            note: note.into(),
+        });
+    }
+
+    /// A unary gRPC call that changes something outside Kubernetes, made after the children were applied, once for
+    /// each key and content; it must be idempotent. Its outcome is [`Context::call`](crate::Context::call) of the next
+    /// reconcile.
+    pub fn call(&mut self, key: &str, endpoint: &str, path: &str, message: Vec<u8>) {
+        let (key, endpoint, path) = (key.to_owned(), endpoint.to_owned(), path.to_owned());
+        let grpc = types::GrpcQuery {
+            endpoint,
+            path,
+            message,
+            max_age_ms: 0,
+        };
+        self.calls.push(wit::Call { key, grpc });
+    }
+
+    /// Reconcile again after this time even if nothing changes (at least a second); the soonest counts.
+    pub fn requeue_after(&mut self, after: Duration) {
+        self.requeue_after = Some(self.requeue_after.map_or(after, |known| known.min(after)));
+    }
+
+    /// The primary is being deleted and clean-up is done: what is left is pruned and the finalizer removed.
+    pub fn finalized(&mut self) {
+        self.finalized = true;
+    }
+
+    pub(crate) fn into_wit(self, uses: Vec<u32>) -> Result<wit::Plan, Failure> {
+        if let Some(failure) = self.failure {
+            return Err(Failure::internal(failure));
+        }
+        Ok(wit::Plan {
+            children: self.children.into_iter().map(|entry| entry.child).collect(),
+            status: self.status,
+            conditions: self
+                .conditions
+                .into_iter()
+                .map(Condition::into_wit)
+                .collect(),
+            events: self.events,
+            calls: self.calls,
+            uses,
+            requeue_after_ms: self
+                .requeue_after
+                .map(|after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),
+            finalized: self.finalized,
+            ext: Vec::new(),
+        })
+    }
+}
+
+/// An object that says which one it is and nothing more.
+fn header(api_version: &str, kind: &str, namespace: Option<&str>, name: &str) -> String {
+    let metadata = match namespace {
+        Some(namespace) => serde_json::json!({ "name": name, "namespace": namespace }),
+        None => serde_json::json!({ "name": name }),
+    };
+    serde_json::json!({ "apiVersion": api_version, "kind": kind, "metadata": metadata }).to_string()
+}
