@@ -1,0 +1,99 @@
+//! `cargo xtask bench`: one benchmark of `tests/benches/`, in release builds.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use crate::controlplane::ControlPlane;
+use crate::test::Environment;
+use crate::tools::Tools;
+use crate::{command, guests, host, workspace};
+
+/// Benchmarks that need no cluster: for all others a fresh control plane is started.
+const WITHOUT_CLUSTER: &[&str] = &["call"];
+
+/// What was asked for on the command line.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    pub(crate) name: String,
+    pub(crate) json: Option<PathBuf>,
+    pub(crate) count: Option<u32>,
+    /// For the benchmark.
+    pub(crate) arguments: Vec<String>,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let plugins = guests::build(&[])?;
+    build(&options.name)?;
+    let host = host::binary("release")?;
+    let plane;
+    let environment = if WITHOUT_CLUSTER.contains(&options.name.as_str()) {
+        plane = None;
+        Environment::without_cluster(&plugins, &host)
+    } else {
+        let tools = Tools::prepare()?;
+        let folder = workspace::target().join("bench-controlplane");
+        plane = Some(ControlPlane::start(&folder, &tools)?);
+        Environment::new(&tools, plane.as_ref(), &plugins, &host)?
+    };
+    let mut bench = cargo("bench", &options.name);
+    bench.arg("--").args(arguments(options)?);
+    environment.set(&mut bench);
+    let result = command::run(&mut bench);
+    plane.map_or(Ok(()), ControlPlane::stop)?;
+    result
+}
+
+/// Both at once, so that they share their dependencies: see `test::build`.
+fn build(name: &str) -> Result<()> {
+    command::run(cargo("build", name).args(["--release", "--bin", "transom"]))
+}
+
+fn cargo(verb: &str, name: &str) -> std::process::Command {
+    let mut cargo = command::cargo();
+    cargo.current_dir(workspace::root());
+    cargo.args([
+        verb,
+        "--package",
+        "transom",
+        "--package",
+        "transom-tests",
+        "--bench",
+        name,
+    ]);
+    cargo
+}
+
+/// What the benchmark itself gets.
+fn arguments(options: &Options) -> Result<Vec<String>> {
+    let mut arguments = Vec::new();
+    if let Some(count) = options.count {
+        arguments.extend(["-n".to_owned(), count.to_string()]);
+    }
+    if let Some(file) = &options.json {
+        // It runs in its package's folder.
+        let file = std::path::absolute(file).context("--json needs a file")?;
+        arguments.extend(["--json".to_owned(), file.display().to_string()]);
+    }
+    arguments.extend(options.arguments.iter().cloned());
+    Ok(arguments)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_options_come_before_those_of_the_user() {
+        let options = Options {
+            name: "fleet".into(),
+            json: Some("/tmp/out.json".into()),
+            count: Some(500),
+            arguments: vec!["--warm".into()],
+        };
+        assert_eq!(
+            arguments(&options).unwrap(),
+            ["-n", "500", "--json", "/tmp/out.json", "--warm"]
+        );
+    }
+}

@@ -1,0 +1,410 @@
+//! What the demo does when: a state machine without I/O, fed with what the watches report.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use crate::kubectl::{Change, condition, text};
+
+/// The samples in `xtask/demo/domains.yaml`.
+pub(crate) const DOMAINS: [&str; 3] = ["orders", "billing", "shipping"];
+/// Its migration takes two tries.
+const STUMBLES: &str = "billing";
+/// The secret of its database comes late.
+const WAITS: &str = "shipping";
+
+/// What the demo watches.
+#[derive(Clone, Debug)]
+pub(crate) enum Event {
+    Domain(Change),
+    Deployment(Change),
+    /// A pod of a migration.
+    Pod(Change),
+    Plugin(Change),
+}
+
+/// What is to be done next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// End this pod, whose containers are given.
+    EndPod {
+        name: String,
+        containers: Vec<String>,
+        succeeds: bool,
+    },
+    /// Hand out the late secret.
+    DeliverSecret,
+    /// Every Domain is Ready: exchange the plugin.
+    Swap,
+    /// The new version serves, and has changed everything that it changes.
+    Finish,
+    /// It will not work any more.
+    Fail(String),
+}
+
+/// How far it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Stage {
+    RollingOut,
+    Swapping(Baseline),
+    Finished(Baseline),
+}
+
+/// What was there before the plugin was exchanged.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Baseline {
+    /// When each Domain became Ready: the time changes when the condition does, so no flap can hide.
+    ready_since: BTreeMap<String, String>,
+    /// What each Deployment asked for.
+    deployments: BTreeMap<String, String>,
+}
+
+/// The state of the demo.
+pub(crate) struct Script {
+    next_digest: String,
+    stage: Stage,
+    domains: BTreeMap<String, Value>,
+    deployments: BTreeMap<String, Value>,
+    ended_pods: BTreeSet<String>,
+    delivered: bool,
+    serving_next: bool,
+}
+
+impl Script {
+    /// `next_digest`: that of the version that is swapped in, as the `Plugin` record spells it.
+    pub(crate) fn new(next_digest: &str) -> Self {
+        Self {
+            next_digest: next_digest.into(),
+            stage: Stage::RollingOut,
+            domains: BTreeMap::new(),
+            deployments: BTreeMap::new(),
+            ended_pods: BTreeSet::new(),
+            delivered: false,
+            serving_next: false,
+        }
+    }
+
+    /// The Domains as they were seen last.
+    pub(crate) fn domains(&self) -> &BTreeMap<String, Value> {
+        &self.domains
+    }
+
+    /// What follows from `event`.
+    pub(crate) fn react(&mut self, event: Event) -> Vec<Action> {
+        let mut actions = match event {
+            Event::Domain(change) => {
+                keep(&mut self.domains, change);
+                self.deliver()
+            }
+            Event::Deployment(change) => {
+                keep(&mut self.deployments, change);
+                Vec::new()
+            }
+            Event::Pod(Change::Seen(pod)) => self.end_pod(&pod),
+            Event::Plugin(Change::Seen(plugin)) => self.observe_plugin(&plugin),
+            Event::Pod(Change::Gone(_)) | Event::Plugin(Change::Gone(_)) => Vec::new(),
+        };
+        actions.extend(self.advance());
+        actions
+    }
+
+    /// The secret, once its absence was reported.
+    fn deliver(&mut self) -> Vec<Action> {
+        let missed = self
+            .domains
+            .get(WAITS)
+            .is_some_and(|domain| status(domain, "DBReady") == "False");
+        if self.delivered || !missed {
+            return Vec::new();
+        }
+        self.delivered = true;
+        vec![Action::DeliverSecret]
+    }
+
+    /// The first pod of the migration that stumbles fails, the next one does not.
+    fn end_pod(&mut self, pod: &Value) -> Vec<Action> {
+        let is_his = text(pod, "/metadata/labels/app.kubernetes.io~1instance") == STUMBLES;
+        let is_scheduled = !text(pod, "/spec/nodeName").is_empty();
+        let runs = matches!(text(pod, "/status/phase"), "Pending" | "Running");
+        let is_due = is_his && is_scheduled && runs;
+        if !is_due || !self.ended_pods.insert(text(pod, "/metadata/uid").into()) {
+            return Vec::new();
+        }
+        let containers = pod.pointer("/spec/containers").and_then(Value::as_array);
+        vec![Action::EndPod {
+            name: text(pod, "/metadata/name").into(),
+            containers: containers
+                .into_iter()
+                .flatten()
+                .map(|container| text(container, "/name").into())
+                .collect(),
+            succeeds: self.ended_pods.len() > 1,
+        }]
+    }
+
+    fn observe_plugin(&mut self, plugin: &Value) -> Vec<Action> {
+        let current =
+            plugin.pointer("/metadata/generation") == plugin.pointer("/status/observedGeneration");
+        match text(plugin, "/status/phase") {
+            "Failed" if current => vec![Action::Fail("the plugin was refused".into())],
+            "Ready" => {
+                self.serving_next = text(plugin, "/status/digest") == self.next_digest;
+                Vec::new()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn advance(&mut self) -> Option<Action> {
+        let before = match &self.stage {
+            Stage::RollingOut => {
+                if !self.all_ready() {
+                    return None;
+                }
+                self.stage = Stage::Swapping(self.baseline());
+                return Some(Action::Swap);
+            }
+            Stage::Swapping(before) | Stage::Finished(before) => before.clone(),
+        };
+        if let Some(name) = self.flapped(&before) {
+            return Some(Action::Fail(format!(
+                "{name} did not stay Ready while the plugin was exchanged"
+            )));
+        }
+        let is_swapping = matches!(self.stage, Stage::Swapping(_));
+        if is_swapping && self.serving_next && self.all_rolled_out(&before) {
+            self.stage = Stage::Finished(before);
+            return Some(Action::Finish);
+        }
+        None
+    }
+
+    fn all_ready(&self) -> bool {
+        DOMAINS.iter().all(|name| {
+            self.domains.get(*name).is_some_and(is_ready) && self.deployments.contains_key(*name)
+        })
+    }
+
+    fn baseline(&self) -> Baseline {
+        let since = |domain| {
+            condition(domain, "Ready")
+                .map(|ready| text(ready, "/lastTransitionTime"))
+                .unwrap_or_default()
+        };
+        Baseline {
+            ready_since: self
+                .domains
+                .iter()
+                .map(|(name, domain)| (name.clone(), since(domain).into()))
+                .collect(),
+            deployments: self
+                .deployments
+                .iter()
+                .map(|(name, deployment)| (name.clone(), wish(deployment)))
+                .collect(),
+        }
+    }
+
+    /// A Domain that was not Ready all the time since `before`.
+    fn flapped(&self, before: &Baseline) -> Option<String> {
+        let now = self.baseline();
+        before.ready_since.iter().find_map(|(name, since)| {
+            let stayed = now.ready_since.get(name) == Some(since)
+                && self
+                    .domains
+                    .get(name)
+                    .is_some_and(|domain| status(domain, "Ready") == "True");
+            (!stayed).then(|| name.clone())
+        })
+    }
+
+    /// Whether every Deployment was changed since `before`, and runs what it asks for.
+    fn all_rolled_out(&self, before: &Baseline) -> bool {
+        before.deployments.iter().all(|(name, wished)| {
+            self.deployments
+                .get(name)
+                .is_some_and(|deployment| wish(deployment) != *wished && is_rolled_out(deployment))
+        })
+    }
+}
+
+fn keep(objects: &mut BTreeMap<String, Value>, change: Change) {
+    match change {
+        Change::Seen(object) => objects.insert(text(&object, "/metadata/name").into(), object),
+        Change::Gone(object) => objects.remove(text(&object, "/metadata/name")),
+    };
+}
+
+fn status<'a>(object: &'a Value, kind: &str) -> &'a str {
+    condition(object, kind)
+        .map(|found| text(found, "/status"))
+        .unwrap_or_default()
+}
+
+/// Ready, and so as it is specified now.
+fn is_ready(domain: &Value) -> bool {
+    let generation = domain.pointer("/metadata/generation");
+    condition(domain, "Ready").is_some_and(|ready| {
+        text(ready, "/status") == "True" && ready.get("observedGeneration") == generation
+    })
+}
+
+/// What a Deployment asks for: all that a plugin may change, and nothing that the Deployment's controller does.
+fn wish(deployment: &Value) -> String {
+    let part = |pointer| {
+        deployment
+            .pointer(pointer)
+            .map(Value::to_string)
+            .unwrap_or_default()
+    };
+    format!("{} {}", part("/metadata/labels"), part("/spec"))
+}
+
+fn is_rolled_out(deployment: &Value) -> bool {
+    let replicas = deployment.pointer("/spec/replicas");
+    deployment.pointer("/metadata/generation") == deployment.pointer("/status/observedGeneration")
+        && ["replicas", "updatedReplicas", "availableReplicas"]
+            .iter()
+            .all(|field| deployment.pointer(&format!("/status/{field}")) == replicas)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    const NEXT: &str = "sha256:2";
+
+    fn domain(name: &str, kind: &str, status: &str, since: &str) -> Event {
+        Event::Domain(Change::Seen(json!({
+            "metadata": { "name": name, "generation": 1 },
+            "status": { "conditions": [
+                { "type": kind, "status": status, "observedGeneration": 1, "lastTransitionTime": since },
+            ]},
+        })))
+    }
+
+    fn deployment(name: &str, image: &str, updated: u32) -> Event {
+        Event::Deployment(Change::Seen(json!({
+            "metadata": { "name": name, "generation": 1 },
+            "spec": { "replicas": 2, "image": image },
+            "status": { "observedGeneration": 1, "replicas": 2, "updatedReplicas": updated, "availableReplicas": 2 },
+        })))
+    }
+
+    fn pod(uid: &str, instance: &str, node: &str) -> Event {
+        Event::Pod(Change::Seen(json!({
+            "metadata": { "name": uid, "uid": uid, "labels": { "app.kubernetes.io/instance": instance } },
+            "spec": { "nodeName": node, "containers": [{ "name": "migrate" }] },
+            "status": { "phase": "Pending" },
+        })))
+    }
+
+    fn plugin(phase: &str, digest: &str) -> Event {
+        Event::Plugin(Change::Seen(json!({
+            "metadata": { "generation": 2 },
+            "status": { "phase": phase, "digest": digest, "observedGeneration": 2 },
+        })))
+    }
+
+    /// Everything is Ready, and the swap was asked for.
+    fn swapping() -> Script {
+        let mut script = Script::new(NEXT);
+        let mut actions = Vec::new();
+        for name in DOMAINS {
+            actions.extend(script.react(deployment(name, "1", 2)));
+            actions.extend(script.react(domain(name, "Ready", "True", "noon")));
+        }
+        assert_eq!(actions, [Action::Swap]);
+        script
+    }
+
+    #[test]
+    fn the_first_pod_fails_and_the_second_succeeds() {
+        let mut script = Script::new(NEXT);
+        let end = |name: &str, succeeds| {
+            vec![Action::EndPod {
+                name: name.into(),
+                containers: vec!["migrate".into()],
+                succeeds,
+            }]
+        };
+        assert_eq!(
+            script.react(pod("a", STUMBLES, "")),
+            [],
+            "not scheduled yet"
+        );
+        assert_eq!(script.react(pod("a", STUMBLES, "node-0")), end("a", false));
+        assert_eq!(
+            script.react(pod("a", STUMBLES, "node-0")),
+            [],
+            "once is enough"
+        );
+        assert_eq!(
+            script.react(pod("x", "orders", "node-0")),
+            [],
+            "kwok completes the others"
+        );
+        assert_eq!(script.react(pod("b", STUMBLES, "node-1")), end("b", true));
+    }
+
+    #[test]
+    fn the_secret_comes_once_it_was_missed() {
+        let mut script = Script::new(NEXT);
+        assert_eq!(script.react(domain("orders", "DBReady", "False", "")), []);
+        assert_eq!(
+            script.react(domain(WAITS, "DBReady", "False", "")),
+            [Action::DeliverSecret]
+        );
+        assert_eq!(script.react(domain(WAITS, "DBReady", "False", "")), []);
+    }
+
+    #[test]
+    fn it_finishes_when_the_new_version_serves_and_its_changes_run() {
+        let mut script = swapping();
+        assert_eq!(
+            script.react(plugin("Ready", "sha256:1")),
+            [],
+            "that is the old one"
+        );
+        assert_eq!(script.react(plugin("Ready", NEXT)), []);
+        for name in DOMAINS {
+            assert_eq!(script.react(deployment(name, "2", 1)), []);
+        }
+        assert_eq!(script.react(deployment("orders", "2", 2)), []);
+        assert_eq!(script.react(deployment("billing", "2", 2)), []);
+        assert_eq!(
+            script.react(deployment("shipping", "2", 2)),
+            [Action::Finish]
+        );
+        assert_eq!(script.react(deployment("shipping", "2", 2)), [], "once");
+    }
+
+    #[test]
+    fn a_flap_is_seen_even_when_it_is_over() {
+        let flap = [Action::Fail(
+            "orders did not stay Ready while the plugin was exchanged".into(),
+        )];
+        assert_eq!(
+            swapping().react(domain("orders", "Ready", "False", "one")),
+            flap
+        );
+        assert_eq!(
+            swapping().react(domain("orders", "Ready", "True", "one")),
+            flap
+        );
+        assert_eq!(
+            swapping().react(domain("orders", "Ready", "True", "noon")),
+            []
+        );
+    }
+
+    #[test]
+    fn a_refused_plugin_ends_it() {
+        let failed = [Action::Fail("the plugin was refused".into())];
+        assert_eq!(
+            Script::new(NEXT).react(plugin("Failed", "sha256:1")),
+            failed
+        );
+    }
+}

@@ -1,0 +1,238 @@
+//! Guests: the plugins of this repository, built to components.
+//!
+//! `cargo build` for `wasm32-unknown-unknown` makes a core module; `wit-component` makes a component of it, from what
+//! `wit-bindgen` has left in the module about its world.
+
+mod compiler;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use wit_component::ComponentEncoder;
+
+use crate::{command, workspace};
+use compiler::{Compiler, TARGET};
+
+/// The profile in `Cargo.toml` that guests are built with.
+const PROFILE: &str = "plugin";
+
+/// A component that is built from a crate.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Guest {
+    /// Of the component: `<name>.wasm`.
+    name: &'static str,
+    package: &'static str,
+    /// Cargo features beside the default ones.
+    features: &'static [&'static str],
+}
+
+/// All of them. A new guest is a line here.
+const GUESTS: &[Guest] = &[
+    Guest {
+        name: "domain",
+        package: "transom-plugin-domain",
+        features: &[],
+    },
+    // The same with a visible difference: what it is swapped for while the host runs.
+    Guest {
+        name: "domain-next",
+        package: "transom-plugin-domain",
+        features: &["next"],
+    },
+    Guest {
+        name: "web",
+        package: "transom-plugin-web",
+        features: &[],
+    },
+    Guest {
+        name: "hostile",
+        package: "transom-plugin-hostile",
+        features: &[],
+    },
+];
+
+/// `cargo xtask plugins`: builds those named, or all.
+pub(crate) fn build(names: &[String]) -> Result<PathBuf> {
+    let wanted = select(names)?;
+    let compiler = Compiler::find()?;
+    eprintln!(
+        "building {} with {compiler}",
+        wanted
+            .iter()
+            .map(|guest| guest.name)
+            .collect::<Vec<_>>()
+            .join(", ")
+    );
+    for guests in batches(wanted) {
+        compile(&compiler, &guests)?;
+        // Now, because the next batch may build the same crate with other features to the same file.
+        for guest in guests {
+            componentize(&compiler, guest)?;
+        }
+    }
+    Ok(workspace::plugins())
+}
+
+/// The guests with these names; all when there are none.
+fn select(names: &[String]) -> Result<Vec<&'static Guest>> {
+    let known = |name: &String| GUESTS.iter().any(|guest| guest.name == name);
+    if let Some(unknown) = names.iter().find(|name| !known(name)) {
+        let all = GUESTS
+            .iter()
+            .map(|guest| guest.name)
+            .collect::<Vec<_>>()
+            .join(", ");
+        bail!("there is no plugin {unknown:?}; there are {all}");
+    }
+    Ok(GUESTS
+        .iter()
+        .filter(|guest| names.is_empty() || names.iter().any(|name| name == guest.name))
+        .collect())
+}
+
+/// What one call of cargo can build: any number of crates, each once, with the same features.
+fn batches(guests: Vec<&'static Guest>) -> Vec<Vec<&'static Guest>> {
+    let mut batches: Vec<Vec<&'static Guest>> = Vec::new();
+    for guest in guests {
+        match batches
+            .iter_mut()
+            .find(|batch| batch.iter().all(|other| other.features == guest.features))
+        {
+            Some(batch) => batch.push(guest),
+            None => batches.push(vec![guest]),
+        }
+    }
+    batches
+}
+
+fn compile(compiler: &Compiler, guests: &[&Guest]) -> Result<()> {
+    let mut cargo = compiler.cargo()?;
+    cargo.current_dir(workspace::root()).args([
+        "build",
+        "--locked",
+        "--lib",
+        "--profile",
+        PROFILE,
+        "--target",
+        TARGET,
+    ]);
+    cargo.arg("--target-dir").arg(folder());
+    // Flags for this machine's processor are not for WebAssembly.
+    cargo
+        .env_remove("RUSTFLAGS")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS");
+    for guest in guests {
+        cargo.args(["--package", guest.package]);
+    }
+    if let Some(guest) = guests.first().filter(|guest| !guest.features.is_empty()) {
+        cargo.args(["--features", &guest.features.join(",")]);
+    }
+    command::run(&mut cargo)
+}
+
+/// Of their own: another compiler may build here, and two calls of cargo in one target folder wait for each other.
+fn folder() -> PathBuf {
+    workspace::target().join("guest")
+}
+
+fn componentize(compiler: &Compiler, guest: &Guest) -> Result<()> {
+    let module = folder()
+        .join(TARGET)
+        .join(PROFILE)
+        .join(guest.package.replace('-', "_"))
+        .with_extension("wasm");
+    let module = fs::read(&module)
+        .with_context(|| format!("cargo built no {} ({compiler})", module.display()))?;
+    let component = encode(&module).with_context(|| {
+        format!(
+            "{} does not make a component; does it export a plugin?",
+            guest.package
+        )
+    })?;
+    let path = workspace::plugins().join(guest.name).with_extension("wasm");
+    if write_if_changed(&path, &component)? {
+        eprintln!("wrote {} ({} KiB)", path.display(), component.len() / 1024);
+    }
+    Ok(())
+}
+
+fn encode(module: &[u8]) -> Result<Vec<u8>> {
+    ComponentEncoder::default()
+        .validate(true)
+        .module(module)?
+        .encode()
+}
+
+/// Leaves a file with the same bytes alone, so that what depends on it stays fresh; replaces another one whole, because
+/// a host may be reading it.
+fn write_if_changed(path: &Path, bytes: &[u8]) -> Result<bool> {
+    if fs::read(path).is_ok_and(|old| old == bytes) {
+        return Ok(false);
+    }
+    let folder = path.parent().context("a file without a folder")?;
+    let scratch = path.with_extension(format!("{}.tmp", std::process::id()));
+    fs::create_dir_all(folder)
+        .and_then(|()| fs::write(&scratch, bytes))
+        .and_then(|()| fs::rename(&scratch, path))
+        .with_context(|| format!("failed to write {}", path.display()))?;
+    Ok(true)
+}
+
+/// The file of a guest that was built.
+pub(crate) fn component(name: &str) -> Result<PathBuf> {
+    let path = workspace::plugins().join(name).with_extension("wasm");
+    ensure!(
+        path.is_file(),
+        "{} is missing: run `cargo xtask plugins {name}`",
+        path.display()
+    );
+    Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crate_is_built_once_in_a_batch() {
+        let batches = batches(select(&[]).unwrap());
+        let names: Vec<Vec<&str>> = batches
+            .iter()
+            .map(|batch| batch.iter().map(|guest| guest.name).collect())
+            .collect();
+        assert_eq!(
+            names,
+            [vec!["domain", "web", "hostile"], vec!["domain-next"]]
+        );
+    }
+
+    #[test]
+    fn an_unknown_name_is_answered_with_the_known_ones() {
+        let error = select(&["dom".into()]).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            r#"there is no plugin "dom"; there are domain, domain-next, web, hostile"#
+        );
+    }
+
+    #[test]
+    fn the_same_bytes_are_not_written_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.wasm");
+        assert!(write_if_changed(&path, b"one").unwrap());
+        assert!(!write_if_changed(&path, b"one").unwrap());
+        assert!(write_if_changed(&path, b"two").unwrap());
+        assert_eq!(
+            fs::read_dir(folder.path()).unwrap().count(),
+            1,
+            "nothing is left beside it"
+        );
+    }
+
+    #[test]
+    fn a_module_without_a_world_is_refused() {
+        assert!(encode(b"\0asm\x01\0\0\0").is_ok_and(|bytes| bytes.starts_with(b"\0asm")));
+        assert!(encode(b"nonsense").is_err());
+    }
+}
