@@ -2,7 +2,13 @@
 //!
 //! A plugin is a pure function from (object, live children, answers) to (children, status), and the host is the only
 //! thing that acts. [`plan`] decides and knows no client; [`plugin`] runs components and is the only place that knows
-//! wasmtime; [`registry`] loads versions; [`control`] watches and writes.
+//! wasmtime; [`registry`] loads versions; [`lookup`] answers their questions; [`control`] watches and writes.
 
 pub mod api;
+pub mod cli;
+pub mod control;
+pub mod lookup;
 pub mod plan;
+pub mod plugin;
+pub mod registry;
+pub mod telemetry;

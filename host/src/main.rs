@@ -1,1 +1,7 @@
-fn main() {}
+//! The `transom` program.
+
+use clap::Parser;
+
+fn main() -> anyhow::Result<()> {
+    transom::cli::Cli::parse().run()
+}

@@ -153,10 +153,9 @@ impl Limits {
     pub fn bounds(&self) -> Result<Bounds, String> {
         let mut bounds = Bounds::default();
         let size = |field: &str, text: &str, max: usize| {
-            quantity::bytes(text)
-                .filter(|&n| n <= max as u64)
-                .and_then(|n| usize::try_from(n).ok())
-                .ok_or_else(|| format!("spec.limits.{field}: {text:?} must be a size such as 64Mi, at most {max} bytes"))
+            quantity::bytes(text).filter(|&n| n <= max as u64).and_then(|n| usize::try_from(n).ok()).ok_or_else(|| {
+                format!("spec.limits.{field}: {text:?} must be a size such as 64Mi, at most {max} bytes")
+            })
         };
         if let Some(text) = &self.memory {
             bounds.memory_bytes = size("memory", text, MAX_MEMORY_BYTES)?;

@@ -132,8 +132,12 @@ impl Checker<'_> {
     fn child(&self, snapshot: &Snapshot, index: usize, child: &super::contract::Child) -> Result<Desired, PlanError> {
         let mut body: Map<String, Value> = match serde_json::from_str(&child.object) {
             Ok(Value::Object(body)) => body,
-            Ok(_) => return refuse("MalformedChild", format!("child {index} is not a JSON object")),
-            Err(error) => return refuse("MalformedChild", format!("child {index} is not JSON: {error}")),
+            Ok(_) => {
+                return refuse("MalformedChild", format!("child {index} is not a JSON object"));
+            }
+            Err(error) => {
+                return refuse("MalformedChild", format!("child {index} is not JSON: {error}"));
+            }
         };
         let text = |field: &str| body.get(field).and_then(Value::as_str).filter(|text| !text.is_empty());
         let (Some(api_version), Some(kind)) = (text("apiVersion"), text("kind")) else {
@@ -201,7 +205,8 @@ impl Checker<'_> {
             Scope::Namespaced if asked.is_empty() || asked == home => Ok(home.to_owned()),
             Scope::Namespaced if home.is_empty() => Ok(asked.to_owned()),
             Scope::Namespaced => {
-                let owned = |object: &ObjectRef| object.kind == TypeMeta::new("v1", "Namespace") && object.name == asked;
+                let owned =
+                    |object: &ObjectRef| object.kind == TypeMeta::new("v1", "Namespace") && object.name == asked;
                 if snapshot.children.keys().any(owned) {
                     return Ok(asked.to_owned());
                 }
@@ -258,7 +263,9 @@ pub fn digest(value: &Value) -> String {
 }
 
 fn status_fields(plan: &Plan) -> Result<Map<String, Value>, PlanError> {
-    let Some(text) = &plan.status else { return Ok(Map::new()) };
+    let Some(text) = &plan.status else {
+        return Ok(Map::new());
+    };
     let fields = match serde_json::from_str(text) {
         Ok(Value::Object(fields)) => fields,
         Ok(_) => return refuse("MalformedStatus", "status is not a JSON object"),
@@ -416,12 +423,8 @@ mod tests {
     #[case::spaces("A b", "R")]
     #[case::no_reason("Ready", "")]
     fn a_bad_condition_refuses_the_plan(#[case] type_: &str, #[case] reason: &str) {
-        let condition = Condition {
-            type_: type_.into(),
-            status: Truth::True,
-            reason: reason.into(),
-            message: String::new(),
-        };
+        let condition =
+            Condition { type_: type_.into(), status: Truth::True, reason: reason.into(), message: String::new() };
         let plan = Plan { conditions: vec![condition], ..Plan::default() };
         assert_eq!(check(&plan).unwrap_err().reason, "MalformedStatus");
     }

@@ -92,7 +92,11 @@ fn apply(desired: &Desired, live: Option<&Arc<Object>>, is_normalised: &IsNormal
         (Disposition::Apply, Some(object)) => {
             let drift = diff::drift(&desired.body, &object.value());
             let unchanged = object.applied.as_deref() == Some(desired.digest.as_str());
-            if unchanged && (drift.is_empty() || is_normalised(desired, object)) {
+            let normalised = || {
+                // labels and annotations are stored as they are sent
+                !drift.iter().any(|path| path.starts_with("metadata")) && is_normalised(desired, object)
+            };
+            if unchanged && (drift.is_empty() || normalised()) {
                 return None;
             }
             drift

@@ -100,8 +100,21 @@ fn holds_quantities(path: &[&str]) -> bool {
     path.iter().rev().take(2).any(|field| {
         matches!(
             *field,
-            "limits" | "requests" | "hard" | "capacity" | "allocatable" | "overhead" | "max" | "min" | "default"
-                | "defaultRequest" | "maxLimitRequestRatio" | "sizeLimit" | "divisor" | "averageValue" | "value"
+            "limits"
+                | "requests"
+                | "hard"
+                | "capacity"
+                | "allocatable"
+                | "overhead"
+                | "max"
+                | "min"
+                | "default"
+                | "defaultRequest"
+                | "maxLimitRequestRatio"
+                | "sizeLimit"
+                | "divisor"
+                | "averageValue"
+                | "value"
         )
     })
 }
@@ -110,8 +123,16 @@ fn holds_quantities(path: &[&str]) -> bool {
 /// `x-kubernetes-list-map-keys` of the built-in types (`api/openapi-spec/swagger.json`).
 fn merge_keys(path: &[&str], items: &[Value]) -> Option<&'static [&'static str]> {
     let keys: &[&str] = match *path.last()? {
-        "containers" | "initContainers" | "ephemeralContainers" | "env" | "volumes" | "imagePullSecrets"
-        | "resourceClaims" | "schedulingGates" | "secrets" | "webhooks" => &["name"],
+        "containers"
+        | "initContainers"
+        | "ephemeralContainers"
+        | "env"
+        | "volumes"
+        | "imagePullSecrets"
+        | "resourceClaims"
+        | "schedulingGates"
+        | "secrets"
+        | "webhooks" => &["name"],
         "volumeMounts" => &["mountPath"],
         "volumeDevices" => &["devicePath"],
         "hostAliases" => &["ip"],

@@ -57,8 +57,12 @@ impl Snapshot {
 /// rest on what the host made of the one before.
 fn primary_text(kind: &TypeMeta, primary: &Object) -> String {
     let full = primary.deliver(kind, Delivery::Full);
-    let Ok(fields) = serde_json::from_str::<Fields<'_>>(&full) else { return full };
-    let Some((_, status)) = fields.0.iter().find(|(name, _)| name == "status") else { return full };
+    let Ok(fields) = serde_json::from_str::<Fields<'_>>(&full) else {
+        return full;
+    };
+    let Some((_, status)) = fields.0.iter().find(|(name, _)| name == "status") else {
+        return full;
+    };
     let kept = serde_json::from_str::<Fields<'_>>(status.get()).unwrap_or_default();
     let mut out = String::with_capacity(full.len());
     out.push('{');

@@ -1,7 +1,7 @@
 //! The conversation with a plugin within one reconcile: it asks, the host answers and calls again, a bounded number of
 //! times.
 
-use super::contract::{Answered, Lookup, Request};
+use super::contract::{Answered, Failure, Lookup, Plan, Request, Step};
 use crate::api::plugin::Bounds;
 
 /// Why a conversation was broken off.
@@ -18,6 +18,53 @@ pub enum RoundsError {
         /// `spec.limits.lookups`
         limit: usize,
     },
+}
+
+/// Why there is no plan; `E` is how a call can fail to give an answer.
+#[derive(Debug)]
+pub enum NoPlan<E> {
+    /// A call gave no answer.
+    Call(E),
+    /// The plugin asked without end.
+    Rounds(RoundsError),
+    /// The plugin says that it failed.
+    Failed(Failure),
+}
+
+/// The two sides that a conversation needs: a plugin to call and somebody who knows the answers.
+pub trait Session: Sync {
+    /// How a call can fail to give an answer.
+    type Error;
+
+    /// Calls the plugin.
+    fn call(&self, request: &Request) -> impl Future<Output = Result<Result<Step, Failure>, Self::Error>> + Send;
+
+    /// Answers lookups, in their order.
+    fn answer(&self, lookups: Vec<Lookup>) -> impl Future<Output = Vec<Answered>> + Send;
+}
+
+/// Calls a plugin until it has a plan. Returns the plan and the answers that it says it rests on.
+///
+/// # Errors
+/// See [`NoPlan`].
+pub async fn converse<S: Session>(
+    session: &S,
+    request: Request,
+    bounds: Bounds,
+) -> Result<(Plan, Vec<Answered>), NoPlan<S::Error>> {
+    let mut rounds = Rounds::new(request, bounds);
+    loop {
+        match session.call(rounds.request()).await.map_err(NoPlan::Call)?.map_err(NoPlan::Failed)? {
+            Step::Done(plan) => {
+                let used = rounds.used(&plan.uses);
+                return Ok((*plan, used));
+            }
+            Step::Ask(lookups) => {
+                let open = rounds.ask(lookups).map_err(NoPlan::Rounds)?;
+                rounds.answer(session.answer(open).await);
+            }
+        }
+    }
 }
 
 /// One reconcile's conversation.

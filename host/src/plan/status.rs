@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::contract::{Condition, Truth};
+use super::{check, diff};
 use crate::api::names;
 
 /// How a reconcile ended, in the words of the condition `Synced`.
@@ -73,8 +74,8 @@ pub fn next(live: &Map<String, Value>, generation: i64, report: Option<&Report>,
         }
     }
     let Synced { status: truth, reason, message } = synced.clone();
-    let synced = Condition { type_: names::SYNCED.into(), status: truth, reason, message };
-    conditions.push(condition(old, &synced, generation, now));
+    let own = Condition { type_: names::SYNCED.into(), status: truth, reason, message };
+    conditions.push(condition(old, &own, generation, now));
     // kubectl and people read Ready first
     conditions.sort_by_key(|c| (type_of(c) != names::READY, type_of(c) != names::SYNCED));
     status.insert("conditions".into(), Value::Array(conditions));
@@ -105,15 +106,15 @@ fn condition(old: &[Value], new: &Condition, generation: i64, now: &str) -> Valu
     })
 }
 
-/// Does the status have to be written? `last` is what this process wrote last, if it did.
+/// Does the status have to be written? `last` is the digest of what this process wrote last, if it did.
 ///
 /// Others may have conditions of their own in the list, so containment is enough, unless something of ours has to go.
 #[must_use]
-pub fn differs(live: &Map<String, Value>, next: &Value, last: Option<&Value>) -> bool {
-    let contained = super::diff::drift(next, &Value::Object(live.clone())).is_empty();
+pub fn differs(live: &Map<String, Value>, next: &Value, last: Option<&str>) -> bool {
+    let live = Value::Object(live.clone());
     match last {
-        Some(last) => !contained || last != next,
-        None => Value::Object(live.clone()) != *next,
+        Some(last) => last != check::digest(next) || !diff::drift(next, &live).is_empty(),
+        None => live != *next,
     }
 }
 
@@ -122,8 +123,7 @@ mod tests {
     use super::*;
 
     fn ready(status: Truth, message: &str) -> Report {
-        let condition =
-            Condition { type_: "Ready".into(), status, reason: "R".into(), message: message.into() };
+        let condition = Condition { type_: "Ready".into(), status, reason: "R".into(), message: message.into() };
         Report { fields: [("replicas".to_owned(), json!(2))].into_iter().collect(), conditions: vec![condition] }
     }
 
@@ -165,10 +165,10 @@ mod tests {
         let status = next(&Map::new(), 1, Some(&ready(Truth::True, "")), &Synced::applied(), "T1");
         let again = next(&map(status.clone()), 1, Some(&ready(Truth::True, "")), &Synced::applied(), "T9");
         assert!(!differs(&map(status.clone()), &again, None));
-        assert!(!differs(&map(status.clone()), &again, Some(&status)));
+        assert!(!differs(&map(status.clone()), &again, Some(&check::digest(&status))));
         let mut foreign = map(status.clone());
         foreign.insert("others".into(), json!(1));
-        assert!(!differs(&foreign, &again, Some(&status)), "written by somebody else");
+        assert!(!differs(&foreign, &again, Some(&check::digest(&status))), "written by somebody else");
     }
 
     #[test]
@@ -176,7 +176,7 @@ mod tests {
         let before = next(&Map::new(), 1, Some(&ready(Truth::True, "")), &Synced::applied(), "T1");
         let report = Report { fields: Map::new(), ..ready(Truth::True, "") };
         let after = next(&map(before.clone()), 1, Some(&report), &Synced::applied(), "T2");
-        assert!(differs(&map(before.clone()), &after, Some(&before)));
+        assert!(differs(&map(before.clone()), &after, Some(&check::digest(&before))));
         assert!(differs(&map(before), &after, None));
     }
 }

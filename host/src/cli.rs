@@ -1,0 +1,89 @@
+//! The command line.
+
+mod compile;
+mod crds;
+mod describe;
+mod render;
+mod run;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::telemetry::LogFormat;
+
+/// Runs Kubernetes reconcilers that are sandboxed WebAssembly components.
+#[derive(Debug, Parser)]
+#[command(name = "transom", version, propagate_version = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Which log lines are written to stderr: `info`, `warn,transom=debug`.
+    #[arg(long, global = true, env = "TRANSOM_LOG", default_value = "info", value_name = "FILTER")]
+    pub log_level: String,
+    /// How log lines look.
+    #[arg(long, global = true, env = "TRANSOM_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
+    pub log_format: LogFormat,
+    /// Where compiled plugins are kept; must belong to the host alone.
+    #[arg(long, global = true, env = "TRANSOM_CACHE_DIR", value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Reconciles the kinds of all plugins until it is told to stop.
+    Run(run::Args),
+    /// Shows what a plugin would make of an object, without a cluster.
+    Render(render::Args),
+    /// Shows an object of the cluster with its children and their health.
+    Describe(describe::Args),
+    /// Writes the custom resource definitions of the host and of components.
+    Crds(crds::Args),
+    /// Compiles a component; used by the host for itself.
+    #[command(hide = true)]
+    Compile(compile::Args),
+}
+
+impl Cli {
+    /// Does it.
+    ///
+    /// # Errors
+    /// What went wrong, for people.
+    pub fn run(self) -> anyhow::Result<()> {
+        let cache_dir = self.cache_dir.unwrap_or_else(default_cache_dir);
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        match self.command {
+            Command::Run(args) => {
+                crate::telemetry::init(self.log_format, &self.log_level)?;
+                runtime.block_on(args.run(cache_dir))
+            }
+            Command::Compile(args) => args.run(),
+            Command::Render(args) => runtime.block_on(args.run(cache_dir)),
+            Command::Describe(args) => runtime.block_on(args.run()),
+            Command::Crds(args) => runtime.block_on(args.run(cache_dir)),
+        }
+    }
+}
+
+/// The user's cache folder, else the one for temporary files.
+fn default_cache_dir() -> PathBuf {
+    let var = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    var("XDG_CACHE_HOME")
+        .or_else(|| var("HOME").map(|home| home.join(".cache")))
+        .unwrap_or_else(std::env::temp_dir)
+        .join("transom/compiled")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,137 @@
+//! `transom describe`
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use kube::Api;
+use serde_json::Value;
+
+use crate::api::names;
+use crate::api::plugin::Plugin;
+use crate::control::cluster::Cluster;
+use crate::plan::contract::{ObjectRef, TypeMeta};
+use crate::plan::object::Object;
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Kind of the object: `Domain`, `Domain.ameide.io`.
+    kind: String,
+    /// Name of the object.
+    name: String,
+    /// Namespace of the object.
+    #[arg(long, short, default_value = "default")]
+    namespace: String,
+}
+
+impl Args {
+    pub(super) async fn run(self) -> anyhow::Result<()> {
+        let client = kube::Client::try_default().await.context("no cluster: set KUBECONFIG, or run inside one")?;
+        let cluster = Arc::new(Cluster::new(client.clone(), None));
+        let plugins = Api::<Plugin>::all(client).list(&Default::default()).await.context("cannot list Plugins")?;
+        let wanted = self.kind.to_lowercase();
+        let serves = |kind: &String| {
+            let full = kind.to_lowercase();
+            full == wanted || full.split('.').next() == Some(&wanted)
+        };
+        let mut found = None;
+        for plugin in &plugins.items {
+            let status = plugin.status.clone().unwrap_or_default();
+            if let Some(kind) = status.kinds.iter().find(|kind| serves(kind)) {
+                found = Some((plugin, status.clone(), kind.clone()));
+            }
+        }
+        let Some((plugin, status, kind)) = found else {
+            let kinds: Vec<String> =
+                plugins.items.iter().filter_map(|p| p.status.as_ref()).flat_map(|s| s.kinds.clone()).collect();
+            bail!("no plugin serves {:?}; served are: {}", self.kind, kinds.join(", "));
+        };
+        let kind = resolve(&cluster, &kind).await?;
+        let reference = ObjectRef { kind: kind.clone(), namespace: self.namespace.clone(), name: self.name.clone() };
+        let Some(primary) = cluster.get(&reference).await? else {
+            bail!("there is no {kind} {} in the namespace {}", self.name, self.namespace);
+        };
+        let mut children = Vec::new();
+        let selector = format!("{}={}", names::OWNER_LABEL, primary.uid);
+        for child in &status.child_kinds {
+            let kind = TypeMeta::new(child.api_version.clone(), child.kind.clone());
+            match cluster.list(&kind, None, &selector, 500).await {
+                Ok((objects, _)) => children.extend(objects.into_iter().map(|object| (kind.clone(), object))),
+                Err(error) => eprintln!("{kind}: {error}"),
+            }
+        }
+        let version = status.version.unwrap_or_default();
+        let name = plugin.metadata.name.clone().unwrap_or_default();
+        print!("{}", tree(&kind, &primary, &children, &format!("{name} {version}"))?);
+        Ok(())
+    }
+}
+
+/// `Kind.group` to the version that is served and stored.
+async fn resolve(cluster: &Cluster, kind: &str) -> anyhow::Result<TypeMeta> {
+    let (kind, group) = kind.split_once('.').unwrap_or((kind, ""));
+    let groups = cluster.client().list_api_groups().await.context("cannot list the API groups")?;
+    let group = groups.groups.into_iter().find(|g| g.name == group);
+    let version = group.and_then(|g| g.preferred_version.map(|v| v.group_version));
+    Ok(TypeMeta::new(version.with_context(|| format!("the API server does not serve {kind}"))?, kind))
+}
+
+fn tree(
+    kind: &TypeMeta,
+    primary: &Object,
+    children: &[(TypeMeta, Object)],
+    plugin: &str,
+) -> Result<String, std::fmt::Error> {
+    let mut out = String::new();
+    let value = primary.value();
+    let generation = value.pointer("/status/observedGeneration").and_then(Value::as_i64).unwrap_or_default();
+    writeln!(out, "{} {}/{}", kind.kind, primary.namespace, primary.name)?;
+    writeln!(out, "  plugin:     {plugin}")?;
+    writeln!(out, "  generation: {} (status speaks of {generation})", primary.generation)?;
+    if primary.deleting {
+        writeln!(out, "  deleting:   yes")?;
+    }
+    writeln!(out, "  conditions:")?;
+    for condition in list(&value, "/status/conditions") {
+        let text = |field: &str| condition.get(field).and_then(Value::as_str).unwrap_or_default();
+        writeln!(out, "    {:<20} {:<8} {:<20} {}", text("type"), text("status"), text("reason"), text("message"))?;
+    }
+    writeln!(out, "  children:")?;
+    for (i, (kind, child)) in children.iter().enumerate() {
+        let branch = if i + 1 == children.len() { "└─" } else { "├─" };
+        let health = health(&child.value(), child.deleting);
+        writeln!(out, "    {branch} {:<14} {:<40} {health}", kind.kind, child.name)?;
+    }
+    Ok(out)
+}
+
+fn list<'a>(value: &'a Value, path: &str) -> &'a [Value] {
+    value.pointer(path).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+/// One line about an object, from the conditions and counts that its kind has.
+fn health(value: &Value, deleting: bool) -> String {
+    if deleting {
+        return "being deleted".into();
+    }
+    let number = |path: &str| value.pointer(path).and_then(Value::as_i64);
+    if let Some(wanted) = number("/spec/replicas") {
+        let ready = number("/status/readyReplicas").unwrap_or_default();
+        return format!("{ready}/{wanted} ready");
+    }
+    let truth = |wanted: &str| {
+        list(value, "/status/conditions")
+            .iter()
+            .any(|c| c.get("type").and_then(Value::as_str) == Some(wanted) && c.get("status") == Some(&"True".into()))
+    };
+    for condition in ["Failed", "Complete", "Ready", "Available"] {
+        if truth(condition) {
+            return condition.to_lowercase();
+        }
+    }
+    if let Some(phase) = value.pointer("/status/phase").and_then(Value::as_str) {
+        return phase.into();
+    }
+    if list(value, "/status/conditions").is_empty() { "exists".into() } else { "in progress".into() }
+}

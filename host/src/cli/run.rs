@@ -1,0 +1,67 @@
+//! `transom run`
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::control::cluster::Cluster;
+use crate::control::controller::Controller;
+use crate::plugin::Engine;
+use crate::registry::{Loader, Registry};
+use crate::telemetry::{Readiness, serve};
+
+/// What was begun may take this long to finish when the host is told to stop.
+const GRACE: Duration = Duration::from_secs(20);
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Address of /healthz, /readyz and /metrics; port 0 picks a free one.
+    #[arg(long, env = "TRANSOM_LISTEN", default_value = "0.0.0.0:8080", value_name = "ADDRESS")]
+    listen: SocketAddr,
+    /// Only objects of this namespace (default: all namespaces).
+    #[arg(long, env = "TRANSOM_WATCH_NAMESPACE", value_name = "NAMESPACE")]
+    watch_namespace: Option<String>,
+    /// Only Plugin records with these labels (default: all records).
+    #[arg(long, env = "TRANSOM_PLUGIN_SELECTOR", default_value = "", value_name = "SELECTOR")]
+    plugin_selector: String,
+}
+
+impl Args {
+    pub(super) async fn run(self, cache_dir: PathBuf) -> anyhow::Result<()> {
+        let mut config = kube::Config::infer().await.context("no cluster: set KUBECONFIG, or run inside one")?;
+        config.default_namespace = self.watch_namespace.clone().unwrap_or(config.default_namespace);
+        let client = kube::Client::try_from(config).context("the kubeconfig cannot be used")?;
+        let cluster = Arc::new(Cluster::new(client, self.watch_namespace));
+        let readiness = Readiness::default();
+        let address = serve(self.listen, readiness.clone())
+            .await
+            .with_context(|| format!("cannot listen on {}: choose another --listen", self.listen))?;
+        tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "serving health and metrics");
+        let loader = Loader { engine: Engine::new()?, program: std::env::current_exe()?, cache_dir };
+        let controller = Controller::new(cluster);
+        let registry = Registry::new(controller.clone(), loader, self.plugin_selector);
+        registry.install().await.context("cannot install the custom resource definition of Plugin")?;
+        let records = tokio::spawn(registry.run(readiness));
+        let workers = tokio::spawn({
+            let controller = controller.clone();
+            async move { controller.work().await }
+        });
+        let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+        tracing::info!("stopping: finishing what was begun");
+        records.abort();
+        controller.close();
+        if tokio::time::timeout(GRACE, workers).await.is_err() {
+            tracing::warn!("some reconciles did not finish in time");
+        }
+        Ok(())
+    }
+}

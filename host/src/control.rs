@@ -1,0 +1,12 @@
+//! The rim: watches, queue, writes. Everything that talks to the API server about primaries and children is here; what
+//! to write is decided in [`crate::plan`].
+
+pub mod backoff;
+pub mod cache;
+pub mod cluster;
+pub mod controller;
+pub mod events;
+pub mod key;
+pub mod queue;
+pub mod reconcile;
+pub mod watch;

@@ -1,0 +1,603 @@
+//! Moves one primary closer to what its plugin asks for.
+//!
+//! ```text
+//! snapshot ─► rounds ─► plan ─► check ─► writes?
+//!    ▲                                   │ none: publish status, done
+//!    └── answers to the writes go into ◄─┘ some: apply by tiers, prune
+//!        the caches; look again
+//! ```
+//!
+//! # Guarantees
+//! Level-triggered: it reads what is there, never why it was called, and may be cut off at any `.await` and run again.
+//! Every child carries its owner's UID from the request that creates it, so nothing can be made and then forgotten.
+//! Status is published only when nothing is left to write, or on failure: it never claims what is not there yet.
+
+use std::collections::BTreeMap;
+use std::error::Error as _;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use serde_json::{Map, Value, json};
+
+use super::cluster::{ApiError, Conflicts};
+use super::controller::{Active, Controller};
+use super::key::PrimaryKey;
+use crate::api::names;
+use crate::lookup::Lookups;
+use crate::plan::check::{Checked, Checker, PlanError, digest, shorten};
+use crate::plan::contract::{Answered, Event, Failure, Lookup, ObjectRef, Request, Step, TypeMeta};
+use crate::plan::decide::{self, Apply, Prune, Writes};
+use crate::plan::object::Object;
+use crate::plan::request::{Children, Snapshot};
+use crate::plan::rounds::{self, NoPlan, RoundsError, Session};
+use crate::plan::status::{self, INVALID, Report, Synced};
+use crate::plan::{check::Desired, diff};
+use crate::plugin::CallError;
+use crate::telemetry::metrics;
+
+/// Looks at one primary before it goes to the back of the queue: write, look again, and once more for what the first
+/// look could not see. More means that plan and cluster do not agree.
+const MAX_PASSES: u32 = 4;
+
+/// Applies of one tier that are on their way at the same time.
+const PARALLEL_WRITES: usize = 8;
+
+/// Why a reconcile stopped: one variant for each step, with what names the culprit.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReconcileError {
+    /// The plugin gave no answer.
+    #[error(transparent)]
+    Call(CallError),
+    /// The plugin asked without end.
+    #[error("the plugin {0}")]
+    Rounds(RoundsError),
+    /// Somebody has to change the object.
+    #[error("{0}")]
+    Invalid(String),
+    /// The plugin says that it may get better by itself.
+    #[error("{message}")]
+    Transient {
+        /// The plugin's word.
+        reason: String,
+        /// The plugin's sentence.
+        message: String,
+    },
+    /// The plugin found a fault of its own.
+    #[error("the plugin failed: {0}")]
+    Internal(String),
+    /// The plan may not be carried out.
+    #[error("plan refused: {0}")]
+    Plan(#[from] PlanError),
+    /// A child could not be applied.
+    #[error("could not apply {child}")]
+    Apply {
+        /// Which child.
+        child: ObjectRef,
+        /// Why.
+        source: ApiError,
+    },
+    /// A field that cannot be changed would have to be.
+    #[error("{child} has to be replaced, which the plugin did not allow")]
+    Immutable {
+        /// Which child.
+        child: ObjectRef,
+        /// The API server's words.
+        source: ApiError,
+    },
+    /// Somebody else's object has the name.
+    #[error("{child} exists and belongs to {managers}")]
+    Conflict {
+        /// Which child.
+        child: ObjectRef,
+        /// Its field managers.
+        managers: String,
+    },
+    /// A child could not be removed.
+    #[error("could not remove {child}")]
+    Prune {
+        /// Which child.
+        child: ObjectRef,
+        /// Why.
+        source: ApiError,
+    },
+    /// The primary itself could not be written.
+    #[error("could not write {what} of the object")]
+    Primary {
+        /// `status` or `finalizers`.
+        what: &'static str,
+        /// Why.
+        source: ApiError,
+    },
+    /// Every look found something to write.
+    #[error("plan and cluster do not come to rest; last written: {0}")]
+    Unstable(String),
+}
+
+impl ReconcileError {
+    /// Stable CamelCase word: condition reason, event reason and metric label alike.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::Call(error) => error.reason(),
+            Self::Rounds(RoundsError::TooManyRounds(_)) => "TooManyRounds",
+            Self::Rounds(RoundsError::TooManyLookups { .. }) => "TooManyLookups",
+            Self::Invalid(_) => INVALID,
+            Self::Transient { reason, .. } => reason,
+            Self::Internal(_) => "PluginFailed",
+            Self::Plan(error) => error.reason,
+            Self::Apply { .. } => "ApplyFailed",
+            Self::Immutable { .. } => "ImmutableField",
+            Self::Conflict { .. } => "ChildConflict",
+            Self::Prune { .. } => "PruneFailed",
+            Self::Primary { .. } => "StatusFailed",
+            Self::Unstable(_) => "Unstable",
+        }
+    }
+
+    /// What the API server said, where it was the API server.
+    fn api(&self) -> Option<&ApiError> {
+        match self {
+            Self::Apply { source, .. } | Self::Prune { source, .. } | Self::Primary { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+
+    /// The chain of causes in one line.
+    #[must_use]
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            let said = error.to_string();
+            if !text.ends_with(&said) {
+                text.push_str(": ");
+                text.push_str(&said);
+            }
+            cause = error.source();
+        }
+        shorten(&text, 1_024)
+    }
+}
+
+/// What is remembered of a primary between reconciles; all of it can be lost.
+#[derive(Default)]
+pub struct Memory {
+    /// Failures in a row.
+    pub failures: u32,
+    /// Digest of the status that was written last.
+    status: Option<String>,
+    /// By UID of the child: digest of what was applied, and of what the API server made of it.
+    normalised: BTreeMap<String, (String, String)>,
+}
+
+/// How a reconcile ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Resource versions that it wrote.
+    pub written: Vec<u64>,
+    /// When to look again without a change.
+    pub again: Option<Duration>,
+}
+
+/// One reconcile in progress.
+pub struct Reconcile<'a> {
+    /// The host.
+    pub controller: &'a Controller,
+    /// The version that serves.
+    pub active: &'a Active,
+    /// The primary.
+    pub key: &'a PrimaryKey,
+    /// What is remembered.
+    pub memory: &'a mut Memory,
+    /// Resource versions written so far.
+    pub written: Vec<u64>,
+}
+
+/// What one look led to.
+enum Pass {
+    /// Something was written.
+    Wrote(String),
+    /// Live state is as desired.
+    Settled(Option<Duration>),
+}
+
+impl Reconcile<'_> {
+    /// Runs to the end. Failures end in the object's status, never here.
+    pub async fn run(mut self) -> Outcome {
+        let started = Instant::now();
+        let mut last = String::new();
+        let mut result = Err(ReconcileError::Unstable(String::new()));
+        for _ in 0..MAX_PASSES {
+            match self.pass().await {
+                Ok(Pass::Wrote(what)) => last = what,
+                Ok(Pass::Settled(again)) => {
+                    result = Ok(again);
+                    break;
+                }
+                Err(error) => {
+                    result = Err(error);
+                    break;
+                }
+            }
+        }
+        if let Err(ReconcileError::Unstable(what)) = &mut result {
+            *what = last;
+        }
+        let outcome = result.as_ref().map_or_else(|e| e.reason().to_owned(), |_| "Synced".into());
+        metrics().reconcile(&self.active.name, &self.key.kind.kind, &outcome, started);
+        let again = match result {
+            Ok(again) => {
+                self.memory.failures = 0;
+                again
+            }
+            Err(error) => Some(self.failed(&error).await),
+        };
+        Outcome { written: self.written, again }
+    }
+
+    async fn pass(&mut self) -> Result<Pass, ReconcileError> {
+        let Some(snapshot) = self.snapshot() else {
+            return Ok(Pass::Settled(None));
+        };
+        let ours = snapshot.primary.finalizer;
+        if snapshot.primary.deleting && !ours {
+            return Ok(Pass::Settled(None)); // the garbage collector's
+        }
+        if snapshot.primary.deleting && !self.active.manifest.finalizes {
+            return self.finalize(&snapshot).await;
+        }
+        if self.active.manifest.finalizes && !ours {
+            self.set_finalizer(&snapshot, true).await?;
+            return Ok(Pass::Wrote("finalizer".into()));
+        }
+        let (checked, used) = self.converse(&snapshot).await?;
+        if snapshot.primary.deleting && checked.finalized {
+            return self.finalize(&snapshot).await;
+        }
+        if !ours && needs_finalizer(&snapshot, &checked) {
+            self.set_finalizer(&snapshot, true).await?;
+            return Ok(Pass::Wrote("finalizer".into()));
+        }
+        let memory = &*self.memory;
+        let normalised = |desired: &Desired, object: &Object| {
+            memory.normalised.get(&object.uid) == Some(&(desired.digest.clone(), intent_digest(object)))
+        };
+        let writes = decide::writes(&checked, &snapshot.children, &normalised);
+        let changes_in = self.lookups().keep(self.key, &used);
+        if !writes.is_empty() {
+            let what = self.carry_out(&snapshot, &checked, writes).await?;
+            return Ok(Pass::Wrote(what));
+        }
+        let report = Report { fields: checked.status, conditions: checked.conditions };
+        if self.publish(&snapshot, Some(&report), &Synced::applied()).await? {
+            checked.events.into_iter().for_each(|event| self.event(&snapshot, event));
+        }
+        let requeue = checked.requeue_after_ms.map(Duration::from_millis);
+        Ok(Pass::Settled([requeue, changes_in].into_iter().flatten().min()))
+    }
+
+    fn lookups(&self) -> &Lookups {
+        &self.controller.lookups
+    }
+
+    /// The primary and its children as the caches have them.
+    fn snapshot(&self) -> Option<Snapshot> {
+        let primary = self.active.primary(self.key)?;
+        let mut children = Children::new();
+        for watch in &self.active.child_watches {
+            for object in watch.cache.owned_by(&primary.uid) {
+                children.insert(object.reference(&watch.kind), object);
+            }
+        }
+        Some(Snapshot { kind: (*self.key.kind).clone(), primary, children, config: self.active.config.clone() })
+    }
+
+    /// Calls the plugin until it has a plan.
+    async fn converse(&self, snapshot: &Snapshot) -> Result<(Checked, Vec<Answered>), ReconcileError> {
+        let manifest = &self.active.manifest;
+        let answers = self.lookups().last(self.key, manifest).await;
+        let bounds = self.active.plugin.bounds();
+        let request = snapshot.request(manifest, answers);
+        let (plan, used) = rounds::converse(self, request, *bounds).await.map_err(|stop| match stop {
+            NoPlan::Call(error) => ReconcileError::Call(error),
+            NoPlan::Rounds(error) => ReconcileError::Rounds(error),
+            NoPlan::Failed(failure) => plugin_failure(failure),
+        })?;
+        let scope = |kind: &TypeMeta| self.controller.cluster.known(kind).map(|served| served.scope);
+        let checker = Checker { plugin: &self.active.name, manifest, bounds, scope: &scope };
+        let checked = checker.check(snapshot, &plan)?;
+        Ok((checked, used))
+    }
+
+    /// Applies by tiers, prunes when every apply succeeded. Returns what was done, for people.
+    async fn carry_out(
+        &mut self,
+        snapshot: &Snapshot,
+        checked: &Checked,
+        writes: Writes,
+    ) -> Result<String, ReconcileError> {
+        let mut done = Vec::new();
+        for tier in &writes.tiers {
+            let mut requests = Vec::with_capacity(tier.len());
+            for apply in tier {
+                requests.push(self.apply(apply));
+            }
+            let requests = futures::stream::iter(requests);
+            let applied: Vec<_> = requests.buffer_unordered(PARALLEL_WRITES).collect().await;
+            let mut failure = None;
+            for result in applied {
+                match result {
+                    Ok((apply, object)) => {
+                        done.push(describe(apply));
+                        self.remember(apply, object);
+                    }
+                    Err(error) => failure = failure.or(Some(error)),
+                }
+            }
+            if let Some(error) = failure {
+                return Err(error);
+            }
+        }
+        for prune in &writes.prunes {
+            self.remove(snapshot, prune).await?;
+            done.push(format!("{} {}", if prune.keep { "released" } else { "deleted" }, prune.reference));
+        }
+        let note = done.join(", ");
+        tracing::info!(done = %note, "children written");
+        let event = |note: &str| Event { warning: false, reason: "Applied".into(), note: note.to_owned() };
+        self.event(snapshot, event(&note));
+        checked.events.iter().for_each(|event| self.event(snapshot, event.clone()));
+        Ok(note)
+    }
+
+    async fn apply<'w>(&self, apply: &'w Apply) -> Result<(&'w Apply, Object), ReconcileError> {
+        let Apply { desired, live, .. } = apply;
+        let (child, manager) = (&desired.reference, &self.active.field_manager);
+        let ours = live.is_some() || desired.adopt;
+        let conflicts = if ours { Conflicts::Force } else { Conflicts::Refuse };
+        let cluster = &self.controller.cluster;
+        match cluster.apply(child, manager, &desired.body, conflicts).await {
+            Ok(applied) if ours || applied.created || applied.other_managers.is_empty() => Ok((apply, applied.object)),
+            // It was there and no field clashed, so the apply only added some; giving them up restores what was.
+            Ok(applied) => {
+                let nothing = json!({"apiVersion": child.kind.api_version, "kind": child.kind.kind,
+                    "metadata": {"name": child.name, "uid": applied.object.uid}});
+                cluster
+                    .apply(child, manager, &nothing, Conflicts::Refuse)
+                    .await
+                    .map_err(|source| ReconcileError::Apply { child: child.clone(), source })?;
+                let managers = applied.other_managers.join(", ");
+                Err(ReconcileError::Conflict { child: child.clone(), managers })
+            }
+            Err(ApiError::Status { code: 409, message, .. }) if !ours => {
+                Err(ReconcileError::Conflict { child: child.clone(), managers: format!("others ({message})") })
+            }
+            Err(source) if is_immutable(&source) => self.replace(apply, source).await,
+            Err(source) => Err(ReconcileError::Apply { child: child.clone(), source }),
+        }
+    }
+
+    /// Deletes what cannot be changed, where the plugin allows it; when it is gone it is made again.
+    async fn replace<'w>(&self, apply: &'w Apply, refused: ApiError) -> Result<(&'w Apply, Object), ReconcileError> {
+        let child = &apply.desired.reference;
+        let (Some(live), true) = (&apply.live, apply.desired.replace) else {
+            return Err(ReconcileError::Immutable { child: child.clone(), source: refused });
+        };
+        let failed = |source| ReconcileError::Prune { child: child.clone(), source };
+        self.controller.cluster.delete(child, &live.uid).await.map_err(failed)?;
+        let mut going = (**live).clone();
+        going.deleting = true;
+        Ok((apply, going))
+    }
+
+    /// Puts what the API server answered into the cache, and notes where it is not what was sent.
+    fn remember(&mut self, apply: &Apply, object: Object) {
+        let desired = &apply.desired;
+        if !object.deleting && !diff::drift(&desired.body, &object.value()).is_empty() {
+            let pair = (desired.digest.clone(), intent_digest(&object));
+            self.memory.normalised.insert(object.uid.clone(), pair);
+        }
+        self.written.push(object.resource_version);
+        if let Some(watch) = self.active.child_watch(&desired.reference.kind) {
+            watch.cache.put(object);
+        }
+    }
+
+    /// Deletes a child, or releases one that is kept.
+    async fn remove(&mut self, snapshot: &Snapshot, prune: &Prune) -> Result<(), ReconcileError> {
+        let child = &prune.reference;
+        let failed = |source| ReconcileError::Prune { child: child.clone(), source };
+        let (cluster, watch) = (&self.controller.cluster, self.active.child_watch(&child.kind));
+        if prune.keep {
+            let patch = json!({"metadata": {"uid": prune.uid, "ownerReferences": null, "labels":
+                {names::OWNER_LABEL: null, names::PLUGIN_LABEL: null}}});
+            match cluster.merge(child, &self.active.field_manager, &patch).await {
+                Err(error) if error.code() != 404 => return Err(failed(error)),
+                Ok(object) => self.written.push(object.resource_version),
+                Err(_) => {}
+            }
+        } else {
+            cluster.delete(child, &prune.uid).await.map_err(failed)?;
+        }
+        // Gone from the watch at once, or going: either way the next look must not find it as it was.
+        if let (Some(watch), Some(object)) = (watch, snapshot.children.get(child)) {
+            if prune.keep {
+                watch.cache.remove(object);
+            } else {
+                watch.cache.mark_deleting(object);
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what is left of a primary that goes, and then the finalizer.
+    async fn finalize(&mut self, snapshot: &Snapshot) -> Result<Pass, ReconcileError> {
+        let remains = decide::remains(&snapshot.children);
+        if remains.is_empty() && snapshot.children.is_empty() {
+            self.set_finalizer(snapshot, false).await?;
+            self.lookups().forget(self.key);
+            return Ok(Pass::Settled(None));
+        }
+        for prune in &remains {
+            self.remove(snapshot, prune).await?;
+        }
+        if snapshot.children.values().any(|child| !child.keep) {
+            return Ok(Pass::Settled(None)); // their watches tell when they are gone
+        }
+        Ok(Pass::Wrote("released children".into()))
+    }
+
+    /// Adds or takes away the host's finalizer. Guarded by the resource version: the list is written as a whole.
+    async fn set_finalizer(&mut self, snapshot: &Snapshot, there: bool) -> Result<(), ReconcileError> {
+        let primary = &snapshot.primary;
+        let value = primary.value();
+        let list = value.pointer("/metadata/finalizers").and_then(Value::as_array).cloned().unwrap_or_default();
+        let mut list: Vec<Value> = list.into_iter().filter(|f| f != names::FINALIZER).collect();
+        if there {
+            list.push(names::FINALIZER.into());
+        }
+        let version = primary.resource_version.to_string();
+        let patch = json!({"metadata": {"finalizers": list, "resourceVersion": version}});
+        let reference = snapshot.reference();
+        match self.controller.cluster.merge(&reference, &self.active.field_manager, &patch).await {
+            Ok(object) => {
+                self.written.push(object.resource_version);
+                self.active.put_primary(self.key, object);
+                Ok(())
+            }
+            Err(error) if error.code() == 404 => Ok(()),
+            Err(source) => Err(ReconcileError::Primary { what: "finalizers", source }),
+        }
+    }
+
+    /// Writes the status if it changed. Returns whether it did.
+    async fn publish(
+        &mut self,
+        snapshot: &Snapshot,
+        report: Option<&Report>,
+        synced: &Synced,
+    ) -> Result<bool, ReconcileError> {
+        let primary = &snapshot.primary;
+        let live = match primary.value().get_mut("status").map(Value::take) {
+            Some(Value::Object(live)) => live,
+            _ => Map::new(),
+        };
+        let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        let next = status::next(&live, primary.generation, report, synced, &now);
+        if !status::differs(&live, &next, self.memory.status.as_deref()) {
+            return Ok(false);
+        }
+        let reference = snapshot.reference();
+        let manager = &self.active.field_manager;
+        match self.controller.cluster.apply_status(&reference, &primary.uid, manager, &next).await {
+            Ok(object) => {
+                self.memory.status = Some(digest(&next));
+                self.written.push(object.resource_version);
+                self.active.put_primary(self.key, object);
+                Ok(true)
+            }
+            // gone, or another of the same name
+            Err(error) if matches!(error.code(), 404 | 409) => Ok(false),
+            Err(source) => Err(ReconcileError::Primary { what: "status", source }),
+        }
+    }
+
+    /// Makes a failure known. Returns when to try again.
+    async fn failed(&mut self, error: &ReconcileError) -> Duration {
+        self.memory.failures = self.memory.failures.saturating_add(1);
+        let chain = error.chain();
+        let invalid = error.reason() == INVALID;
+        if invalid {
+            tracing::info!(reason = error.reason(), message = %chain, "object cannot be realised");
+        } else {
+            tracing::warn!(reason = error.reason(), error = %chain, "reconcile failed");
+        }
+        if let Some(snapshot) = self.snapshot() {
+            let synced = Synced::failed(error.reason(), chain.clone());
+            match self.publish(&snapshot, None, &synced).await {
+                Ok(true) => {
+                    let event = Event { warning: true, reason: error.reason().to_owned(), note: chain };
+                    self.event(&snapshot, event);
+                }
+                Ok(false) => {}
+                Err(error) => tracing::warn!(error = %error.chain(), "status could not be written"),
+            }
+        }
+        if invalid {
+            return super::controller::RESYNC;
+        }
+        let seed = self.key.name.bytes().fold(self.memory.failures.into(), |h: u64, b| h.rotate_left(5) ^ u64::from(b));
+        let delay = super::backoff::delay(self.memory.failures, seed);
+        delay.max(error.api().and_then(ApiError::retry_after).unwrap_or_default())
+    }
+
+    fn event(&self, snapshot: &Snapshot, event: Event) {
+        self.controller.events.send(&snapshot.reference(), &snapshot.primary.uid, event);
+    }
+}
+
+impl Session for Reconcile<'_> {
+    type Error = CallError;
+
+    async fn call(&self, request: &Request) -> Result<Result<Step, Failure>, CallError> {
+        let started = Instant::now();
+        let called = self.active.plugin.reconcile(request).await;
+        let outcome = match &called {
+            Ok((Ok(Step::Ask(_)), _)) => "Asked",
+            Ok((Ok(Step::Done(_)), _)) => "Planned",
+            Ok((Err(_), _)) => "Failed",
+            Err(error) => error.reason(),
+        };
+        metrics().call(&self.active.name, outcome, started);
+        called.map(|(answer, _)| answer)
+    }
+
+    async fn answer(&self, lookups: Vec<Lookup>) -> Vec<Answered> {
+        self.lookups().answer(self.key, &self.active.manifest, lookups).await
+    }
+}
+
+fn plugin_failure(failure: Failure) -> ReconcileError {
+    match failure {
+        Failure::Invalid(violations) => {
+            let said: Vec<String> = violations.iter().map(|v| format!("{}: {}", v.field, v.message)).collect();
+            ReconcileError::Invalid(shorten(&said.join("; "), 1_024))
+        }
+        Failure::Transient(problem) => {
+            let word = |c: char| c.is_ascii_alphanumeric();
+            let fits = !problem.reason.is_empty() && problem.reason.len() <= 64 && problem.reason.chars().all(word);
+            let reason = if fits && problem.reason != INVALID { problem.reason } else { "PluginFailed".into() };
+            ReconcileError::Transient { reason, message: shorten(&problem.message, 1_024) }
+        }
+        Failure::Internal(text) => ReconcileError::Internal(shorten(&text, 1_024)),
+    }
+}
+
+/// Children that no owner reference can clean up need the host.
+fn needs_finalizer(snapshot: &Snapshot, checked: &Checked) -> bool {
+    let home = &snapshot.primary.namespace;
+    !home.is_empty() && checked.children.iter().any(|child| !child.keep && child.reference.namespace != *home)
+}
+
+/// The API server's word for a change of a field that cannot be changed.
+fn is_immutable(error: &ApiError) -> bool {
+    matches!(error, ApiError::Status { code: 422, message, .. } if message.contains("immutable")
+        || message.contains("may not change once set") || message.contains("updates to statefulset spec for fields"))
+}
+
+fn intent_digest(object: &Object) -> String {
+    digest(&json!(object.intent()))
+}
+
+fn describe(apply: &Apply) -> String {
+    let Apply { desired, live, drift } = apply;
+    let child = &desired.reference;
+    match live {
+        None => format!("created {child}"),
+        Some(object) if object.applied.as_deref() != Some(desired.digest.as_str()) => {
+            format!("updated {child}")
+        }
+        Some(_) => format!("corrected {child} ({})", drift.join(", ")),
+    }
+}

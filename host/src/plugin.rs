@@ -1,0 +1,17 @@
+//! Runs components. The only place that knows wasmtime.
+//!
+//! One [`Engine`] serves the whole process: one configuration, one pool of instances, one thread that advances the
+//! epoch. Every call gets a fresh instance from the pool with its own memory limit and deadline; what a trapped
+//! instance leaves behind is never seen again.
+
+mod bindings;
+mod compile;
+mod convert;
+mod engine;
+mod error;
+mod instance;
+
+pub use compile::{CompileError, Compiled, compile_in_child, compile_to_file};
+pub use engine::{Engine, EngineError};
+pub use error::CallError;
+pub use instance::{CallStats, LoadError, Plugin};

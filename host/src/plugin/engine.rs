@@ -1,0 +1,125 @@
+//! The engine: configuration, pool and clock for all components.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
+
+use crate::api::plugin::MAX_MEMORY_BYTES;
+
+/// How often the epoch advances: the grain of deadlines, and how long a guest may keep an async thread to itself.
+const TICK: Duration = Duration::from_millis(5);
+
+/// Calls that can run at the same time, each with one component instance.
+const MAX_CALLS: u32 = 64;
+
+/// Core instances, memories and tables in one component. Rust and Go need one or two, Python more than four.
+const MAX_PER_COMPONENT: u32 = 16;
+
+/// Memory of a finished call that is zeroed and kept instead of given back: spares the page faults of the next call,
+/// which are most of what a fresh instance costs. The working set of a typical call is below this.
+const KEEP_RESIDENT: usize = 1 << 20;
+
+/// The engine could not be set up.
+#[derive(Debug, thiserror::Error)]
+#[error("could not set up the WebAssembly engine")]
+pub struct EngineError(#[source] pub(super) wasmtime::Error);
+
+/// One for the process. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine {
+    inner: wasmtime::Engine,
+    _ticker: Arc<Ticker>,
+}
+
+impl Engine {
+    /// Sets the engine up and starts its ticker.
+    ///
+    /// # Errors
+    /// When the kernel refuses the address space for the pool, or the CPU is not supported.
+    pub fn new() -> Result<Self, EngineError> {
+        // Clearing by what was touched (pagemap scan) needs Linux 6.7.
+        let inner = wasmtime::Engine::new(&config(Enabled::Yes))
+            .or_else(|_| wasmtime::Engine::new(&config(Enabled::No)))
+            .map_err(EngineError)?;
+        let ticker = Arc::new(Ticker::start(inner.clone()));
+        Ok(Self { inner, _ticker: ticker })
+    }
+
+    /// An engine that compiles and runs nothing: without pool and ticker, but with the same code generation.
+    ///
+    /// # Errors
+    /// When the CPU is not supported.
+    pub(super) fn compiler() -> Result<wasmtime::Engine, EngineError> {
+        let mut config = base_config();
+        config.parallel_compilation(true);
+        wasmtime::Engine::new(&config).map_err(EngineError)
+    }
+
+    pub(super) fn wasmtime(&self) -> &wasmtime::Engine {
+        &self.inner
+    }
+
+    /// Tells apart code that this engine can load from code that another version or CPU made.
+    #[must_use]
+    pub fn compatibility(&self) -> String {
+        use std::hash::{Hash, Hasher};
+        let mut hasher = std::hash::DefaultHasher::new();
+        self.inner.precompile_compatibility_hash().hash(&mut hasher);
+        format!("{:016x}", hasher.finish())
+    }
+}
+
+/// Everything that decides on the generated code.
+fn base_config() -> Config {
+    let mut config = Config::new();
+    config.wasm_component_model(true).concurrency_support(false).epoch_interruption(true);
+    config
+}
+
+fn config(pagemap_scan: Enabled) -> Config {
+    let mut pool = PoolingAllocationConfig::default();
+    pool.total_component_instances(MAX_CALLS)
+        .total_core_instances(MAX_CALLS * MAX_PER_COMPONENT)
+        .total_memories(MAX_CALLS * 2)
+        .total_tables(MAX_CALLS * MAX_PER_COMPONENT)
+        .total_stacks(MAX_CALLS)
+        .max_core_instances_per_component(MAX_PER_COMPONENT)
+        .max_memories_per_component(MAX_PER_COMPONENT)
+        .max_tables_per_component(MAX_PER_COMPONENT)
+        .table_elements(100_000)
+        .max_memory_size(MAX_MEMORY_BYTES)
+        .max_unused_warm_slots(8)
+        .linear_memory_keep_resident(KEEP_RESIDENT)
+        .table_keep_resident(64 << 10)
+        .pagemap_scan(pagemap_scan);
+    let mut config = base_config();
+    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    config
+}
+
+/// Advances the epoch for as long as an engine lives. A thread of its own: the async threads may all be in guests.
+struct Ticker {
+    stop: Arc<AtomicBool>,
+}
+
+impl Ticker {
+    fn start(engine: wasmtime::Engine) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        std::thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                std::thread::sleep(TICK);
+                engine.increment_epoch();
+            }
+        });
+        Self { stop }
+    }
+}
+
+impl Drop for Ticker {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}

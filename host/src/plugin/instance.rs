@@ -1,0 +1,221 @@
+//! One loaded version of a plugin, and calls to it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use wasmtime::component::{HasSelf, Linker};
+use wasmtime::{ResourceLimiter, Store, Trap, UpdateDeadline};
+
+use super::bindings::{PluginPre, transom::plugin::host as wit_host};
+use super::compile::Compiled;
+use super::convert;
+use super::engine::Engine;
+use super::error::CallError;
+use crate::api::plugin::Bounds;
+use crate::plan::contract::{Failure, Manifest, Request, Step};
+
+/// Lines that one call may log, and the length of one.
+const MAX_LOG_LINES: u32 = 64;
+const MAX_LOG_BYTES: usize = 4 << 10;
+
+/// Why a component cannot be a plugin.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// It imports something that no plugin may have, or misses an export.
+    #[error("does not fit the world transom:plugin/plugin: {0}")]
+    World(String),
+    /// `describe` failed.
+    #[error("could not describe itself")]
+    Describe(#[source] CallError),
+}
+
+/// What one call took.
+#[derive(Clone, Copy, Debug)]
+pub struct CallStats {
+    /// Wall clock.
+    pub duration: Duration,
+    /// Linear memory at the end.
+    pub memory_bytes: usize,
+}
+
+/// One loaded version. Cheap to clone.
+#[derive(Clone)]
+pub struct Plugin {
+    pre: Arc<PluginPre<State>>,
+    name: Arc<str>,
+    bounds: Bounds,
+}
+
+impl Plugin {
+    /// Checks that a component fits the world, and makes it ready to be called.
+    ///
+    /// # Errors
+    /// When it imports anything but `transom:plugin/host`, or misses an export.
+    pub fn new(engine: &Engine, compiled: &Compiled, name: &str, bounds: Bounds) -> Result<Self, LoadError> {
+        let world = |error: wasmtime::Error| LoadError::World(format!("{error:#}"));
+        let mut linker = Linker::<State>::new(engine.wasmtime());
+        wit_host::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state).map_err(world)?;
+        let pre = linker.instantiate_pre(&compiled.0).map_err(world)?;
+        let pre = Arc::new(PluginPre::new(pre).map_err(world)?);
+        Ok(Self { pre, name: name.into(), bounds })
+    }
+
+    /// The bounds of one call.
+    #[must_use]
+    pub fn bounds(&self) -> &Bounds {
+        &self.bounds
+    }
+
+    /// The same version with other bounds.
+    #[must_use]
+    pub fn with_bounds(self, bounds: Bounds) -> Self {
+        Self { bounds, ..self }
+    }
+
+    /// Asks the plugin what it is.
+    ///
+    /// # Errors
+    /// When the call fails.
+    pub async fn describe(&self) -> Result<Manifest, LoadError> {
+        let (mut store, plugin) = self.instantiate().await.map_err(LoadError::Describe)?;
+        let answer = plugin.transom_plugin_reconciler().call_describe(&mut store).await;
+        let (manifest, _) = self.finish(&store, answer).map_err(LoadError::Describe)?;
+        Ok(convert::manifest(manifest))
+    }
+
+    /// One round of a reconcile.
+    ///
+    /// # Errors
+    /// When the call gives no answer. An answer that says the plugin failed is an `Ok(Err(…))`.
+    pub async fn reconcile(&self, request: &Request) -> Result<(Result<Step, Failure>, CallStats), CallError> {
+        let request = convert::request(request);
+        let (mut store, plugin) = self.instantiate().await?;
+        let answer = plugin.transom_plugin_reconciler().call_reconcile(&mut store, &request).await;
+        let (answer, stats) = self.finish(&store, answer)?;
+        Ok((answer.map(convert::step).map_err(convert::failure), stats))
+    }
+
+    /// A fresh instance with its own limits, good for one call.
+    async fn instantiate(&self) -> Result<(Store<State>, super::bindings::Plugin), CallError> {
+        let mut store = Store::new(self.pre.engine(), State::new(&self.name, self.bounds.memory_bytes));
+        store.limiter(|state| &mut state.limits);
+        // what a guest hands over is bounded before it is copied
+        store.set_hostcall_fuel(self.bounds.response_bytes);
+        store.set_epoch_deadline(1);
+        let (started, deadline) = (store.data().started, self.bounds.deadline);
+        store.epoch_deadline_callback(move |_| {
+            if started.elapsed() > deadline {
+                return Err(wasmtime::Error::from(DeadlineExceeded));
+            }
+            Ok(UpdateDeadline::Yield(1)) // other tasks of this thread get their turn
+        });
+        match self.pre.instantiate_async(&mut store).await {
+            Ok(plugin) => Ok((store, plugin)),
+            Err(error) => Err(self.classify(&error, store.data(), CallError::Unavailable)),
+        }
+    }
+
+    /// What became of a call.
+    fn finish<T>(&self, store: &Store<State>, answer: wasmtime::Result<T>) -> Result<(T, CallStats), CallError> {
+        let state = store.data();
+        state.report_dropped_lines();
+        let stats = CallStats { duration: state.started.elapsed(), memory_bytes: state.limits.memory };
+        answer.map(|value| (value, stats)).map_err(|e| self.classify(&e, state, CallError::MalformedResponse))
+    }
+
+    fn classify(&self, error: &wasmtime::Error, state: &State, other: fn(String) -> CallError) -> CallError {
+        if error.is::<DeadlineExceeded>() {
+            return CallError::DeadlineExceeded(self.bounds.deadline);
+        }
+        if state.limits.refused {
+            return CallError::OutOfMemory(self.bounds.memory_bytes);
+        }
+        if let Some(trap) = error.downcast_ref::<Trap>() {
+            let said = state.last_error.as_deref().map_or_else(|| trap.to_string(), ToOwned::to_owned);
+            return CallError::Trapped(said);
+        }
+        let text = crate::plan::check::shorten(&format!("{error:#}"), 512);
+        if text.contains("fuel allocated for hostcalls") {
+            return CallError::ResponseTooLarge(self.bounds.response_bytes);
+        }
+        other(text)
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("deadline exceeded")]
+struct DeadlineExceeded;
+
+/// What belongs to one call.
+struct State {
+    plugin: Arc<str>,
+    started: Instant,
+    limits: Limits,
+    lines: u32,
+    /// The last line logged as an error: SDKs log a panic's message before the trap, which itself carries none.
+    last_error: Option<String>,
+}
+
+impl State {
+    fn new(plugin: &Arc<str>, max_memory: usize) -> Self {
+        Self {
+            plugin: plugin.clone(),
+            started: Instant::now(),
+            limits: Limits { max: max_memory, memory: 0, refused: false },
+            lines: 0,
+            last_error: None,
+        }
+    }
+
+    fn report_dropped_lines(&self) {
+        let dropped = self.lines.saturating_sub(MAX_LOG_LINES);
+        if dropped > 0 {
+            tracing::warn!(plugin = &*self.plugin, dropped, "plugin logs too much");
+        }
+    }
+}
+
+impl wit_host::Host for State {
+    fn log(&mut self, level: wit_host::Level, message: String) {
+        self.lines += 1;
+        let message = crate::plan::check::shorten(&message, MAX_LOG_BYTES);
+        if level == wit_host::Level::Error {
+            self.last_error = Some(crate::plan::check::shorten(&message, 512));
+        }
+        if self.lines > MAX_LOG_LINES {
+            return;
+        }
+        let plugin = &*self.plugin;
+        match level {
+            wit_host::Level::Trace => tracing::trace!(target: "plugin", plugin, "{message}"),
+            wit_host::Level::Debug => tracing::debug!(target: "plugin", plugin, "{message}"),
+            wit_host::Level::Info => tracing::info!(target: "plugin", plugin, "{message}"),
+            wit_host::Level::Warn => tracing::warn!(target: "plugin", plugin, "{message}"),
+            wit_host::Level::Error => tracing::error!(target: "plugin", plugin, "{message}"),
+        }
+    }
+}
+
+/// Bounds the memory of all instances in one component together.
+struct Limits {
+    max: usize,
+    memory: usize,
+    refused: bool,
+}
+
+impl ResourceLimiter for Limits {
+    fn memory_growing(&mut self, current: usize, desired: usize, _max: Option<usize>) -> wasmtime::Result<bool> {
+        let total = self.memory.saturating_sub(current).saturating_add(desired);
+        if total > self.max {
+            self.refused = true;
+            return Ok(false);
+        }
+        self.memory = total;
+        Ok(true)
+    }
+
+    fn table_growing(&mut self, _current: usize, desired: usize, _max: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(desired <= 100_000)
+    }
+}

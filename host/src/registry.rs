@@ -1,0 +1,10 @@
+//! From a `Plugin` record to a serving version: fetch, digest, compile, describe, check, custom resource definitions,
+//! watches. Every step is a condition with a stable reason; while one fails, the version before goes on serving.
+
+mod crd;
+mod load;
+mod records;
+mod source;
+
+pub use load::{LoadFailure, Loaded, Loader, digest_of};
+pub use records::Registry;

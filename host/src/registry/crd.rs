@@ -1,0 +1,162 @@
+//! Custom resource definitions that come with a plugin or with the host.
+
+use std::time::Duration;
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::Api;
+use kube::runtime::{conditions, wait};
+use serde_json::{Map, Value};
+
+use crate::api::names;
+use crate::control::cluster::{Cluster, Conflicts, Served};
+use crate::plan::check::{Scope, digest};
+use crate::plan::contract::{ObjectRef, TypeMeta};
+use crate::plan::diff;
+
+/// A server takes less than a second; a loaded one a few.
+const ESTABLISHED_DEADLINE: Duration = Duration::from_secs(60);
+
+/// A definition that was read.
+#[derive(Clone, Debug)]
+pub struct Definition {
+    /// The whole object.
+    pub body: Value,
+    /// The served kind, in the storage version.
+    pub served: Served,
+}
+
+/// Why a definition cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct DefinitionError(pub String);
+
+impl Definition {
+    /// Reads a definition and checks that the host can serve its kind.
+    ///
+    /// # Errors
+    /// What is wrong, for people.
+    pub fn parse(text: &str) -> Result<Self, DefinitionError> {
+        let body: Value = serde_json::from_str(text).map_err(|e| DefinitionError(format!("not JSON: {e}")))?;
+        let text = |path: &str| body.pointer(path).and_then(Value::as_str).unwrap_or_default();
+        if text("/apiVersion") != "apiextensions.k8s.io/v1" || text("/kind") != "CustomResourceDefinition" {
+            return Err(DefinitionError("not an apiextensions.k8s.io/v1 CustomResourceDefinition".into()));
+        }
+        let name = text("/metadata/name");
+        let (group, kind, plural) = (text("/spec/group"), text("/spec/names/kind"), text("/spec/names/plural"));
+        if group.is_empty() || kind.is_empty() || name != format!("{plural}.{group}") {
+            return Err(DefinitionError(format!("{name:?}: the name must be <spec.names.plural>.<spec.group>")));
+        }
+        let versions = body.pointer("/spec/versions").and_then(Value::as_array);
+        let storage = versions.into_iter().flatten().find(|v| v.get("storage") == Some(&Value::Bool(true)));
+        let Some(storage) = storage else {
+            return Err(DefinitionError(format!("{name}: no version has storage: true")));
+        };
+        if storage.pointer("/subresources/status").is_none() {
+            return Err(DefinitionError(format!("{name}: the storage version has no status subresource")));
+        }
+        check_status(name, storage)?;
+        let version = storage.get("name").and_then(Value::as_str).unwrap_or_default();
+        let scope = if text("/spec/scope") == "Cluster" { Scope::Cluster } else { Scope::Namespaced };
+        let kind = TypeMeta::new(format!("{group}/{version}"), kind);
+        let served = Served { kind, plural: plural.into(), scope };
+        Ok(Self { served, body })
+    }
+
+    fn reference(&self) -> ObjectRef {
+        let name = self.body.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+        let kind = TypeMeta::new("apiextensions.k8s.io/v1", "CustomResourceDefinition");
+        ObjectRef { kind, namespace: String::new(), name: name.into() }
+    }
+
+    /// Applies the definition where it differs from what is there, and waits until its kind is served.
+    ///
+    /// # Errors
+    /// What kept it from being served.
+    pub async fn install(&self, cluster: &Cluster, manager: &str) -> Result<(), DefinitionError> {
+        let reference = self.reference();
+        let failed = |error: &dyn std::fmt::Display| DefinitionError(format!("{}: {error}", reference.name));
+        let mut body = self.body.clone();
+        let applied = digest(&body);
+        if let Some(Value::Object(metadata)) = body.get_mut("metadata") {
+            let annotations = metadata.entry("annotations").or_insert_with(|| Value::Object(Map::new()));
+            if let Value::Object(annotations) = annotations {
+                annotations.insert(names::APPLIED_ANNOTATION.into(), applied.clone().into());
+            }
+        }
+        let mut live = cluster.get(&reference).await.map_err(|e| failed(&e))?;
+        let current = live.as_ref().is_some_and(|live| {
+            live.applied.as_deref() == Some(applied.as_str()) && diff::drift(&body, &live.value()).is_empty()
+        });
+        if !current {
+            let answer = cluster.apply(&reference, manager, &body, Conflicts::Force).await;
+            live = Some(answer.map_err(|e| failed(&e))?.object);
+        }
+        if !live.is_some_and(|live| is_established(&live.value())) {
+            let api: Api<CustomResourceDefinition> = Api::all(cluster.client().clone());
+            let established = wait::await_condition(api, &reference.name, conditions::is_crd_established());
+            tokio::time::timeout(ESTABLISHED_DEADLINE, established)
+                .await
+                .map_err(|_| failed(&"was not established in time"))?
+                .map_err(|e| failed(&e))?;
+        }
+        cluster.learn(self.served.clone());
+        Ok(())
+    }
+}
+
+/// The host writes these; a schema without them would have the API server drop them silently.
+fn check_status(name: &str, version: &Value) -> Result<(), DefinitionError> {
+    let Some(status) = version.pointer("/schema/openAPIV3Schema/properties/status") else {
+        return Err(DefinitionError(format!("{name}: the schema has no status")));
+    };
+    let open = status.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true));
+    for field in ["conditions", "observedGeneration"] {
+        if !open && status.pointer(&format!("/properties/{field}")).is_none() {
+            return Err(DefinitionError(format!("{name}: the schema has no status.{field}, which the host writes")));
+        }
+    }
+    Ok(())
+}
+
+fn is_established(crd: &Value) -> bool {
+    let conditions = crd.pointer("/status/conditions").and_then(Value::as_array);
+    let established =
+        |c: &Value| c.get("type") == Some(&"Established".into()) && c.get("status") == Some(&"True".into());
+    conditions.into_iter().flatten().any(established)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn crd() -> Value {
+        json!({
+            "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+            "metadata": {"name": "things.g.io"},
+            "spec": {"group": "g.io", "scope": "Namespaced", "names": {"kind": "Thing", "plural": "things"},
+                "versions": [{"name": "v1", "served": true, "storage": true, "subresources": {"status": {}},
+                    "schema": {"openAPIV3Schema": {"properties": {"status":
+                        {"properties": {"conditions": {}, "observedGeneration": {}}}}}}}]}
+        })
+    }
+
+    #[test]
+    fn the_served_kind_is_that_of_the_storage_version() {
+        let definition = Definition::parse(&crd().to_string()).unwrap();
+        assert_eq!(definition.served.kind, TypeMeta::new("g.io/v1", "Thing"));
+        assert_eq!(definition.served.scope, Scope::Namespaced);
+    }
+
+    #[test]
+    fn what_would_be_dropped_silently_is_refused() {
+        let mut without = crd();
+        without["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"] = json!({"properties": {}});
+        let error = Definition::parse(&without.to_string()).unwrap_err();
+        assert_eq!(error.to_string(), "things.g.io: the schema has no status.conditions, which the host writes");
+        let mut without = crd();
+        without["spec"]["versions"][0]["subresources"] = json!({});
+        assert!(Definition::parse(&without.to_string()).is_err());
+    }
+}

@@ -1,0 +1,275 @@
+//! The `Plugin` records: one task for each, so that a slow one does not keep the others waiting.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, CustomResourceExt, ResourceExt};
+use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
+
+use super::crd::{Definition, DefinitionError};
+use super::load::{self, LoadFailure, Loader, STEPS};
+use crate::api::names::READY;
+use crate::api::plugin::{HistoryEntry, KindRef, Phase, Plugin, PluginStatus};
+use crate::control::backoff;
+use crate::control::controller::{Active, Controller};
+use crate::plan::contract::{ObjectRef, TypeMeta};
+use crate::telemetry::{Readiness, metrics};
+
+/// Field manager of the host's own writes.
+const MANAGER: &str = "transom";
+const MAX_HISTORY: usize = 10;
+
+/// Follows the `Plugin` records.
+pub struct Registry {
+    controller: Arc<Controller>,
+    loader: Loader,
+    /// Only records with these labels; empty: all.
+    selector: String,
+}
+
+/// The task of one record.
+struct Slot {
+    latest: watch::Sender<Plugin>,
+    task: AbortHandle,
+}
+
+impl Registry {
+    /// Nothing is loaded yet.
+    #[must_use]
+    pub fn new(controller: Arc<Controller>, loader: Loader, selector: String) -> Self {
+        Self { controller, loader, selector }
+    }
+
+    /// Installs the host's own custom resource definition.
+    ///
+    /// # Errors
+    /// When the API server refuses it.
+    pub async fn install(&self) -> Result<(), DefinitionError> {
+        let text = serde_json::to_string(&Plugin::crd()).map_err(|e| DefinitionError(e.to_string()))?;
+        Definition::parse(&text)?.install(&self.controller.cluster, MANAGER).await
+    }
+
+    /// Follows the records until the host ends. Ready when every record that was there at the start has been tried.
+    pub async fn run(self, readiness: Readiness) {
+        let api: Api<Plugin> = Api::all(self.controller.cluster.client().clone());
+        let config = watcher::Config::default().labels(&self.selector);
+        let mut events = std::pin::pin!(watcher(api, config).default_backoff());
+        let (tried, mut attempts) = mpsc::unbounded_channel::<String>();
+        let mut slots = BTreeMap::<String, Slot>::new();
+        let (mut listed, mut waiting) = (BTreeSet::new(), None::<BTreeSet<String>>);
+        loop {
+            tokio::select! {
+                event = events.next() => match event {
+                    Some(Ok(watcher::Event::Init)) => listed.clear(),
+                    Some(Ok(watcher::Event::InitApply(plugin))) => {
+                        listed.insert(plugin.name_any());
+                        self.put(&mut slots, plugin, &tried);
+                    }
+                    Some(Ok(watcher::Event::Apply(plugin))) => self.put(&mut slots, plugin, &tried),
+                    Some(Ok(watcher::Event::Delete(plugin))) => self.remove(&mut slots, &plugin.name_any()),
+                    Some(Ok(watcher::Event::InitDone)) => {
+                        let gone: Vec<String> = slots.keys().filter(|n| !listed.contains(*n)).cloned().collect();
+                        gone.iter().for_each(|name| self.remove(&mut slots, name));
+                        waiting.get_or_insert_with(|| listed.clone());
+                    }
+                    Some(Err(error)) => {
+                        tracing::warn!(error = &error as &dyn std::error::Error, "watch of plugins interrupted");
+                    }
+                    None => return,
+                },
+                Some(name) = attempts.recv() => {
+                    if let Some(waiting) = &mut waiting {
+                        waiting.remove(&name);
+                    }
+                    listed.remove(&name);
+                }
+            }
+            if waiting.as_ref().is_some_and(BTreeSet::is_empty) {
+                readiness.set();
+            }
+        }
+    }
+
+    fn put(&self, slots: &mut BTreeMap<String, Slot>, plugin: Plugin, tried: &mpsc::UnboundedSender<String>) {
+        let name = plugin.name_any();
+        if let Some(slot) = slots.get(&name) {
+            slot.latest.send_replace(plugin);
+            return;
+        }
+        let (latest, records) = watch::channel(plugin);
+        let record = Record { controller: self.controller.clone(), loader: self.loader.clone(), name: name.clone() };
+        let task = tokio::spawn(record.follow(records, tried.clone())).abort_handle();
+        slots.insert(name, Slot { latest, task });
+    }
+
+    fn remove(&self, slots: &mut BTreeMap<String, Slot>, name: &str) {
+        if let Some(slot) = slots.remove(name) {
+            slot.task.abort();
+            self.controller.deactivate(name);
+            metrics().plugin_gone(name);
+            tracing::info!(plugin = name, "plugin removed");
+        }
+    }
+}
+
+/// One record.
+struct Record {
+    controller: Arc<Controller>,
+    loader: Loader,
+    name: String,
+}
+
+impl Record {
+    async fn follow(self, mut records: watch::Receiver<Plugin>, tried: mpsc::UnboundedSender<String>) {
+        let mut handled = None;
+        let mut failures = 0u32;
+        loop {
+            let plugin = records.borrow_and_update().clone();
+            let mut retry = None;
+            if handled.as_ref() != Some(&plugin.spec) {
+                let done = self.handle(&plugin).await;
+                let _ = tried.send(self.name.clone());
+                if done {
+                    handled = Some(plugin.spec);
+                    failures = 0;
+                } else {
+                    failures = failures.saturating_add(1);
+                    retry = Some(backoff::delay(failures, failures.into()).min(Duration::from_secs(30)));
+                }
+            }
+            let changed = match retry {
+                Some(after) => tokio::time::timeout(after, records.changed()).await.unwrap_or(Ok(())),
+                None => records.changed().await,
+            };
+            if changed.is_err() {
+                return; // the record is gone
+            }
+        }
+    }
+
+    /// Tries the version in the record. Returns whether there is nothing left to try before the record changes.
+    async fn handle(&self, plugin: &Plugin) -> bool {
+        let before = plugin.status.clone().unwrap_or_default();
+        let result = load::prepare(&self.loader, &self.controller, &self.name, &plugin.spec, &before.child_kinds).await;
+        let status = match &result {
+            Ok(active) => loaded(&before, plugin, active),
+            Err(failure) => failed(&before, plugin, failure),
+        };
+        metrics().plugin_ready(&self.name, result.is_ok());
+        // The kinds of children are on record before the first one is made, so that a crash cannot hide any.
+        let recorded = self.publish(plugin, &before, status).await;
+        match result {
+            Ok(active) if recorded => {
+                tracing::info!(
+                    plugin = self.name,
+                    digest = active.digest,
+                    version = active.manifest.version,
+                    "plugin serves"
+                );
+                self.controller.activate(active);
+                true
+            }
+            Ok(_) => false,
+            Err(failure) => {
+                let LoadFailure { step, reason, message, transient } = failure;
+                tracing::warn!(plugin = self.name, step, reason, message, "plugin could not be loaded");
+                !transient && recorded
+            }
+        }
+    }
+
+    async fn publish(&self, plugin: &Plugin, before: &PluginStatus, status: PluginStatus) -> bool {
+        if *before == status {
+            return true;
+        }
+        let kind = TypeMeta::new("transom.dev/v1alpha1", "Plugin");
+        let reference = ObjectRef { kind, namespace: String::new(), name: self.name.clone() };
+        let uid = plugin.uid().unwrap_or_default();
+        let Ok(value) = serde_json::to_value(&status) else {
+            return false;
+        };
+        match self.controller.cluster.apply_status(&reference, &uid, MANAGER, &value).await {
+            Ok(_) => true,
+            Err(error) => {
+                tracing::warn!(plugin = self.name, error = %error, "status of the plugin could not be written");
+                false
+            }
+        }
+    }
+}
+
+fn loaded(before: &PluginStatus, plugin: &Plugin, active: &Active) -> PluginStatus {
+    let mut status = before.clone();
+    if let (Some(digest), Some(version)) = (&before.digest, &before.version)
+        && *digest != active.digest
+    {
+        status.history.retain(|entry| entry.digest != *digest && entry.digest != active.digest);
+        status.history.insert(0, HistoryEntry { digest: digest.clone(), version: version.clone() });
+        status.history.truncate(MAX_HISTORY);
+    }
+    let kinds = active
+        .manifest
+        .children
+        .iter()
+        .map(|(kind, _)| KindRef { api_version: kind.api_version.clone(), kind: kind.kind.clone() });
+    status.child_kinds = kinds.chain(before.child_kinds.iter().cloned()).collect::<BTreeSet<_>>().into_iter().collect();
+    let primary = |kind: &TypeMeta| format!("{}.{}", kind.kind, kind.group());
+    status.kinds = active.primary_watches.iter().map(|watch| primary(&watch.kind)).collect();
+    status.phase = Phase::Ready;
+    status.digest = Some(active.digest.clone());
+    status.version = Some(active.manifest.version.clone());
+    status.observed_generation = plugin.metadata.generation;
+    let steps = STEPS.map(|step| (step, "True", "Done", String::new()));
+    let ready = (READY, "True", "Serving", format!("serves {}", status.kinds.join(", ")));
+    status.conditions = conditions(before, plugin, steps.into_iter().chain([ready]));
+    status
+}
+
+fn failed(before: &PluginStatus, plugin: &Plugin, failure: &LoadFailure) -> PluginStatus {
+    let mut status = before.clone();
+    status.phase = Phase::Failed;
+    status.observed_generation = plugin.metadata.generation;
+    let mut reached = true;
+    let mut steps = Vec::new();
+    for step in STEPS {
+        if step == failure.step {
+            reached = false;
+            steps.push((step, "False", failure.reason, failure.message.clone()));
+        } else if reached {
+            steps.push((step, "True", "Done", String::new()));
+        } else {
+            steps.push((step, "Unknown", "NotReached", String::new()));
+        }
+    }
+    let serving = before.version.as_ref().map(|v| format!("; version {v} goes on serving")).unwrap_or_default();
+    steps.push((READY, "False", failure.reason, format!("{}{serving}", failure.message)));
+    status.conditions = conditions(before, plugin, steps.into_iter());
+    status
+}
+
+fn conditions(
+    before: &PluginStatus,
+    plugin: &Plugin,
+    steps: impl Iterator<Item = (&'static str, &'static str, &'static str, String)>,
+) -> Vec<Condition> {
+    let now = jiff::Timestamp::from_second(jiff::Timestamp::now().as_second()).unwrap_or_default();
+    steps
+        .map(|(type_, status, reason, message)| Condition {
+            last_transition_time: before
+                .conditions
+                .iter()
+                .find(|c| c.type_ == type_ && c.status == status)
+                .map_or(Time(now), |c| c.last_transition_time.clone()),
+            type_: type_.into(),
+            status: status.into(),
+            reason: reason.into(),
+            message,
+            observed_generation: plugin.metadata.generation,
+        })
+        .collect()
+}

@@ -1,0 +1,151 @@
+//! Metrics. Labels come from closed sets: never names of objects, never error texts.
+
+use std::sync::LazyLock;
+use std::time::Instant;
+
+use prometheus::{
+    HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
+};
+
+/// All metrics of the host, prefix `transom_`.
+pub struct Metrics {
+    registry: Registry,
+    reconciles: IntCounterVec,
+    reconcile_seconds: HistogramVec,
+    calls: IntCounterVec,
+    call_seconds: HistogramVec,
+    api_seconds: HistogramVec,
+    api_errors: IntCounterVec,
+    watch_errors: IntCounterVec,
+    events_dropped: IntCounterVec,
+    queue_depth: IntGauge,
+    plugin_ready: IntGaugeVec,
+    primaries: IntGaugeVec,
+}
+
+/// The host's metrics.
+#[must_use]
+pub fn metrics() -> &'static Metrics {
+    static METRICS: LazyLock<Metrics> = LazyLock::new(Metrics::new);
+    &METRICS
+}
+
+/// From 10 µs to 10 s.
+const FAST: &[f64] = &[1e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 5e-3, 0.025, 0.1, 0.5, 2.5, 10.0];
+
+impl Metrics {
+    #[allow(clippy::expect_used, reason = "names and labels are literals; a test makes them all")]
+    fn new() -> Self {
+        let registry = Registry::new_custom(Some("transom".into()), None).expect("prefix is valid");
+        let counter = |name: &str, help: &str, labels: &[&str]| {
+            let metric = IntCounterVec::new(Opts::new(name, help), labels).expect("literal");
+            register(&registry, metric)
+        };
+        let histogram = |name: &str, help: &str, labels: &[&str]| {
+            let options = HistogramOpts::new(name, help).buckets(FAST.to_vec());
+            register(&registry, HistogramVec::new(options, labels).expect("literal"))
+        };
+        let gauge = |name: &str, help: &str, labels: &[&str]| {
+            register(&registry, IntGaugeVec::new(Opts::new(name, help), labels).expect("literal"))
+        };
+        Self {
+            reconciles: counter("reconciles_total", "Reconciles by outcome.", &["plugin", "kind", "outcome"]),
+            reconcile_seconds: histogram("reconcile_seconds", "Duration of a reconcile.", &["plugin", "kind"]),
+            calls: counter("plugin_calls_total", "Calls to plugins by outcome.", &["plugin", "outcome"]),
+            call_seconds: histogram("plugin_call_seconds", "Duration of a call to a plugin.", &["plugin"]),
+            api_seconds: histogram("api_request_seconds", "Duration of a request to the API server.", &["verb"]),
+            api_errors: counter("api_errors_total", "Requests that the API server refused.", &["verb", "code"]),
+            watch_errors: counter("watch_errors_total", "Interrupted watches.", &["kind"]),
+            events_dropped: counter("events_dropped_total", "Events that could not be sent.", &["reason"]),
+            queue_depth: register(
+                &registry,
+                IntGauge::new("queue_depth", "Primaries that wait for a worker.").expect("literal"),
+            ),
+            plugin_ready: gauge("plugin_ready", "1 when the version in the record serves.", &["plugin"]),
+            primaries: gauge("primaries", "Primaries known to the host.", &["plugin", "kind"]),
+            registry,
+        }
+    }
+
+    /// A reconcile has ended.
+    pub fn reconcile(&self, plugin: &str, kind: &str, outcome: &str, started: Instant) {
+        self.reconciles.with_label_values(&[plugin, kind, outcome]).inc();
+        self.reconcile_seconds.with_label_values(&[plugin, kind]).observe(started.elapsed().as_secs_f64());
+    }
+
+    /// A call to a plugin has ended.
+    pub fn call(&self, plugin: &str, outcome: &str, started: Instant) {
+        self.calls.with_label_values(&[plugin, outcome]).inc();
+        self.call_seconds.with_label_values(&[plugin]).observe(started.elapsed().as_secs_f64());
+    }
+
+    /// Times a request until the timer is dropped.
+    #[must_use]
+    pub fn api_request(&self, verb: &str) -> prometheus::HistogramTimer {
+        self.api_seconds.with_label_values(&[verb]).start_timer()
+    }
+
+    /// The API server has refused a request.
+    pub fn api_error(&self, verb: &str, code: u16) {
+        self.api_errors.with_label_values(&[verb, &code.to_string()]).inc();
+    }
+
+    /// A watch was interrupted.
+    pub fn watch_error(&self, kind: &str) {
+        self.watch_errors.with_label_values(&[kind]).inc();
+    }
+
+    /// An Event was not sent.
+    pub fn event_dropped(&self, reason: &str) {
+        self.events_dropped.with_label_values(&[reason]).inc();
+    }
+
+    /// How many primaries wait.
+    pub fn queue_depth(&self, depth: usize) {
+        self.queue_depth.set(i64::try_from(depth).unwrap_or(i64::MAX));
+    }
+
+    /// A plugin serves, or does not.
+    pub fn plugin_ready(&self, plugin: &str, ready: bool) {
+        self.plugin_ready.with_label_values(&[plugin]).set(ready.into());
+    }
+
+    /// A plugin's record is gone.
+    pub fn plugin_gone(&self, plugin: &str) {
+        let _ = self.plugin_ready.remove_label_values(&[plugin]);
+    }
+
+    /// How many primaries of a kind there are.
+    pub fn primaries(&self, plugin: &str, kind: &str, count: usize) {
+        self.primaries.with_label_values(&[plugin, kind]).set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// In Prometheus' text format.
+    ///
+    /// # Errors
+    /// When a metric cannot be written, which is a defect of this file.
+    pub fn text(&self) -> prometheus::Result<String> {
+        TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+}
+
+#[allow(clippy::expect_used, reason = "names are literals and differ; a test makes them all")]
+fn register<M: Collector + Clone + 'static>(registry: &Registry, metric: M) -> M {
+    registry.register(Box::new(metric.clone())).expect("registered once");
+    metric
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_metrics_are_there_with_the_prefix() {
+        metrics().reconcile("p", "K", "Applied", Instant::now());
+        metrics().call("p", "Done", Instant::now());
+        drop(metrics().api_request("get"));
+        let text = metrics().text().unwrap();
+        assert!(text.contains("transom_reconciles_total{kind=\"K\",outcome=\"Applied\",plugin=\"p\"} 1"), "{text}");
+        assert!(text.contains("transom_api_request_seconds_count{verb=\"get\"} 1"), "{text}");
+    }
+}
