@@ -16,8 +16,7 @@ impl<P: Plugin> Guest for Component<P> {
     fn describe() -> wit::Manifest {
         report_panics();
         // a CRD without a JSON form is caught by any test that calls `testing::manifest`
-        describe::<P>()
-            .unwrap_or_else(|error| unreachable!("the manifest has no JSON form: {error}"))
+        describe::<P>().unwrap_or_else(|error| unreachable!("the manifest has no JSON form: {error}"))
     }
 
     fn reconcile(request: wit::Request) -> Result<wit::Step, wit::Failure> {
@@ -54,10 +53,7 @@ pub(crate) fn reconcile<P: Plugin>(request: wit::Request) -> Result<wit::Step, w
 }
 
 /// The kind's route; a plugin with one kind needs no look at the object.
-fn route<'a, P: Plugin>(
-    manifest: &'a Manifest<P>,
-    object: &str,
-) -> Result<&'a Route, wit::Failure> {
+fn route<'a, P: Plugin>(manifest: &'a Manifest<P>, object: &str) -> Result<&'a Route, wit::Failure> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Header {
@@ -67,13 +63,11 @@ fn route<'a, P: Plugin>(
     if let [only] = manifest.routes.as_slice() {
         return Ok(only);
     }
-    let header: Header =
-        serde_json::from_str(object).map_err(|error| wit::Failure::Internal(error.to_string()))?;
+    let header: Header = serde_json::from_str(object).map_err(|error| wit::Failure::Internal(error.to_string()))?;
     let serves = |route: &&Route| route.kind.is(&header.api_version, &header.kind);
-    manifest.routes.iter().find(serves).ok_or_else(|| {
-        wit::Failure::Internal(format!(
-            "{} {} is not served",
-            header.api_version, header.kind
-        ))
-    })
+    manifest
+        .routes
+        .iter()
+        .find(serves)
+        .ok_or_else(|| wit::Failure::Internal(format!("{} {} is not served", header.api_version, header.kind)))
 }

@@ -36,22 +36,12 @@ impl Condition {
         reason: impl Into<String>,
         message: impl Into<String>,
     ) -> Self {
-        Self {
-            kind: kind.into(),
-            status: status.into(),
-            reason: reason.into(),
-            message: message.into(),
-        }
+        Self { kind: kind.into(), status: status.into(), reason: reason.into(), message: message.into() }
     }
 
     /// Holds when `health` is ready; reason and message are those of `health`.
     pub fn from_health(kind: impl Into<String>, health: &Health) -> Self {
-        Self::new(
-            kind,
-            health.state == State::Ready,
-            health.reason.clone(),
-            health.message.clone(),
-        )
+        Self::new(kind, health.state == State::Ready, health.reason.clone(), health.message.clone())
     }
 
     /// True when it holds.
@@ -66,11 +56,6 @@ impl Condition {
             Status::False => wit::ConditionStatus::False,
             Status::Unknown => wit::ConditionStatus::Unknown,
         };
-        wit::Condition {
-            type_: self.kind,
-            status,
-            reason: self.reason,
-            message: self.message,
-        }
+        wit::Condition { type_: self.kind, status, reason: self.reason, message: self.message }
     }
 }

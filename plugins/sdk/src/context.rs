@@ -9,6 +9,7 @@ use crate::answer::{Answer, File, HttpResponse};
 use crate::bindings::exports::transom::plugin::reconciler as wit;
 use crate::bindings::transom::plugin::types::{self, Lookup, Value};
 use crate::failure::Failure;
+use crate::health::Health;
 use crate::kind::Kind;
 use crate::observed::{Children, Observed};
 use crate::plan::Plan;
@@ -89,20 +90,12 @@ impl Context {
     ///
     /// When it does not fit `C`, although it fits the declared schema: the two differ.
     pub fn config<C: DeserializeOwned>(&self) -> Result<C, Failure> {
-        let config = if self.config.is_empty() {
-            "{}"
-        } else {
-            &self.config
-        };
-        serde_json::from_str(config).map_err(|error| {
-            Failure::internal(format!(
-                "the configuration does not fit the plugin's type: {error}"
-            ))
-        })
+        let config = if self.config.is_empty() { "{}" } else { &self.config };
+        serde_json::from_str(config)
+            .map_err(|error| Failure::internal(format!("the configuration does not fit the plugin's type: {error}")))
     }
 
     /// An empty plan.
-    #[must_use]
     pub fn plan(&self) -> Plan {
         Plan::new(Rc::clone(&self.children))
     }
@@ -120,6 +113,13 @@ impl Context {
     #[must_use]
     pub fn child_in<K: Kind>(&self, namespace: &str, name: &str) -> Option<Observed<K>> {
         Observed::find(&self.children, Some(namespace), name)
+    }
+
+    /// Whether the live child of this kind and name does what it is for; [missing](crate::State::Missing) when there is
+    /// none.
+    #[must_use]
+    pub fn health<K: Kind>(&self, name: &str) -> Health {
+        self.child::<K>(name).map_or_else(Health::missing, |child| child.health())
     }
 
     /// All live children of this kind, sorted by namespace and name.
@@ -144,11 +144,7 @@ impl Context {
     /// # Errors
     ///
     /// As [`get`](Self::get).
-    pub fn get_in<K: Kind + DeserializeOwned>(
-        &self,
-        namespace: &str,
-        name: &str,
-    ) -> Result<Option<K>, Failure> {
+    pub fn get_in<K: Kind + DeserializeOwned>(&self, namespace: &str, name: &str) -> Result<Option<K>, Failure> {
         self.try_get_in(namespace, name)?.into_found()
     }
 
@@ -166,11 +162,7 @@ impl Context {
     /// # Errors
     ///
     /// Pending.
-    pub fn try_get_in<K: Kind + DeserializeOwned>(
-        &self,
-        namespace: &str,
-        name: &str,
-    ) -> Result<Answer<K>, Failure> {
+    pub fn try_get_in<K: Kind + DeserializeOwned>(&self, namespace: &str, name: &str) -> Result<Answer<K>, Failure> {
         let kind = K::type_meta().to_wit();
         let lookup = Lookup::Object(types::ObjectRef {
             api_version: kind.api_version,
@@ -179,9 +171,7 @@ impl Context {
             name: name.to_owned(),
         });
         self.answer(lookup, |value| match value {
-            Value::Object(json) => {
-                Some(serde_json::from_str(json).map_err(|error| unreadable::<K>(&error)))
-            }
+            Value::Object(json) => Some(serde_json::from_str(json).map_err(|error| unreadable::<K>(&error))),
             _ => None,
         })
     }
@@ -201,10 +191,7 @@ impl Context {
     /// # Errors
     ///
     /// Pending.
-    pub fn try_list<K: Kind + DeserializeOwned>(
-        &self,
-        selector: &str,
-    ) -> Result<Answer<Vec<K>>, Failure> {
+    pub fn try_list<K: Kind + DeserializeOwned>(&self, selector: &str) -> Result<Answer<Vec<K>>, Failure> {
         let namespace = (!self.namespace.is_empty()).then(|| self.namespace.clone());
         let lookup = Lookup::Objects(types::ObjectsQuery {
             kind: K::type_meta().to_wit(),
@@ -213,9 +200,7 @@ impl Context {
         });
         self.answer(lookup, |value| match value {
             Value::Objects(list) => {
-                let parse = |json: &String| {
-                    serde_json::from_str(json).map_err(|error| unreadable::<K>(&error))
-                };
+                let parse = |json: &String| serde_json::from_str(json).map_err(|error| unreadable::<K>(&error));
                 Some(list.iter().map(parse).collect())
             }
             _ => None,
@@ -251,12 +236,7 @@ impl Context {
     /// # Errors
     ///
     /// Pending.
-    pub fn http_get(
-        &self,
-        endpoint: &str,
-        path: &str,
-        max_age: Duration,
-    ) -> Result<Answer<HttpResponse>, Failure> {
+    pub fn http_get(&self, endpoint: &str, path: &str, max_age: Duration) -> Result<Answer<HttpResponse>, Failure> {
         self.http(endpoint, types::HttpMethod::Get, path, max_age)
     }
 
@@ -265,12 +245,7 @@ impl Context {
     /// # Errors
     ///
     /// Pending.
-    pub fn http_head(
-        &self,
-        endpoint: &str,
-        path: &str,
-        max_age: Duration,
-    ) -> Result<Answer<HttpResponse>, Failure> {
+    pub fn http_head(&self, endpoint: &str, path: &str, max_age: Duration) -> Result<Answer<HttpResponse>, Failure> {
         self.http(endpoint, types::HttpMethod::Head, path, max_age)
     }
 
@@ -303,10 +278,7 @@ impl Context {
     ///
     /// Pending.
     pub fn image(&self, reference: &str, max_age: Duration) -> Result<Answer<String>, Failure> {
-        let query = types::ImageQuery {
-            reference: reference.to_owned(),
-            max_age_ms: millis(max_age),
-        };
+        let query = types::ImageQuery { reference: reference.to_owned(), max_age_ms: millis(max_age) };
         self.answer(Lookup::Image(query), |value| match value {
             Value::Digest(digest) => Some(Ok(digest.clone())),
             _ => None,
@@ -334,10 +306,7 @@ impl Context {
         };
         self.answer(Lookup::Artifact(query), |value| match value {
             Value::Files(files) => {
-                let file = |file: &types::File| File {
-                    path: file.path.clone(),
-                    content: file.content.clone(),
-                };
+                let file = |file: &types::File| File { path: file.path.clone(), content: file.content.clone() };
                 Some(Ok(files.iter().map(file).collect()))
             }
             _ => None,
@@ -350,10 +319,7 @@ impl Context {
     ///
     /// Pending.
     pub fn engine(&self, engine: &str, input: Vec<u8>) -> Result<Answer<Vec<u8>>, Failure> {
-        self.bytes(Lookup::Engine(types::EngineQuery {
-            engine: engine.to_owned(),
-            input,
-        }))
+        self.bytes(Lookup::Engine(types::EngineQuery { engine: engine.to_owned(), input }))
     }
 
     /// The time, rounded down to a multiple of `granularity` (whole seconds, at least one). The host calls again when
@@ -363,21 +329,15 @@ impl Context {
     ///
     /// Pending; transient when the host could not tell.
     pub fn now(&self, granularity: Duration) -> Result<Timestamp, Failure> {
-        let seconds = u32::try_from(granularity.as_secs())
-            .unwrap_or(u32::MAX)
-            .max(1);
+        let seconds = u32::try_from(granularity.as_secs()).unwrap_or(u32::MAX).max(1);
         let answer = self.answer(Lookup::Clock(seconds), |value| match value {
             Value::Time(seconds) => {
-                let time = i64::try_from(*seconds)
-                    .ok()
-                    .and_then(|seconds| Timestamp::from_second(seconds).ok());
+                let time = i64::try_from(*seconds).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
                 Some(time.ok_or_else(|| Failure::internal("the time is out of range")))
             }
             _ => None,
         })?;
-        answer
-            .into_found()?
-            .ok_or_else(|| Failure::internal("the host has no clock"))
+        answer.into_found()?.ok_or_else(|| Failure::internal("the host has no clock"))
     }
 
     /// `length` bytes (1 to 1,024) that look random and never change for this primary; `label` (at most 64 characters)
@@ -387,13 +347,8 @@ impl Context {
     ///
     /// Pending; transient when the host could not make any.
     pub fn random(&self, label: &str, length: u32) -> Result<Vec<u8>, Failure> {
-        let lookup = Lookup::Random(types::RandomQuery {
-            label: label.to_owned(),
-            length,
-        });
-        self.bytes(lookup)?
-            .into_found()?
-            .ok_or_else(|| Failure::internal("the host has no random bytes"))
+        let lookup = Lookup::Random(types::RandomQuery { label: label.to_owned(), length });
+        self.bytes(lookup)?.into_found()?.ok_or_else(|| Failure::internal("the host has no random bytes"))
     }
 
     /// What became of the call with this key.
@@ -403,10 +358,9 @@ impl Context {
         Some(match &result.outcome {
             wit::CallOutcome::Pending => CallOutcome::Pending,
             wit::CallOutcome::Succeeded(message) => CallOutcome::Succeeded(message.clone()),
-            wit::CallOutcome::Failed(problem) => CallOutcome::Failed {
-                reason: problem.reason.clone(),
-                message: problem.message.clone(),
-            },
+            wit::CallOutcome::Failed(problem) => {
+                CallOutcome::Failed { reason: problem.reason.clone(), message: problem.message.clone() }
+            }
         })
     }
 
@@ -426,11 +380,7 @@ impl Context {
         lookup: Lookup,
         read: impl FnOnce(&Value) -> Option<Result<T, Failure>>,
     ) -> Result<Answer<T>, Failure> {
-        let known = self
-            .answers
-            .iter()
-            .zip(&self.used)
-            .find(|(answered, _)| answered.lookup == lookup);
+        let known = self.answers.iter().zip(&self.used).find(|(answered, _)| answered.lookup == lookup);
         let Some((answered, used)) = known else {
             let mut asked = self.asked.borrow_mut();
             if !asked.contains(&lookup) {
@@ -443,17 +393,14 @@ impl Context {
             types::Answer::Found(value) => match read(value) {
                 Some(value) => Answer::Found(value?),
                 None => {
-                    return Err(Failure::internal(
-                        "the host's answer does not fit the lookup",
-                    ));
+                    return Err(Failure::internal("the host's answer does not fit the lookup"));
                 }
             },
             types::Answer::Absent => Answer::Absent,
             types::Answer::Denied(message) => Answer::Denied(message.clone()),
-            types::Answer::Failed(problem) => Answer::Failed {
-                reason: problem.reason.clone(),
-                message: problem.message.clone(),
-            },
+            types::Answer::Failed(problem) => {
+                Answer::Failed { reason: problem.reason.clone(), message: problem.message.clone() }
+            }
         })
     }
 
@@ -464,11 +411,7 @@ impl Context {
 
     /// Indices of the answers that were looked at.
     pub(crate) fn uses(&self) -> Vec<u32> {
-        (0..)
-            .zip(&self.used)
-            .filter(|(_, used)| used.get())
-            .map(|(index, _)| index)
-            .collect()
+        (0..).zip(&self.used).filter(|(_, used)| used.get()).map(|(index, _)| index).collect()
     }
 }
 
@@ -477,11 +420,5 @@ fn millis(duration: Duration) -> u32 {
 }
 
 fn unreadable<K: Kind>(error: &serde_json::Error) -> Failure {
-    Failure::transient(
-        "Unreadable",
-        format!(
-            "this {} does not fit the plugin's type: {error}",
-            K::type_meta().kind
-        ),
-    )
+    Failure::transient("Unreadable", format!("this {} does not fit the plugin's type: {error}", K::type_meta().kind))
 }

@@ -5,12 +5,7 @@ use serde_json::{Map, Value, json};
 /// the host writes beside the author's own fields.
 pub(crate) fn json<K: CustomResourceExt>() -> Result<String, serde_json::Error> {
     let mut crd = serde_json::to_value(K::crd())?;
-    for version in crd
-        .pointer_mut("/spec/versions")
-        .and_then(Value::as_array_mut)
-        .into_iter()
-        .flatten()
-    {
+    for version in crd.pointer_mut("/spec/versions").and_then(Value::as_array_mut).into_iter().flatten() {
         entry(entry(version, "subresources"), "status");
         let schema = entry(entry(version, "schema"), "openAPIV3Schema");
         let status = entry(entry(schema, "properties"), "status");
@@ -19,9 +14,7 @@ pub(crate) fn json<K: CustomResourceExt>() -> Result<String, serde_json::Error> 
             // the host writes before the author's fields are there
             status.remove("required");
         }
-        if let (Some(properties), Value::Object(host)) =
-            (entry(status, "properties").as_object_mut(), host_status())
-        {
+        if let (Some(properties), Value::Object(host)) = (entry(status, "properties").as_object_mut(), host_status()) {
             properties.extend(host);
         }
     }

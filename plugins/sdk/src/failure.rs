@@ -32,10 +32,7 @@ impl Failure {
 
     /// May get better by itself; the host tries again with exponential back-off. `reason` is a stable CamelCase word.
     pub fn transient(reason: impl Into<String>, message: impl Into<String>) -> Self {
-        Self(Kind::Transient {
-            reason: reason.into(),
-            message: message.into(),
-        })
+        Self(Kind::Transient { reason: reason.into(), message: message.into() })
     }
 
     /// The plugin's own fault.
@@ -103,11 +100,7 @@ impl Violations {
     ///
     /// [`Failure::invalid`] with everything that was noted.
     pub fn into_result(self) -> Result<(), Failure> {
-        if self.0.is_empty() {
-            Ok(())
-        } else {
-            Err(Failure(Kind::Invalid(self)))
-        }
+        if self.0.is_empty() { Ok(()) } else { Err(Failure(Kind::Invalid(self))) }
     }
 }
 

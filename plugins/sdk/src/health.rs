@@ -61,11 +61,7 @@ impl Health {
     }
 
     fn new(state: State, reason: impl Into<String>, message: impl Into<String>) -> Self {
-        Self {
-            state,
-            reason: reason.into(),
-            message: message.into(),
-        }
+        Self { state, reason: reason.into(), message: message.into() }
     }
 
     pub(crate) fn missing() -> Self {
@@ -73,10 +69,7 @@ impl Health {
     }
 
     pub(crate) fn of(which: &ObjectRef, json: &str) -> Self {
-        let group = which
-            .api_version
-            .split_once('/')
-            .map_or("", |(group, _)| group);
+        let group = which.api_version.split_once('/').map_or("", |(group, _)| group);
         let judged = match (group, which.kind.as_str()) {
             ("apps", "Deployment") => judge(json, deployment),
             ("apps", "StatefulSet") => judge(json, stateful_set),
@@ -88,8 +81,7 @@ impl Health {
             ("apiextensions.k8s.io", "CustomResourceDefinition") => judge(json, definition),
             _ => judge(json, any),
         };
-        judged
-            .unwrap_or_else(|error| Self::new(State::Progressing, "Unreadable", error.to_string()))
+        judged.unwrap_or_else(|error| Self::new(State::Progressing, "Unreadable", error.to_string()))
     }
 }
 
@@ -143,10 +135,7 @@ fn judge<'a, P: Deserialize<'a>, S: Deserialize<'a> + Default + About>(
     if let (Some(wanted), Some(seen)) = (object.metadata.generation, status.observed_generation())
         && seen < wanted
     {
-        return Ok(progressing(
-            "NotObserved",
-            "its controller has not seen the new spec yet",
-        ));
+        return Ok(progressing("NotObserved", "its controller has not seen the new spec yet"));
     }
     Ok(rule(object.spec, status))
 }
@@ -197,54 +186,30 @@ fn deployment(spec: Option<Replicas>, status: Rollout<'_>) -> Health {
         return failed("ProgressDeadlineExceeded", stuck.message.clone());
     }
     if status.updated_replicas < wanted {
-        return progressing(
-            "Updating",
-            format!("{} of {wanted} replicas are new", status.updated_replicas),
-        );
+        return progressing("Updating", format!("{} of {wanted} replicas are new", status.updated_replicas));
     }
     if status.replicas > status.updated_replicas {
         let old = status.replicas - status.updated_replicas;
         return progressing("Terminating", format!("{old} old replicas are still there"));
     }
     if status.available_replicas < wanted || status.unavailable_replicas > 0 {
-        return progressing(
-            "Starting",
-            format!(
-                "{} of {wanted} replicas are available",
-                status.available_replicas
-            ),
-        );
+        return progressing("Starting", format!("{} of {wanted} replicas are available", status.available_replicas));
     }
-    ready(
-        "Available",
-        format!("{wanted} of {wanted} replicas are available"),
-    )
+    ready("Available", format!("{wanted} of {wanted} replicas are available"))
 }
 
 fn stateful_set(spec: Option<Replicas>, status: Rollout<'_>) -> Health {
     let wanted = wanted(spec, &status);
     if status.ready_replicas < wanted {
-        return progressing(
-            "Starting",
-            format!("{} of {wanted} replicas are ready", status.ready_replicas),
-        );
+        return progressing("Starting", format!("{} of {wanted} replicas are ready", status.ready_replicas));
     }
     if status.replicas > wanted {
-        return progressing(
-            "Terminating",
-            format!("{} of {wanted} replicas exist", status.replicas),
-        );
+        return progressing("Terminating", format!("{} of {wanted} replicas exist", status.replicas));
     }
     if status.update_revision.is_some() && status.current_revision != status.update_revision {
-        return progressing(
-            "Updating",
-            format!("{} of {wanted} replicas are new", status.updated_replicas),
-        );
+        return progressing("Updating", format!("{} of {wanted} replicas are new", status.updated_replicas));
     }
-    ready(
-        "Available",
-        format!("{wanted} of {wanted} replicas are ready"),
-    )
+    ready("Available", format!("{wanted} of {wanted} replicas are ready"))
 }
 
 /// The spec says how many replicas there should be (1 by default). Without a spec, the status tells as much once its
@@ -252,9 +217,7 @@ fn stateful_set(spec: Option<Replicas>, status: Rollout<'_>) -> Health {
 fn wanted(spec: Option<Replicas>, status: &Rollout<'_>) -> i32 {
     match spec {
         Some(spec) => spec.replicas.unwrap_or(1),
-        None => status
-            .replicas
-            .max(status.available_replicas + status.unavailable_replicas),
+        None => status.replicas.max(status.available_replicas + status.unavailable_replicas),
     }
 }
 
@@ -276,24 +239,12 @@ impl About for DaemonStatus {
 fn daemon_set(_: Option<NoSpec>, status: DaemonStatus) -> Health {
     let wanted = status.desired_number_scheduled;
     if status.updated_number_scheduled < wanted {
-        return progressing(
-            "Updating",
-            format!(
-                "{} of {wanted} pods are new",
-                status.updated_number_scheduled
-            ),
-        );
+        return progressing("Updating", format!("{} of {wanted} pods are new", status.updated_number_scheduled));
     }
     if status.number_available < wanted {
-        return progressing(
-            "Starting",
-            format!("{} of {wanted} pods are available", status.number_available),
-        );
+        return progressing("Starting", format!("{} of {wanted} pods are available", status.number_available));
     }
-    ready(
-        "Available",
-        format!("{wanted} of {wanted} pods are available"),
-    )
+    ready("Available", format!("{wanted} of {wanted} pods are available"))
 }
 
 #[derive(Deserialize, Default)]
@@ -311,17 +262,12 @@ impl About for Usual<'_> {
 }
 
 fn job(_: Option<NoSpec>, status: Usual<'_>) -> Health {
-    let holds =
-        |kind| find(&status.conditions, kind).filter(|condition| condition.status == "True");
+    let holds = |kind| find(&status.conditions, kind).filter(|condition| condition.status == "True");
     if holds("Complete").is_some() {
         return ready("Complete", "it is complete");
     }
     if let Some(failure) = holds("Failed") {
-        let reason = if failure.reason.is_empty() {
-            "Failed"
-        } else {
-            &failure.reason
-        };
+        let reason = if failure.reason.is_empty() { "Failed" } else { &failure.reason };
         return failed(reason, failure.message.clone());
     }
     if holds("Suspended").is_some() {
@@ -398,25 +344,17 @@ fn service(spec: Option<ServiceSpec<'_>>, status: ServiceStatus) -> Health {
 
 fn definition(_: Option<NoSpec>, status: Usual<'_>) -> Health {
     match find(&status.conditions, "Established") {
-        Some(established) if established.status == "True" => {
-            ready("Established", "it is established")
-        }
+        Some(established) if established.status == "True" => ready("Established", "it is established"),
         _ => progressing("NotEstablished", "it is not established yet"),
     }
 }
 
 fn any(_: Option<NoSpec>, status: Usual<'_>) -> Health {
-    let Some(condition) =
-        find(&status.conditions, "Ready").or_else(|| find(&status.conditions, "Available"))
-    else {
+    let Some(condition) = find(&status.conditions, "Ready").or_else(|| find(&status.conditions, "Available")) else {
         return ready("Exists", "it exists");
     };
     let word = |fallback: &str| {
-        if condition.reason.is_empty() {
-            fallback.to_owned()
-        } else {
-            condition.reason.to_string()
-        }
+        if condition.reason.is_empty() { fallback.to_owned() } else { condition.reason.to_string() }
     };
     if condition.status == "True" {
         return ready(word("Ready"), condition.message.clone());

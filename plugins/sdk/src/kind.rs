@@ -21,10 +21,7 @@ impl TypeMeta {
     }
 
     pub(crate) fn to_wit(&self) -> wit::TypeMeta {
-        wit::TypeMeta {
-            api_version: self.api_version.to_string(),
-            kind: self.kind.to_string(),
-        }
+        wit::TypeMeta { api_version: self.api_version.to_string(), kind: self.kind.to_string() }
     }
 }
 
@@ -54,10 +51,7 @@ pub trait Kind {
 
 impl<K: kube::Resource<DynamicType = ()>> Kind for K {
     fn type_meta() -> TypeMeta {
-        TypeMeta {
-            api_version: K::api_version(&()),
-            kind: K::kind(&()),
-        }
+        TypeMeta { api_version: K::api_version(&()), kind: K::kind(&()) }
     }
 }
 
@@ -67,10 +61,7 @@ macro_rules! foreign {
     ($view:ty, $api_version:literal, $kind:literal) => {
         impl $crate::Kind for $view {
             fn type_meta() -> $crate::TypeMeta {
-                $crate::TypeMeta {
-                    api_version: $api_version.into(),
-                    kind: $kind.into(),
-                }
+                $crate::TypeMeta { api_version: $api_version.into(), kind: $kind.into() }
             }
         }
     };

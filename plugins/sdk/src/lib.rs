@@ -16,8 +16,11 @@ mod health;
 mod kind;
 pub mod log;
 mod manifest;
+pub mod names;
+pub mod objects;
 mod observed;
 mod plan;
+pub mod testing;
 
 pub use answer::{Answer, File, HttpResponse};
 pub use condition::{Condition, Status};
@@ -36,8 +39,8 @@ pub mod prelude {
     pub use serde::{Deserialize, Serialize};
 
     pub use crate::{
-        ChildExt, Condition, Context, Delivery, Failure, Health, Manifest, Observed, Plan, Planned,
-        Plugin, Protocol, Reconcile, Violations,
+        ChildExt, Condition, Context, Delivery, Failure, Health, Manifest, Observed, Plan, Planned, Plugin, Protocol,
+        Reconcile, Violations,
     };
 }
 
@@ -46,13 +49,10 @@ pub mod prelude {
 macro_rules! export {
     ($plugin:ty) => {
         #[cfg(target_family = "wasm")]
-        #[allow(
-            unsafe_code,
-            reason = "the exports of a component are symbols with fixed names"
-)]
+        #[allow(unsafe_code, reason = "the exports of a component are symbols with fixed names")]
         const _: () = {
             type Component = $crate::component::Component<$plugin>;
-            $crate::bindings::export_plugin!(Component with_types_in $crate::bindings);
+    $crate::bindings::export_plugin!(Component with_types_in $crate::bindings);
         };
     };
 }

@@ -103,11 +103,7 @@ impl<P: Plugin> Manifest<P> {
     where
         P: Reconcile<K>,
     {
-        self.routes.push(Route {
-            kind: K::type_meta(),
-            crd: crd::json::<K>,
-            run: run::<P, K>,
-        });
+        self.routes.push(Route { kind: K::type_meta(), crd: crd::json::<K>, run: run::<P, K> });
         self
     }
 
@@ -134,13 +130,7 @@ impl<P: Plugin> Manifest<P> {
         self.add_endpoint(name, protocol, purpose, true)
     }
 
-    fn add_endpoint(
-        mut self,
-        name: &str,
-        protocol: Protocol,
-        purpose: &str,
-        optional: bool,
-    ) -> Self {
+    fn add_endpoint(mut self, name: &str, protocol: Protocol, purpose: &str, optional: bool) -> Self {
         let protocol = match protocol {
             Protocol::Grpc => wit::Protocol::Grpc,
             Protocol::Http => wit::Protocol::Http,
@@ -148,12 +138,7 @@ impl<P: Plugin> Manifest<P> {
             Protocol::Git => wit::Protocol::Git,
             Protocol::Folder => wit::Protocol::Folder,
         };
-        self.endpoints.push(wit::Endpoint {
-            name: name.into(),
-            protocol,
-            purpose: purpose.into(),
-            optional,
-        });
+        self.endpoints.push(wit::Endpoint { name: name.into(), protocol, purpose: purpose.into(), optional });
         self
     }
 
@@ -188,19 +173,12 @@ impl<P: Plugin> Manifest<P> {
         Ok(wit::Manifest {
             name: self.name.clone(),
             version: self.version.clone(),
-            crds: self
-                .routes
-                .iter()
-                .map(|route| (route.crd)())
-                .collect::<Result<_, _>>()?,
+            crds: self.routes.iter().map(|route| (route.crd)()).collect::<Result<_, _>>()?,
             children: self.children.iter().map(child).collect(),
             reads: self.reads.iter().map(read).collect(),
             endpoints: self.endpoints.clone(),
             engines: self.engines.clone(),
-            config_schema: self
-                .config_schema
-                .map(|schema| serde_json::to_string(&schema()))
-                .transpose()?,
+            config_schema: self.config_schema.map(|schema| serde_json::to_string(&schema())).transpose()?,
             finalizes: self.finalizes,
             ext: Vec::new(),
         })
@@ -217,20 +195,12 @@ impl Delivery {
     }
 }
 
-fn run<P: Reconcile<K>, K: Primary>(
-    object: &str,
-    mut cx: Context,
-) -> (Result<Plan, Failure>, Context) {
+fn run<P: Reconcile<K>, K: Primary>(object: &str, mut cx: Context) -> (Result<Plan, Failure>, Context) {
     let primary: K = match serde_json::from_str(object) {
         Ok(primary) => primary,
         Err(error) => {
             let kind = K::kind(&());
-            return (
-                Err(Failure::internal(format!(
-                    "this {kind} does not fit the plugin's type: {error}"
-                ))),
-                cx,
-            );
+            return (Err(Failure::internal(format!("this {kind} does not fit the plugin's type: {error}"))), cx);
         }
     };
     cx.namespace = primary.meta().namespace.clone().unwrap_or_default();

@@ -14,13 +14,7 @@ pub(crate) struct Children(pub(crate) Vec<wit::Observed>);
 
 impl Children {
     /// `namespace` none: that of the primary or none at all.
-    pub(crate) fn position(
-        &self,
-        api_version: &str,
-        kind: &str,
-        namespace: Option<&str>,
-        name: &str,
-    ) -> Option<usize> {
+    pub(crate) fn position(&self, api_version: &str, kind: &str, namespace: Option<&str>, name: &str) -> Option<usize> {
         self.0.iter().position(|child| {
             let found = &child.ref_;
             found.name == name
@@ -43,11 +37,7 @@ pub struct Observed<K> {
 }
 
 impl<K: Kind> Observed<K> {
-    pub(crate) fn find(
-        children: &Rc<Children>,
-        namespace: Option<&str>,
-        name: &str,
-    ) -> Option<Self> {
+    pub(crate) fn find(children: &Rc<Children>, namespace: Option<&str>, name: &str) -> Option<Self> {
         let kind = K::type_meta();
         let index = children.position(&kind.api_version, &kind.kind, namespace, name)?;
         Some(Self::at(children, index))
@@ -58,17 +48,12 @@ impl<K: Kind> Observed<K> {
         let children = Rc::clone(children);
         (0..children.0.len()).filter_map(move |index| {
             let found = &children.get(index)?.ref_;
-            kind.is(&found.api_version, &found.kind)
-                .then(|| Self::at(&children, index))
+            kind.is(&found.api_version, &found.kind).then(|| Self::at(&children, index))
         })
     }
 
     pub(crate) fn at(children: &Rc<Children>, index: usize) -> Self {
-        Self {
-            children: Rc::clone(children),
-            index,
-            kind: PhantomData,
-        }
+        Self { children: Rc::clone(children), index, kind: PhantomData }
     }
 
     fn raw(&self) -> Option<&wit::Observed> {
@@ -84,9 +69,7 @@ impl<K: Kind> Observed<K> {
     /// Whether it does what it is for, by the rules of [`Health`].
     #[must_use]
     pub fn health(&self) -> Health {
-        self.raw().map_or_else(Health::missing, |child| {
-            Health::of(&child.ref_, &child.object)
-        })
+        self.raw().map_or_else(Health::missing, |child| Health::of(&child.ref_, &child.object))
     }
 
     /// All of it that the host shows: see [`Delivery`](crate::Delivery).
@@ -125,14 +108,10 @@ impl<K: Kind> Observed<K> {
     }
 
     fn read<T: DeserializeOwned>(&self) -> Result<T, Failure> {
-        let child = self
-            .raw()
-            .ok_or_else(|| Failure::internal("no such child"))?;
+        let child = self.raw().ok_or_else(|| Failure::internal("no such child"))?;
         serde_json::from_str(&child.object).map_err(|error| {
             let (kind, name) = (&child.ref_.kind, &child.ref_.name);
-            Failure::internal(format!(
-                "{kind} {name} does not fit the plugin's type: {error}"
-            ))
+            Failure::internal(format!("{kind} {name} does not fit the plugin's type: {error}"))
         })
     }
 }

@@ -58,10 +58,7 @@ pub struct Desired<K> {
 
 impl<K: Child> From<K> for Desired<K> {
     fn from(object: K) -> Self {
-        Self {
-            object,
-            options: wit::ChildOptions::empty(),
-        }
+        Self { object, options: wit::ChildOptions::empty() }
     }
 }
 
@@ -159,20 +156,13 @@ impl Plan {
 
     /// As [`apply`](Self::apply), once everything in `after` is [ready](Self::is_ready); until then it is held as it
     /// stands (or, when it does not exist, not created).
-    pub fn apply_after<K: Child>(
-        &mut self,
-        after: impl Dependency,
-        child: impl Into<Desired<K>>,
-    ) -> Planned<K> {
+    pub fn apply_after<K: Child>(&mut self, after: impl Dependency, child: impl Into<Desired<K>>) -> Planned<K> {
         let child = child.into();
         if self.is_ready(after) {
             return self.apply(child);
         }
         let metadata = child.object.metadata();
-        self.hold_named(
-            metadata.namespace.as_deref(),
-            metadata.name.as_deref().unwrap_or_default(),
-        )
+        self.hold_named(metadata.namespace.as_deref(), metadata.name.as_deref().unwrap_or_default())
     }
 
     /// This object is created when it does not exist, and never touched again.
@@ -190,21 +180,11 @@ impl Plan {
     pub fn hold_rest(&mut self) {
         let observed = Rc::clone(&self.observed);
         for (index, found) in observed.0.iter().enumerate() {
-            if self
-                .children
-                .iter()
-                .all(|entry| entry.observed != Some(index))
-            {
+            if self.children.iter().all(|entry| entry.observed != Some(index)) {
                 let which = &found.ref_;
-                let namespace =
-                    Some(which.namespace.as_str()).filter(|namespace| !namespace.is_empty());
+                let namespace = Some(which.namespace.as_str()).filter(|namespace| !namespace.is_empty());
                 let object = header(&which.api_version, &which.kind, namespace, &which.name);
-                let _: Planned<()> = self.push(
-                    object,
-                    wit::Disposition::Hold,
-                    wit::ChildOptions::empty(),
-                    Some(index),
-                );
+                let _: Planned<()> = self.push(object, wit::Disposition::Hold, wit::ChildOptions::empty(), Some(index));
             }
         }
     }
@@ -217,10 +197,7 @@ impl Plan {
         }
         let observed = self.position::<K>(metadata.namespace.as_deref(), name);
         let object = desired.object.to_json().unwrap_or_else(|error| {
-            self.fail(format!(
-                "{} {name} has no JSON form: {error}",
-                K::type_meta().kind
-            ));
+            self.fail(format!("{} {name} has no JSON form: {error}", K::type_meta().kind));
             String::new()
         });
         self.push(object, disposition, desired.options, observed)
@@ -230,12 +207,7 @@ impl Plan {
         let kind = K::type_meta();
         let observed = self.position::<K>(namespace, name);
         let object = header(&kind.api_version, &kind.kind, namespace, name);
-        self.push(
-            object,
-            wit::Disposition::Hold,
-            wit::ChildOptions::empty(),
-            observed,
-        )
+        self.push(object, wit::Disposition::Hold, wit::ChildOptions::empty(), observed)
     }
 
     fn push<K>(
@@ -245,22 +217,14 @@ impl Plan {
         options: wit::ChildOptions,
         observed: Option<usize>,
     ) -> Planned<K> {
-        let child = wit::Child {
-            object,
-            disposition,
-            options,
-        };
+        let child = wit::Child { object, disposition, options };
         self.children.push(Entry { child, observed });
-        Planned {
-            index: self.children.len() - 1,
-            kind: PhantomData,
-        }
+        Planned { index: self.children.len() - 1, kind: PhantomData }
     }
 
     fn position<K: Kind>(&self, namespace: Option<&str>, name: &str) -> Option<usize> {
         let kind = K::type_meta();
-        self.observed
-            .position(&kind.api_version, &kind.kind, namespace, name)
+        self.observed.position(&kind.api_version, &kind.kind, namespace, name)
     }
 
     fn fail(&mut self, message: String) {
@@ -285,20 +249,12 @@ impl Plan {
 
     /// True when every one of these children is there and does what it is for.
     pub fn is_ready(&self, children: impl Dependency) -> bool {
-        children
-            .indices()
-            .into_iter()
-            .all(|index| self.judge(index).is_ready())
+        children.indices().into_iter().all(|index| self.judge(index).is_ready())
     }
 
     fn judge(&self, index: usize) -> Health {
-        let observed = self
-            .children
-            .get(index)
-            .and_then(|entry| self.observed.get(entry.observed?));
-        observed.map_or_else(Health::missing, |found| {
-            Health::of(&found.ref_, &found.object)
-        })
+        let observed = self.children.get(index).and_then(|entry| self.observed.get(entry.observed?));
+        observed.map_or_else(Health::missing, |found| Health::of(&found.ref_, &found.object))
     }
 
     // -------------------------------------------------------------- outcome
@@ -314,11 +270,7 @@ impl Plan {
 
     /// A condition of the primary; the last one of a type counts. A condition that is not said is removed.
     pub fn condition(&mut self, condition: Condition) {
-        match self
-            .conditions
-            .iter_mut()
-            .find(|known| known.kind == condition.kind)
-        {
+        match self.conditions.iter_mut().find(|known| known.kind == condition.kind) {
             Some(known) => *known = condition,
             None => self.conditions.push(condition),
         }
@@ -327,20 +279,12 @@ impl Plan {
     /// Something to tell people: becomes an Event of type Normal when the plan before did not have it. `reason` is
     /// CamelCase.
     pub fn event(&mut self, reason: impl Into<String>, note: impl Into<String>) {
-        self.events.push(types::Event {
-            type_: types::EventType::Normal,
-            reason: reason.into(),
-            note: note.into(),
-        });
+        self.events.push(types::Event { type_: types::EventType::Normal, reason: reason.into(), note: note.into() });
     }
 
     /// As [`event`](Self::event), of type Warning.
     pub fn warning(&mut self, reason: impl Into<String>, note: impl Into<String>) {
-        self.events.push(types::Event {
-            type_: types::EventType::Warning,
-            reason: reason.into(),
-            note: note.into(),
-        });
+        self.events.push(types::Event { type_: types::EventType::Warning, reason: reason.into(), note: note.into() });
     }
 
     /// A unary gRPC call that changes something outside Kubernetes, made after the children were applied, once for
@@ -348,12 +292,7 @@ impl Plan {
     /// reconcile.
     pub fn call(&mut self, key: &str, endpoint: &str, path: &str, message: Vec<u8>) {
         let (key, endpoint, path) = (key.to_owned(), endpoint.to_owned(), path.to_owned());
-        let grpc = types::GrpcQuery {
-            endpoint,
-            path,
-            message,
-            max_age_ms: 0,
-        };
+        let grpc = types::GrpcQuery { endpoint, path, message, max_age_ms: 0 };
         self.calls.push(wit::Call { key, grpc });
     }
 
@@ -374,17 +313,11 @@ impl Plan {
         Ok(wit::Plan {
             children: self.children.into_iter().map(|entry| entry.child).collect(),
             status: self.status,
-            conditions: self
-                .conditions
-                .into_iter()
-                .map(Condition::into_wit)
-                .collect(),
+            conditions: self.conditions.into_iter().map(Condition::into_wit).collect(),
             events: self.events,
             calls: self.calls,
             uses,
-            requeue_after_ms: self
-                .requeue_after
-                .map(|after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),
+            requeue_after_ms: self.requeue_after.map(|after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),
             finalized: self.finalized,
             ext: Vec::new(),
         })

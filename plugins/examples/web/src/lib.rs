@@ -6,12 +6,10 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec};
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, ContainerPort, EnvVar, HTTPGetAction, PodSpec, PodTemplateSpec, Probe,
-    ResourceRequirements, Service, ServicePort, ServiceSpec,
+    ConfigMap, Container, ContainerPort, EnvVar, HTTPGetAction, PodSpec, PodTemplateSpec, Probe, ResourceRequirements,
+    Service, ServicePort, ServiceSpec,
 };
-use k8s_openapi::api::networking::v1::{
-    NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPort, NetworkPolicySpec,
-};
+use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPort, NetworkPolicySpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -74,11 +72,7 @@ fn name(web: &Web) -> &str {
 }
 
 fn metadata(web: &Web) -> ObjectMeta {
-    ObjectMeta {
-        name: Some(name(web).into()),
-        labels: Some(labels(web)),
-        ..Default::default()
-    }
+    ObjectMeta { name: Some(name(web).into()), labels: Some(labels(web)), ..Default::default() }
 }
 
 fn labels(web: &Web) -> BTreeMap<String, String> {
@@ -86,19 +80,12 @@ fn labels(web: &Web) -> BTreeMap<String, String> {
 }
 
 fn selector(web: &Web) -> LabelSelector {
-    LabelSelector {
-        match_labels: Some(labels(web)),
-        ..Default::default()
-    }
+    LabelSelector { match_labels: Some(labels(web)), ..Default::default() }
 }
 
 fn config(web: &Web) -> ConfigMap {
     let data = BTreeMap::from([("motd".into(), format!("this is {}", name(web)))]);
-    ConfigMap {
-        metadata: metadata(web),
-        data: Some(data),
-        ..Default::default()
-    }
+    ConfigMap { metadata: metadata(web), data: Some(data), ..Default::default() }
 }
 
 fn service(web: &Web) -> Service {
@@ -108,71 +95,36 @@ fn service(web: &Web) -> Service {
         target_port: Some(IntOrString::String("http".into())),
         ..Default::default()
     };
-    let spec = ServiceSpec {
-        selector: Some(labels(web)),
-        ports: Some(vec![port]),
-        ..Default::default()
-    };
-    Service {
-        metadata: metadata(web),
-        spec: Some(spec),
-        ..Default::default()
-    }
+    let spec = ServiceSpec { selector: Some(labels(web)), ports: Some(vec![port]), ..Default::default() };
+    Service { metadata: metadata(web), spec: Some(spec), ..Default::default() }
 }
 
 /// Everybody may talk to the port, nobody to anything else.
 fn network_policy(web: &Web) -> NetworkPolicy {
-    let port = NetworkPolicyPort {
-        port: Some(IntOrString::Int(PORT)),
-        ..Default::default()
-    };
-    let rule = NetworkPolicyIngressRule {
-        ports: Some(vec![port]),
-        ..Default::default()
-    };
+    let port = NetworkPolicyPort { port: Some(IntOrString::Int(PORT)), ..Default::default() };
+    let rule = NetworkPolicyIngressRule { ports: Some(vec![port]), ..Default::default() };
     let spec = NetworkPolicySpec {
         pod_selector: Some(selector(web)),
         policy_types: Some(vec!["Ingress".into()]),
         ingress: Some(vec![rule]),
         ..Default::default()
     };
-    NetworkPolicy {
-        metadata: metadata(web),
-        spec: Some(spec),
-    }
+    NetworkPolicy { metadata: metadata(web), spec: Some(spec) }
 }
 
 fn deployment(web: &Web) -> Deployment {
-    let pod = PodSpec {
-        containers: vec![container(web)],
-        ..Default::default()
-    };
+    let pod = PodSpec { containers: vec![container(web)], ..Default::default() };
     let template = PodTemplateSpec {
-        metadata: Some(ObjectMeta {
-            labels: Some(labels(web)),
-            ..Default::default()
-        }),
+        metadata: Some(ObjectMeta { labels: Some(labels(web)), ..Default::default() }),
         spec: Some(pod),
     };
-    let spec = DeploymentSpec {
-        replicas: Some(web.spec.replicas),
-        selector: selector(web),
-        template,
-        ..Default::default()
-    };
-    Deployment {
-        metadata: metadata(web),
-        spec: Some(spec),
-        ..Default::default()
-    }
+    let spec =
+        DeploymentSpec { replicas: Some(web.spec.replicas), selector: selector(web), template, ..Default::default() };
+    Deployment { metadata: metadata(web), spec: Some(spec), ..Default::default() }
 }
 
 fn container(web: &Web) -> Container {
-    let env = |name: &str, value: &str| EnvVar {
-        name: name.into(),
-        value: Some(value.into()),
-        ..Default::default()
-    };
+    let env = |name: &str, value: &str| EnvVar { name: name.into(), value: Some(value.into()), ..Default::default() };
     let probe = |path: &str| Probe {
         http_get: Some(HTTPGetAction {
             path: Some(path.into()),
@@ -186,26 +138,16 @@ fn container(web: &Web) -> Container {
             ("cpu".into(), Quantity("50m".into())),
             ("memory".into(), Quantity("64Mi".into())),
         ])),
-        limits: Some(BTreeMap::from([(
-            "memory".into(),
-            Quantity("128Mi".into()),
-        )])),
+        limits: Some(BTreeMap::from([("memory".into(), Quantity("128Mi".into()))])),
         ..Default::default()
     };
     Container {
         name: "web".into(),
         image: Some(web.spec.image.clone()),
-        ports: Some(vec![ContainerPort {
-            name: Some("http".into()),
-            container_port: PORT,
-            ..Default::default()
-        }]),
+        ports: Some(vec![ContainerPort { name: Some("http".into()), container_port: PORT, ..Default::default() }]),
         env: Some(vec![
             env("APP_NAME", name(web)),
-            env(
-                "APP_NAMESPACE",
-                web.metadata.namespace.as_deref().unwrap_or_default(),
-            ),
+            env("APP_NAMESPACE", web.metadata.namespace.as_deref().unwrap_or_default()),
             env("LOG_FORMAT", "json"),
             env("LOG_LEVEL", "info"),
             env("PORT", "8080"),

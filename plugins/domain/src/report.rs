@@ -1,0 +1,148 @@
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus};
+use k8s_openapi::api::batch::v1::Job;
+use transom_sdk::prelude::*;
+use transom_sdk::{State, Status};
+
+use crate::database::Missing;
+use crate::spec::{Domain, DomainStatus};
+
+/// What the conditions are made of.
+struct Facts {
+    missing: Option<Missing>,
+    migration: Health,
+    migration_job: String,
+    workload: Health,
+}
+
+/// A condition's status, reason and message.
+type Verdict = (Status, String, String);
+
+/// Conditions and status. `Ready` is `DBReady` and `WorkloadReady` and neither `MigrationFailed` nor `Degraded`.
+///
+/// Jobs and Deployment are judged as they live, also when their database is missing and they are only held.
+pub(crate) fn publish(
+    plan: &mut Plan,
+    cx: &Context,
+    domain: &Domain,
+    missing: Option<Missing>,
+    migration_job: &str,
+) -> Result<(), Failure> {
+    let deployment = cx.child::<Deployment>(domain.name());
+    let status = deployment.as_ref().map(Observed::status::<DeploymentStatus>).transpose()?.unwrap_or_default();
+    let facts = Facts {
+        missing,
+        migration: cx.health::<Job>(migration_job),
+        migration_job: migration_job.to_owned(),
+        workload: cx.health::<Deployment>(domain.name()),
+    };
+    let conditions = [
+        ("DBReady", facts.database()),
+        ("WorkloadReady", facts.workload()),
+        ("MigrationSucceeded", facts.migration_succeeded()),
+        ("MigrationFailed", facts.migration_failed()),
+        ("Degraded", facts.degraded()),
+        ("Progressing", facts.progressing()),
+    ];
+    plan.condition(ready(&conditions));
+    for (kind, (status, reason, message)) in conditions {
+        plan.condition(Condition::new(kind, status, reason, message));
+    }
+    plan.status(&DomainStatus { ready_replicas: Some(status.ready_replicas.unwrap_or(0)) });
+    Ok(())
+}
+
+/// Reason and message are those of the first condition that stands in the way.
+fn ready(conditions: &[(&str, Verdict)]) -> Condition {
+    let in_the_way = conditions.iter().find(|(kind, (status, ..))| match *kind {
+        "DBReady" | "WorkloadReady" => *status != Status::True,
+        "MigrationFailed" | "Degraded" => *status == Status::True,
+        _ => false,
+    });
+    match in_the_way {
+        Some((_, (_, reason, message))) => Condition::new("Ready", false, reason, message),
+        None => Condition::new("Ready", true, "Ready", "the schema is migrated and all replicas are available"),
+    }
+}
+
+impl Facts {
+    fn database(&self) -> Verdict {
+        if let Some(missing) = &self.missing {
+            return verdict(false, missing.reason, &missing.message);
+        }
+        match self.migration.state {
+            State::Ready => verdict(true, "Migrated", "the schema is migrated"),
+            State::Failed => self.migration_failed_as(false),
+            _ => verdict(false, "MigrationRunning", &format!("waiting for Job {}", self.migration_job)),
+        }
+    }
+
+    fn workload(&self) -> Verdict {
+        match self.workload.state {
+            State::Missing => verdict(false, "NotCreated", "the Deployment does not exist yet"),
+            state => verdict(state == State::Ready, &self.workload.reason, &self.workload.message),
+        }
+    }
+
+    fn migration_succeeded(&self) -> Verdict {
+        let job = &self.migration_job;
+        match self.migration.state {
+            State::Ready => verdict(true, "Complete", &format!("Job {job} is complete")),
+            State::Failed => self.migration_failed_as(false),
+            State::Missing => match &self.missing {
+                Some(missing) => verdict(Status::Unknown, missing.reason, "it starts when the database is there"),
+                None => verdict(false, "Waiting", &format!("Job {job} does not exist yet")),
+            },
+            _ => verdict(false, "Running", &format!("Job {job} is running")),
+        }
+    }
+
+    fn migration_failed(&self) -> Verdict {
+        match self.migration.state {
+            State::Failed => self.migration_failed_as(true),
+            _ => verdict(false, "NoFailure", "no migration of this version has failed"),
+        }
+    }
+
+    fn migration_failed_as(&self, status: bool) -> Verdict {
+        let (job, reason) = (&self.migration_job, &self.migration.reason);
+        let message = format!(
+            "Job {job} failed ({reason}: {}); what ran before keeps running; change the image or the database, or delete \
+             the Job to try again",
+            self.migration.message
+        );
+        verdict(status, "MigrationFailed", &message)
+    }
+
+    /// Something runs, but not as it should, and time alone will not mend it.
+    fn degraded(&self) -> Verdict {
+        if self.workload.state == State::Missing {
+            return verdict(false, "NotDegraded", "nothing runs yet");
+        }
+        if self.workload.is_failed() {
+            return verdict(true, &self.workload.reason, &self.workload.message);
+        }
+        match (&self.missing, self.migration.state) {
+            (Some(missing), _) => verdict(true, missing.reason, &missing.message),
+            (None, State::Failed) => self.migration_failed_as(true),
+            _ => verdict(false, "NotDegraded", "what runs, runs as it should"),
+        }
+    }
+
+    /// Something is under way that needs nobody's help.
+    fn progressing(&self) -> Verdict {
+        if let Some(missing) = &self.missing {
+            return verdict(false, missing.reason, &missing.message);
+        }
+        match (self.migration.state, self.workload.state) {
+            (State::Failed, _) => verdict(false, "MigrationFailed", "the migration has failed"),
+            (State::Ready, State::Ready) => verdict(false, "Complete", "everything is as the spec asks"),
+            (State::Ready, State::Failed) => verdict(false, &self.workload.reason, &self.workload.message),
+            (State::Ready, _) => verdict(true, "RollingOut", &self.workload.message),
+            _ => verdict(true, "Migrating", &format!("waiting for Job {}", self.migration_job)),
+        }
+    }
+}
+
+fn verdict(status: impl Into<Status>, reason: &str, message: &str) -> Verdict {
+    (status.into(), reason.to_owned(), message.to_owned())
+}
