@@ -52,15 +52,7 @@ fn build(name: &str) -> Result<()> {
 fn cargo(verb: &str, name: &str) -> std::process::Command {
     let mut cargo = command::cargo();
     cargo.current_dir(workspace::root());
-    cargo.args([
-        verb,
-        "--package",
-        "transom",
-        "--package",
-        "transom-tests",
-        "--bench",
-        name,
-    ]);
+    cargo.args([verb, "--package", "transom", "--package", "transom-tests", "--bench", name]);
     cargo
 }
 
@@ -91,9 +83,6 @@ mod tests {
             count: Some(500),
             arguments: vec!["--warm".into()],
         };
-        assert_eq!(
-            arguments(&options).unwrap(),
-            ["-n", "500", "--json", "/tmp/out.json", "--warm"]
-        );
+        assert_eq!(arguments(&options).unwrap(), ["-n", "500", "--json", "/tmp/out.json", "--warm"]);
     }
 }

@@ -37,44 +37,27 @@ pub(crate) fn output_with(command: &mut Command, input: Option<&str>) -> Result<
     use std::io::Write as _;
 
     interrupt::check()?;
-    command.stdin(if input.is_some() {
-        Stdio::piped()
-    } else {
-        Stdio::null()
-    });
+    command.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() });
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = spawn(command)?;
     if let (Some(text), Some(mut stdin)) = (input, child.stdin.take()) {
         // What these programs read is smaller than what they may have written before they read it all.
-        stdin
-            .write_all(text.as_bytes())
-            .with_context(|| format!("failed to write to {}", name(command)))?;
+        stdin.write_all(text.as_bytes()).with_context(|| format!("failed to write to {}", name(command)))?;
     }
-    let output = child
-        .wait_with_output()
-        .with_context(|| format!("failed to wait for {}", name(command)))?;
+    let output = child.wait_with_output().with_context(|| format!("failed to wait for {}", name(command)))?;
     if !output.status.success() {
         // Ctrl-C reaches only us, but a SIGTERM for the whole container reaches everyone.
         interrupt::check()?;
         let stderr = String::from_utf8_lossy(&output.stderr);
-        bail!(
-            "`{}` failed ({}): {}",
-            line(command),
-            describe(output.status),
-            stderr.trim()
-        );
+        bail!("`{}` failed ({}): {}", line(command), describe(output.status), stderr.trim());
     }
-    String::from_utf8(output.stdout)
-        .with_context(|| format!("{} wrote something that is not text", name(command)))
+    String::from_utf8(output.stdout).with_context(|| format!("{} wrote something that is not text", name(command)))
 }
 
 /// Starts `command` in a process group of its own, so that Ctrl-C reaches it through us: in order, and with all that it
 /// started itself.
 pub(crate) fn spawn(command: &mut Command) -> Result<Child> {
-    command
-        .process_group(0)
-        .spawn()
-        .with_context(|| format!("failed to start `{}`: is it installed?", name(command)))
+    command.process_group(0).spawn().with_context(|| format!("failed to start `{}`: is it installed?", name(command)))
 }
 
 /// Waits for `child`; ends it and its whole group on Ctrl-C.
@@ -142,10 +125,7 @@ pub(crate) fn without_cargo_run(command: &mut Command) {
 fn is_set_by_cargo_run(name: &str) -> bool {
     name.starts_with("CARGO_PKG_")
         || name.starts_with("CARGO_MANIFEST_")
-        || matches!(
-            name,
-            "CARGO_PRIMARY_PACKAGE" | "CARGO_BIN_NAME" | "CARGO_CRATE_NAME"
-        )
+        || matches!(name, "CARGO_PRIMARY_PACKAGE" | "CARGO_BIN_NAME" | "CARGO_CRATE_NAME")
 }
 
 /// The last `lines` lines of the file at `path`; what there is of it, also when that is nothing.
@@ -167,10 +147,7 @@ pub(crate) fn tail(path: &Path, lines: usize) -> String {
 /// The last `count` lines of `text`.
 pub(crate) fn last_lines(text: &str, count: usize) -> String {
     let lines: Vec<&str> = text.lines().collect();
-    lines
-        .get(lines.len().saturating_sub(count)..)
-        .unwrap_or_default()
-        .join("\n")
+    lines.get(lines.len().saturating_sub(count)..).unwrap_or_default().join("\n")
 }
 
 fn name(command: &Command) -> String {
@@ -178,14 +155,8 @@ fn name(command: &Command) -> String {
 }
 
 fn line(command: &Command) -> String {
-    let program = Path::new(command.get_program())
-        .file_name()
-        .unwrap_or(command.get_program());
-    std::iter::once(program)
-        .chain(command.get_args())
-        .map(|part| part.to_string_lossy())
-        .collect::<Vec<_>>()
-        .join(" ")
+    let program = Path::new(command.get_program()).file_name().unwrap_or(command.get_program());
+    std::iter::once(program).chain(command.get_args()).map(|part| part.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
 fn describe(status: ExitStatus) -> String {
@@ -202,20 +173,13 @@ mod tests {
 
     #[test]
     fn a_failing_program_is_named_with_what_it_said() {
-        let error = output(Command::new("/bin/sh").args(["-c", "echo no such thing >&2; exit 3"]))
-            .unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "`sh -c echo no such thing >&2; exit 3` failed (exit code 3): no such thing"
-        );
+        let error = output(Command::new("/bin/sh").args(["-c", "echo no such thing >&2; exit 3"])).unwrap_err();
+        assert_eq!(error.to_string(), "`sh -c echo no such thing >&2; exit 3` failed (exit code 3): no such thing");
     }
 
     #[test]
     fn input_reaches_the_program() {
-        assert_eq!(
-            output_with(&mut Command::new("cat"), Some("one\ntwo\n")).unwrap(),
-            "one\ntwo\n"
-        );
+        assert_eq!(output_with(&mut Command::new("cat"), Some("one\ntwo\n")).unwrap(), "one\ntwo\n");
     }
 
     #[test]
@@ -233,12 +197,8 @@ mod tests {
 
     #[test]
     fn ending_takes_the_whole_group_along() {
-        let mut child = spawn(
-            Command::new("/bin/sh")
-                .args(["-c", "sleep 600 & echo $!; wait"])
-                .stdout(Stdio::piped()),
-        )
-        .unwrap();
+        let mut child =
+            spawn(Command::new("/bin/sh").args(["-c", "sleep 600 & echo $!; wait"]).stdout(Stdio::piped())).unwrap();
         let mut line = String::new();
         let stdout = child.stdout.take().unwrap();
         std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line).unwrap();
@@ -248,10 +208,6 @@ mod tests {
         while !stat().is_empty() && !stat().contains(") Z ") && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(5));
         }
-        assert!(
-            stat().is_empty() || stat().contains(") Z "),
-            "still running: {}",
-            stat()
-        );
+        assert!(stat().is_empty() || stat().contains(") Z "), "still running: {}", stat());
     }
 }

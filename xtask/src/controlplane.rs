@@ -41,8 +41,7 @@ pub(crate) struct Layout {
 impl Layout {
     pub(crate) fn new(folder: &Path) -> Result<Self> {
         // Kubeconfigs and the servers' flags need absolute paths.
-        let folder = std::path::absolute(folder)
-            .with_context(|| format!("{} is no path", folder.display()))?;
+        let folder = std::path::absolute(folder).with_context(|| format!("{} is no path", folder.display()))?;
         Ok(Self { folder })
     }
 
@@ -63,10 +62,7 @@ impl Layout {
     }
 
     pub(crate) fn log(&self, component: &str) -> PathBuf {
-        self.folder
-            .join("logs")
-            .join(component)
-            .with_extension("log")
+        self.folder.join("logs").join(component).with_extension("log")
     }
 
     /// Where other programs than the control plane's own are kept that `down` is to stop too: hosts.
@@ -96,22 +92,16 @@ impl Layout {
 
     /// An empty folder. Only what we put there is removed: the folder may have been given by hand.
     fn reset(&self) -> Result<()> {
-        for folder in [
-            self.etcd_data(),
-            self.certificates(),
-            self.folder.join("logs"),
-        ] {
+        for folder in [self.etcd_data(), self.certificates(), self.folder.join("logs")] {
             if folder.exists() {
-                fs::remove_dir_all(&folder)
-                    .with_context(|| format!("failed to empty {}", folder.display()))?;
+                fs::remove_dir_all(&folder).with_context(|| format!("failed to empty {}", folder.display()))?;
             }
         }
         for file in [self.audit_log(), self.kubeconfig(), self.host_kubeconfig()] {
             fs::remove_file(file).ok();
         }
         for folder in [self.certificates(), self.folder.join("logs")] {
-            fs::create_dir_all(&folder)
-                .with_context(|| format!("failed to create {}", folder.display()))?;
+            fs::create_dir_all(&folder).with_context(|| format!("failed to create {}", folder.display()))?;
         }
         Ok(())
     }
@@ -161,42 +151,25 @@ impl ControlPlane {
         for component in components::before_the_api(layout, tools, &ports) {
             plane.launch(component)?;
         }
-        plane.wait_for("the API server", |kubectl| {
-            kubectl.run(&["get", "--raw", "/readyz"]).map(drop)
-        })?;
+        plane.wait_for("the API server", |kubectl| kubectl.run(&["get", "--raw", "/readyz"]).map(drop))?;
         for component in components::on_the_api(layout, tools) {
             plane.launch(component)?;
         }
         plane.kubectl.create(&files::nodes(NODES))?;
         // Pods need both: the account's token is mounted, and nobody else would run them.
         plane.wait_for("the default service account", |kubectl| {
-            kubectl
-                .run(&["get", "serviceaccount", "default", "--namespace=default"])
-                .map(drop)
+            kubectl.run(&["get", "serviceaccount", "default", "--namespace=default"]).map(drop)
         })?;
         plane.wait_for("the nodes", |kubectl| {
-            kubectl
-                .run(&[
-                    "wait",
-                    "node",
-                    "--all",
-                    "--for=condition=Ready",
-                    "--timeout=1s",
-                ])
-                .map(drop)
+            kubectl.run(&["wait", "node", "--all", "--for=condition=Ready", "--timeout=1s"]).map(drop)
         })?;
-        eprintln!(
-            "control plane ready in {}",
-            crate::progress::duration(started.elapsed())
-        );
+        eprintln!("control plane ready in {}", crate::progress::duration(started.elapsed()));
         Ok(plane)
     }
 
     fn launch(&mut self, component: components::Component) -> Result<()> {
         let components::Component { name, mut command } = component;
-        self.processes
-            .start(name, &mut command, &self.layout.log(name))
-            .map(drop)
+        self.processes.start(name, &mut command, &self.layout.log(name)).map(drop)
     }
 
     /// Tries `probe` until it works, and notices when one of the programs ends instead.
@@ -207,19 +180,9 @@ impl ControlPlane {
             let Err(error) = probe(&self.kubectl) else {
                 return Ok(());
             };
-            if let Some(dead) = self
-                .processes
-                .members()
-                .iter()
-                .find(|member| !member.is_running())
-            {
+            if let Some(dead) = self.processes.members().iter().find(|member| !member.is_running()) {
                 let log = self.layout.log(&dead.name);
-                bail!(
-                    "{} ended; the end of {}:\n{}",
-                    dead.name,
-                    log.display(),
-                    command::tail(&log, 30)
-                );
+                bail!("{} ended; the end of {}:\n{}", dead.name, log.display(), command::tail(&log, 30));
             }
             if Instant::now() > deadline {
                 let folder = self.layout.folder.join("logs");
@@ -235,11 +198,7 @@ impl ControlPlane {
 
     /// The PIDs of its programs.
     pub(crate) fn pids(&self) -> Vec<i32> {
-        self.processes
-            .members()
-            .iter()
-            .map(|member| member.pid)
-            .collect()
+        self.processes.members().iter().map(|member| member.pid).collect()
     }
 
     pub(crate) fn stop(mut self) -> Result<()> {

@@ -15,11 +15,7 @@ const PLUGINS: &[&str] = &["domain"];
 pub(crate) fn run(check: bool) -> Result<()> {
     let host = host::build()?;
     guests::build(&PLUGINS.iter().map(ToString::to_string).collect::<Vec<_>>())?;
-    if check {
-        self::check(&host)
-    } else {
-        generate(&host, &committed())
-    }
+    if check { self::check(&host) } else { generate(&host, &committed()) }
 }
 
 pub(crate) fn committed() -> PathBuf {
@@ -27,16 +23,8 @@ pub(crate) fn committed() -> PathBuf {
 }
 
 fn generate(host: &Path, folder: &Path) -> Result<()> {
-    let components: Vec<PathBuf> = PLUGINS
-        .iter()
-        .map(|name| guests::component(name))
-        .collect::<Result<_>>()?;
-    command::run(
-        Command::new(host)
-            .args(["crds", "--output-dir"])
-            .arg(folder)
-            .args(components),
-    )
+    let components: Vec<PathBuf> = PLUGINS.iter().map(|name| guests::component(name)).collect::<Result<_>>()?;
+    command::run(Command::new(host).args(["crds", "--output-dir"]).arg(folder).args(components))
 }
 
 /// Fails with the difference when `crds/` is not what would be generated now.
@@ -48,13 +36,9 @@ pub(crate) fn check(host: &Path) -> Result<()> {
     fs::create_dir_all(&fresh).with_context(|| format!("failed to create {}", fresh.display()))?;
     generate(host, &fresh)?;
     let mut diff = Command::new("diff");
-    diff.args(["--recursive", "--unified", "--new-file"])
-        .arg(committed())
-        .arg(&fresh);
+    diff.args(["--recursive", "--unified", "--new-file"]).arg(committed()).arg(&fresh);
     if !command::wait(command::spawn(&mut diff)?)?.success() {
-        bail!(
-            "crds/ is not what the code says (above: - committed, + generated); accept it with `cargo xtask crds`"
-        );
+        bail!("crds/ is not what the code says (above: - committed, + generated); accept it with `cargo xtask crds`");
     }
     eprintln!("crds/ is up to date");
     Ok(())

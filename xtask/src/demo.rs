@@ -54,11 +54,7 @@ pub(crate) struct Options {
 
 /// Builds what it needs and runs it.
 pub(crate) fn run(options: Options) -> Result<()> {
-    let tools = if options.use_kubeconfig {
-        None
-    } else {
-        Some(Tools::prepare()?)
-    };
+    let tools = if options.use_kubeconfig { None } else { Some(Tools::prepare()?) };
     eprintln!("building the host");
     let host = host::build()?;
     guests::build(&["domain".into(), "domain-next".into()])?;
@@ -75,10 +71,7 @@ pub(crate) fn run_with(options: Options, tools: Option<&Tools>, host: &Path) -> 
         demo.report();
     }
     // Ctrl-C is how the live table is left.
-    let left = result
-        .as_ref()
-        .is_err_and(|error| error.is::<interrupt::Interrupted>())
-        && !options.check;
+    let left = result.as_ref().is_err_and(|error| error.is::<interrupt::Interrupted>()) && !options.check;
     demo.end(options.keep)?;
     if left { Ok(()) } else { result }
 }
@@ -98,30 +91,19 @@ impl Demo {
         let layout = Layout::new(&folder)?;
         // One that was kept, or that was killed.
         Group::open(&layout.host_pids()).stop()?;
-        let plane = tools
-            .map(|tools| ControlPlane::start(&folder, tools))
-            .transpose()?;
+        let plane = tools.map(|tools| ControlPlane::start(&folder, tools)).transpose()?;
         let (kubectl, host_kubeconfig) = match &plane {
             Some(plane) => (plane.kubectl.clone(), plane.layout.host_kubeconfig()),
             None => (Kubectl::of_the_user()?, Kubectl::user_kubeconfig()?),
         };
         let host_log = layout.log("transom");
         if let Some(logs) = host_log.parent() {
-            fs::create_dir_all(logs)
-                .with_context(|| format!("failed to create {}", logs.display()))?;
+            fs::create_dir_all(logs).with_context(|| format!("failed to create {}", logs.display()))?;
         }
-        let mut demo = Self {
-            kubectl,
-            host: Group::open(&layout.host_pids()),
-            host_log,
-            layout,
-            plane,
-        };
+        let mut demo = Self { kubectl, host: Group::open(&layout.host_pids()), host_log, layout, plane };
         demo.prepare()?;
         let mut transom = Command::new(host);
-        transom
-            .args(["run", "--listen", "127.0.0.1:0", "--cache-dir"])
-            .arg(folder.join("cache"));
+        transom.args(["run", "--listen", "127.0.0.1:0", "--cache-dir"]).arg(folder.join("cache"));
         transom.env("KUBECONFIG", host_kubeconfig);
         demo.host.start("transom", &mut transom, &demo.host_log)?;
         Ok(demo)
@@ -129,44 +111,28 @@ impl Demo {
 
     /// What is in the cluster before the host: its own kinds, databases, the namespace.
     fn prepare(&self) -> Result<()> {
-        for file in fs::read_dir(crds::committed())
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
+        for file in fs::read_dir(crds::committed()).into_iter().flatten().flatten() {
             let path = file.path();
-            if path
-                .extension()
-                .is_some_and(|extension| extension == "yaml")
-            {
+            if path.extension().is_some_and(|extension| extension == "yaml") {
                 self.kubectl.apply(&fs::read_to_string(&path)?)?;
             }
         }
         self.kubectl.apply(DATABASE_CRD)?;
-        self.kubectl.wait(
-            "crd/clusters.postgresql.cnpg.io",
-            "condition=Established",
-            30,
-        )?;
+        self.kubectl.wait("crd/clusters.postgresql.cnpg.io", "condition=Established", 30)?;
         self.kubectl.apply(DATABASES)
     }
 
     fn play(&mut self, options: Options) -> Result<()> {
         self.await_host("crd/plugins.transom.dev", "create")?;
         self.await_host("crd/plugins.transom.dev", "condition=Established")?;
-        self.kubectl
-            .apply(&plugin_record(&guests::component("domain")?)?.to_string())?;
-        let plugin = format!("plugin.transom.dev/{PLUGIN}");
-        self.await_host(&plugin, "jsonpath={.status.phase}=Ready")?;
-        eprintln!(
-            "the host serves plugin {PLUGIN}; its log is {}",
-            self.host_log.display()
-        );
+        self.kubectl.apply(&plugin_record(&guests::component("domain")?)?.to_string())?;
+        self.await_host(&format!("plugin.transom.dev/{PLUGIN}"), "jsonpath={.status.phase}=Ready")?;
+        eprintln!("the host serves plugin {PLUGIN}; its log is {}", self.host_log.display());
         self.kubectl.apply(SAMPLES)?;
         self.follow(options)
     }
 
-    /// Waits with kubectl, but not for a host that has ended.
+    /// Waits with kubectl, but not for a host that has ended or a plugin that it has refused.
     fn await_host(&self, object: &str, what: &str) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(START_SECONDS);
         loop {
@@ -175,10 +141,9 @@ impl Demo {
                 return Ok(());
             };
             self.expect_host()?;
+            self.expect_not_refused()?;
             if Instant::now() > deadline {
-                return Err(error.context(format!(
-                    "{object} did not come to {what} within {START_SECONDS} s"
-                )));
+                return Err(error.context(format!("{object} did not come to {what} within {START_SECONDS} s")));
             }
         }
     }
@@ -188,6 +153,15 @@ impl Demo {
             [host] if host.is_running() => Ok(()),
             _ => Err(anyhow!("the host has ended")),
         }
+    }
+
+    fn expect_not_refused(&self) -> Result<()> {
+        let arguments = ["get", "plugins.transom.dev", PLUGIN, "--output=jsonpath={.status.phase}"];
+        // There may be no such record yet, nor such a kind.
+        if self.kubectl.run(&arguments).is_ok_and(|phase| phase == "Failed") {
+            bail!("the plugin was refused");
+        }
+        Ok(())
     }
 
     /// Watches, acts and shows until it is over.
@@ -227,68 +201,37 @@ impl Demo {
 
     fn watch(&self) -> Result<([Watch; 4], Receiver<Event>)> {
         let (report, events) = mpsc::channel();
-        let watch = |arguments: &[&str], wrap: fn(_) -> Event| {
-            self.kubectl.watch(arguments, report.clone(), wrap)
-        };
+        let watch = |arguments: &[&str], wrap: fn(_) -> Event| self.kubectl.watch(arguments, report.clone(), wrap);
         let namespace = format!("--namespace={NAMESPACE}");
         let watches = [
             watch(&["domains.ameide.io", &namespace], Event::Domain)?,
             watch(&["deployments.apps", &namespace], Event::Deployment)?,
-            watch(
-                &["pods", &namespace, "--selector=ameide.io/job=migration"],
-                Event::Pod,
-            )?,
+            watch(&["pods", &namespace, "--selector=ameide.io/job=migration"], Event::Pod)?,
             watch(&["plugins.transom.dev", PLUGIN], Event::Plugin)?,
         ];
         Ok((watches, events))
     }
 
-    fn act(
-        &self,
-        action: Action,
-        next: &Path,
-        board: &mut Board,
-        swapped: Option<Instant>,
-    ) -> Result<()> {
+    fn act(&self, action: Action, next: &Path, board: &mut Board, swapped: Option<Instant>) -> Result<()> {
         match action {
-            Action::EndPod {
-                name,
-                containers,
-                succeeds,
-            } => {
+            Action::EndPod { name, containers, succeeds } => {
                 self.end_pod(&name, &containers, succeeds)?;
-                board.note(&format!(
-                    "pod {name} {}",
-                    if succeeds {
-                        "succeeds"
-                    } else {
-                        "fails, as planned"
-                    }
-                ));
+                board.note(&format!("pod {name} {}", if succeeds { "succeeds" } else { "fails, as planned" }));
             }
             Action::DeliverSecret => {
                 self.kubectl.apply(LATE_SECRET)?;
                 board.note("the missing secret of shipping's database arrives");
             }
             Action::Swap => {
-                board.note(&format!(
-                    "all {} Domains are Ready; the plugin is exchanged",
-                    DOMAINS.len()
-                ));
+                board.note(&format!("all {} Domains are Ready; the plugin is exchanged", DOMAINS.len()));
                 let record = plugin_record(next)?;
                 let patch = json!({ "spec": record.get("spec") }).to_string();
-                self.kubectl.run(&[
-                    "patch",
-                    "plugins.transom.dev",
-                    PLUGIN,
-                    "--type=merge",
-                    "--patch",
-                    &patch,
-                ])?;
+                self.kubectl.run(&["patch", "plugins.transom.dev", PLUGIN, "--type=merge", "--patch", &patch])?;
             }
             Action::Finish => {
                 let took = duration(swapped.map(|at| at.elapsed()).unwrap_or_default());
-                board.note(&format!("the new version serves and is rolled out after {took}; every Domain stayed Ready"));
+                board
+                    .note(&format!("the new version serves and is rolled out after {took}; every Domain stayed Ready"));
             }
             Action::Fail(why) => bail!(why),
         }
@@ -297,11 +240,7 @@ impl Demo {
 
     /// Plays the kubelet for one pod.
     fn end_pod(&self, name: &str, containers: &[String], succeeds: bool) -> Result<()> {
-        let (phase, reason, code) = if succeeds {
-            ("Succeeded", "Completed", 0)
-        } else {
-            ("Failed", "Error", 1)
-        };
+        let (phase, reason, code) = if succeeds { ("Succeeded", "Completed", 0) } else { ("Failed", "Error", 1) };
         let container = |name| {
             json!({
                 "name": name, "image": "", "imageID": "", "ready": false, "restartCount": 0,
@@ -309,19 +248,9 @@ impl Demo {
             })
         };
         let containers: Vec<Value> = containers.iter().map(container).collect();
-        let patch =
-            json!({ "status": { "phase": phase, "containerStatuses": containers } }).to_string();
+        let patch = json!({ "status": { "phase": phase, "containerStatuses": containers } }).to_string();
         let namespace = format!("--namespace={NAMESPACE}");
-        let arguments = [
-            "patch",
-            "pod",
-            name,
-            &namespace,
-            "--subresource=status",
-            "--type=merge",
-            "--patch",
-            &patch,
-        ];
+        let arguments = ["patch", "pod", name, &namespace, "--subresource=status", "--type=merge", "--patch", &patch];
         self.kubectl.run(&arguments).map(drop)
     }
 
@@ -329,49 +258,22 @@ impl Demo {
     fn report(&self) {
         let namespace = format!("--namespace={NAMESPACE}");
         for (kind, arguments) in [
-            (
-                "plugin",
-                [
-                    "get",
-                    "plugins.transom.dev",
-                    "--output=json",
-                    "--all-namespaces",
-                ],
-            ),
-            (
-                "domain",
-                ["get", "domains.ameide.io", "--output=json", &namespace],
-            ),
+            ("plugin", ["get", "plugins.transom.dev", "--output=json", "--all-namespaces"]),
+            ("domain", ["get", "domains.ameide.io", "--output=json", &namespace]),
         ] {
-            let list = self
-                .kubectl
-                .run(&arguments)
-                .ok()
-                .and_then(|text| serde_json::from_str::<Value>(&text).ok());
-            for object in list
-                .iter()
-                .filter_map(|list| list.get("items")?.as_array())
-                .flatten()
-            {
+            let list = self.kubectl.run(&arguments).ok().and_then(|text| serde_json::from_str::<Value>(&text).ok());
+            for object in list.iter().filter_map(|list| list.get("items")?.as_array()).flatten() {
                 eprintln!("\n{kind} {}:", text(object, "/metadata/name"));
                 eprint!("{}", conditions(object));
             }
         }
         let columns = "--output=custom-columns=TYPE:.type,REASON:.reason,OBJECT:.involvedObject.name,MESSAGE:.message";
-        if let Ok(events) = self.kubectl.run(&[
-            "get",
-            "events",
-            &namespace,
-            "--sort-by=.metadata.creationTimestamp",
-            columns,
-        ]) {
+        if let Ok(events) =
+            self.kubectl.run(&["get", "events", &namespace, "--sort-by=.metadata.creationTimestamp", columns])
+        {
             eprintln!("\nevents:\n{}", command::last_lines(&events, 30));
         }
-        eprintln!(
-            "\nthe end of {}:\n{}",
-            self.host_log.display(),
-            command::tail(&self.host_log, 40)
-        );
+        eprintln!("\nthe end of {}:\n{}", self.host_log.display(), command::tail(&self.host_log, 40));
     }
 
     fn end(mut self, keep: bool) -> Result<()> {
@@ -390,17 +292,9 @@ impl Demo {
         if self.plane.is_none() {
             // A cluster that stays is left as it was found, while the host is there to clean up.
             let namespace = format!("--namespace={NAMESPACE}");
-            self.kubectl.run(&[
-                "delete",
-                "domains.ameide.io",
-                "--all",
-                &namespace,
-                "--timeout=60s",
-            ])?;
-            self.kubectl
-                .run(&["delete", "plugins.transom.dev", PLUGIN, "--timeout=60s"])?;
-            self.kubectl
-                .run(&["delete", "namespace", NAMESPACE, "--timeout=60s"])?;
+            self.kubectl.run(&["delete", "domains.ameide.io", "--all", &namespace, "--timeout=60s"])?;
+            self.kubectl.run(&["delete", "plugins.transom.dev", PLUGIN, "--timeout=60s"])?;
+            self.kubectl.run(&["delete", "namespace", NAMESPACE, "--timeout=60s"])?;
         }
         self.host.stop()?;
         self.plane.map_or(Ok(()), ControlPlane::stop)
@@ -419,21 +313,15 @@ fn plugin_record(file: &Path) -> Result<Value> {
 
 fn digest(file: &Path) -> Result<String> {
     let bytes = fs::read(file).with_context(|| format!("failed to read {}", file.display()))?;
-    let hex: String = Sha256::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
     Ok(format!("sha256:{hex}"))
 }
 
 /// A line for each condition of an object.
 fn conditions(object: &Value) -> String {
-    let all = object
-        .pointer("/status/conditions")
-        .and_then(Value::as_array);
+    let all = object.pointer("/status/conditions").and_then(Value::as_array);
     let line = |found: &Value| {
-        let [kind, status, reason, message] =
-            ["/type", "/status", "/reason", "/message"].map(|part| text(found, part));
+        let [kind, status, reason, message] = ["/type", "/status", "/reason", "/message"].map(|part| text(found, part));
         format!("  {kind}={status}  {reason}  {message}\n")
     };
     match all {
@@ -445,9 +333,8 @@ fn conditions(object: &Value) -> String {
 impl Kubectl {
     /// That of the user, with the user's cluster.
     pub(crate) fn of_the_user() -> Result<Self> {
-        let program = env::var_os("KUBEBUILDER_ASSETS").map_or("kubectl".into(), |folder| {
-            Path::new(&folder).join("kubectl")
-        });
+        let program =
+            env::var_os("KUBEBUILDER_ASSETS").map_or("kubectl".into(), |folder| Path::new(&folder).join("kubectl"));
         Ok(Self::new(&program, Self::user_kubeconfig()?))
     }
 
@@ -480,18 +367,14 @@ mod tests {
     #[test]
     fn the_samples_are_those_that_the_script_knows() {
         for name in DOMAINS {
-            assert!(
-                SAMPLES.contains(&format!(
-                    "metadata: {{ name: {name}, namespace: {NAMESPACE} }}"
-                )),
-                "{name}"
-            );
+            assert!(SAMPLES.contains(&format!("metadata: {{ name: {name}, namespace: {NAMESPACE} }}")), "{name}");
         }
     }
 
     #[test]
     fn conditions_are_listed() {
-        let object = json!({ "status": { "conditions": [{ "type": "Ready", "status": "False", "reason": "Waiting" }] } });
+        let object =
+            json!({ "status": { "conditions": [{ "type": "Ready", "status": "False", "reason": "Waiting" }] } });
         assert_eq!(conditions(&object), "  Ready=False  Waiting  \n");
         assert_eq!(conditions(&json!({})), "  no conditions\n");
     }

@@ -29,41 +29,18 @@ pub(crate) struct Guest {
 
 /// All of them. A new guest is a line here.
 const GUESTS: &[Guest] = &[
-    Guest {
-        name: "domain",
-        package: "transom-plugin-domain",
-        features: &[],
-    },
+    Guest { name: "domain", package: "transom-plugin-domain", features: &[] },
     // The same with a visible difference: what it is swapped for while the host runs.
-    Guest {
-        name: "domain-next",
-        package: "transom-plugin-domain",
-        features: &["next"],
-    },
-    Guest {
-        name: "web",
-        package: "transom-plugin-web",
-        features: &[],
-    },
-    Guest {
-        name: "hostile",
-        package: "transom-plugin-hostile",
-        features: &[],
-    },
+    Guest { name: "domain-next", package: "transom-plugin-domain", features: &["next"] },
+    Guest { name: "web", package: "transom-plugin-web", features: &[] },
+    Guest { name: "hostile", package: "transom-plugin-hostile", features: &[] },
 ];
 
 /// `cargo xtask plugins`: builds those named, or all.
 pub(crate) fn build(names: &[String]) -> Result<PathBuf> {
     let wanted = select(names)?;
     let compiler = Compiler::find()?;
-    eprintln!(
-        "building {} with {compiler}",
-        wanted
-            .iter()
-            .map(|guest| guest.name)
-            .collect::<Vec<_>>()
-            .join(", ")
-    );
+    eprintln!("building {} with {compiler}", wanted.iter().map(|guest| guest.name).collect::<Vec<_>>().join(", "));
     for guests in batches(wanted) {
         compile(&compiler, &guests)?;
         // Now, because the next batch may build the same crate with other features to the same file.
@@ -78,27 +55,17 @@ pub(crate) fn build(names: &[String]) -> Result<PathBuf> {
 fn select(names: &[String]) -> Result<Vec<&'static Guest>> {
     let known = |name: &String| GUESTS.iter().any(|guest| guest.name == name);
     if let Some(unknown) = names.iter().find(|name| !known(name)) {
-        let all = GUESTS
-            .iter()
-            .map(|guest| guest.name)
-            .collect::<Vec<_>>()
-            .join(", ");
+        let all = GUESTS.iter().map(|guest| guest.name).collect::<Vec<_>>().join(", ");
         bail!("there is no plugin {unknown:?}; there are {all}");
     }
-    Ok(GUESTS
-        .iter()
-        .filter(|guest| names.is_empty() || names.iter().any(|name| name == guest.name))
-        .collect())
+    Ok(GUESTS.iter().filter(|guest| names.is_empty() || names.iter().any(|name| name == guest.name)).collect())
 }
 
 /// What one call of cargo can build: any number of crates, each once, with the same features.
 fn batches(guests: Vec<&'static Guest>) -> Vec<Vec<&'static Guest>> {
     let mut batches: Vec<Vec<&'static Guest>> = Vec::new();
     for guest in guests {
-        match batches
-            .iter_mut()
-            .find(|batch| batch.iter().all(|other| other.features == guest.features))
-        {
+        match batches.iter_mut().find(|batch| batch.iter().all(|other| other.features == guest.features)) {
             Some(batch) => batch.push(guest),
             None => batches.push(vec![guest]),
         }
@@ -108,20 +75,13 @@ fn batches(guests: Vec<&'static Guest>) -> Vec<Vec<&'static Guest>> {
 
 fn compile(compiler: &Compiler, guests: &[&Guest]) -> Result<()> {
     let mut cargo = compiler.cargo()?;
-    cargo.current_dir(workspace::root()).args([
-        "build",
-        "--locked",
-        "--lib",
-        "--profile",
-        PROFILE,
-        "--target",
-        TARGET,
-    ]);
+    cargo.current_dir(workspace::root()).args(["build", "--locked", "--lib", "--profile", PROFILE, "--target", TARGET]);
     cargo.arg("--target-dir").arg(folder());
+    // A `cdylib` of the workspace gets no hash in its file name, so two sets of features would replace each other's file
+    // and be compiled again at every turn. This makes cargo add the hash (`should_use_metadata` in its sources).
+    cargo.env("__CARGO_DEFAULT_LIB_METADATA", "transom-guests");
     // Flags for this machine's processor are not for WebAssembly.
-    cargo
-        .env_remove("RUSTFLAGS")
-        .env_remove("CARGO_ENCODED_RUSTFLAGS");
+    cargo.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
     for guest in guests {
         cargo.args(["--package", guest.package]);
     }
@@ -137,19 +97,10 @@ fn folder() -> PathBuf {
 }
 
 fn componentize(compiler: &Compiler, guest: &Guest) -> Result<()> {
-    let module = folder()
-        .join(TARGET)
-        .join(PROFILE)
-        .join(guest.package.replace('-', "_"))
-        .with_extension("wasm");
-    let module = fs::read(&module)
-        .with_context(|| format!("cargo built no {} ({compiler})", module.display()))?;
-    let component = encode(&module).with_context(|| {
-        format!(
-            "{} does not make a component; does it export a plugin?",
-            guest.package
-        )
-    })?;
+    let module = folder().join(TARGET).join(PROFILE).join(guest.package.replace('-', "_")).with_extension("wasm");
+    let module = fs::read(&module).with_context(|| format!("cargo built no {} ({compiler})", module.display()))?;
+    let component = encode(&module)
+        .with_context(|| format!("{} does not make a component; does it export a plugin?", guest.package))?;
     let path = workspace::plugins().join(guest.name).with_extension("wasm");
     if write_if_changed(&path, &component)? {
         eprintln!("wrote {} ({} KiB)", path.display(), component.len() / 1024);
@@ -158,10 +109,7 @@ fn componentize(compiler: &Compiler, guest: &Guest) -> Result<()> {
 }
 
 fn encode(module: &[u8]) -> Result<Vec<u8>> {
-    ComponentEncoder::default()
-        .validate(true)
-        .module(module)?
-        .encode()
+    ComponentEncoder::default().validate(true).module(module)?.encode()
 }
 
 /// Leaves a file with the same bytes alone, so that what depends on it stays fresh; replaces another one whole, because
@@ -182,11 +130,7 @@ fn write_if_changed(path: &Path, bytes: &[u8]) -> Result<bool> {
 /// The file of a guest that was built.
 pub(crate) fn component(name: &str) -> Result<PathBuf> {
     let path = workspace::plugins().join(name).with_extension("wasm");
-    ensure!(
-        path.is_file(),
-        "{} is missing: run `cargo xtask plugins {name}`",
-        path.display()
-    );
+    ensure!(path.is_file(), "{} is missing: run `cargo xtask plugins {name}`", path.display());
     Ok(path)
 }
 
@@ -197,23 +141,15 @@ mod tests {
     #[test]
     fn a_crate_is_built_once_in_a_batch() {
         let batches = batches(select(&[]).unwrap());
-        let names: Vec<Vec<&str>> = batches
-            .iter()
-            .map(|batch| batch.iter().map(|guest| guest.name).collect())
-            .collect();
-        assert_eq!(
-            names,
-            [vec!["domain", "web", "hostile"], vec!["domain-next"]]
-        );
+        let names: Vec<Vec<&str>> =
+            batches.iter().map(|batch| batch.iter().map(|guest| guest.name).collect()).collect();
+        assert_eq!(names, [vec!["domain", "web", "hostile"], vec!["domain-next"]]);
     }
 
     #[test]
     fn an_unknown_name_is_answered_with_the_known_ones() {
         let error = select(&["dom".into()]).unwrap_err().to_string();
-        assert_eq!(
-            error,
-            r#"there is no plugin "dom"; there are domain, domain-next, web, hostile"#
-        );
+        assert_eq!(error, r#"there is no plugin "dom"; there are domain, domain-next, web, hostile"#);
     }
 
     #[test]
@@ -223,11 +159,7 @@ mod tests {
         assert!(write_if_changed(&path, b"one").unwrap());
         assert!(!write_if_changed(&path, b"one").unwrap());
         assert!(write_if_changed(&path, b"two").unwrap());
-        assert_eq!(
-            fs::read_dir(folder.path()).unwrap().count(),
-            1,
-            "nothing is left beside it"
-        );
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
     }
 
     #[test]

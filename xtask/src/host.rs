@@ -8,11 +8,7 @@ use crate::{command, workspace};
 
 /// Builds it alone, as a user would.
 pub(crate) fn build() -> Result<PathBuf> {
-    command::run(command::cargo().current_dir(workspace::root()).args([
-        "build",
-        "--package",
-        "transom",
-    ]))?;
+    command::run(command::cargo().current_dir(workspace::root()).args(["build", "--package", "transom"]))?;
     binary("debug")
 }
 

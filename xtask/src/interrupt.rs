@@ -41,9 +41,7 @@ pub(crate) fn install() -> Result<()> {
 
 /// Whether a signal has arrived.
 pub(crate) fn asked() -> bool {
-    ASKED
-        .get()
-        .is_some_and(|asked| asked.load(Ordering::SeqCst))
+    ASKED.get().is_some_and(|asked| asked.load(Ordering::SeqCst))
 }
 
 /// To be called in every loop that waits.

@@ -40,10 +40,7 @@ impl Drop for Watch {
 
 impl Kubectl {
     pub(crate) fn new(program: &Path, kubeconfig: PathBuf) -> Self {
-        Self {
-            program: program.into(),
-            kubeconfig,
-        }
+        Self { program: program.into(), kubeconfig }
     }
 
     fn command(&self) -> Command {
@@ -64,26 +61,13 @@ impl Kubectl {
 
     /// Applies the objects in `manifest` on the server's side.
     pub(crate) fn apply(&self, manifest: &str) -> Result<()> {
-        let arguments = [
-            "apply",
-            "--server-side",
-            "--force-conflicts",
-            "--field-manager=xtask",
-            "-f",
-            "-",
-        ];
+        let arguments = ["apply", "--server-side", "--force-conflicts", "--field-manager=xtask", "-f", "-"];
         command::output_with(self.command().args(arguments), Some(manifest)).map(drop)
     }
 
     /// Waits with `kubectl wait` until `condition` (`condition=Ready`, `create`, …) holds.
     pub(crate) fn wait(&self, object: &str, condition: &str, seconds: u32) -> Result<()> {
-        self.run(&[
-            "wait",
-            object,
-            &format!("--for={condition}"),
-            &format!("--timeout={seconds}s"),
-        ])
-        .map(drop)
+        self.run(&["wait", object, &format!("--for={condition}"), &format!("--timeout={seconds}s")]).map(drop)
     }
 
     /// Reports the objects that `arguments` select, as they are and from then on as they change.
@@ -96,21 +80,11 @@ impl Kubectl {
         wrap: impl Fn(Change) -> T + Send + 'static,
     ) -> Result<Watch> {
         let mut command = self.command();
-        command.arg("get").args(arguments).args([
-            "--output=json",
-            "--watch",
-            "--output-watch-events",
-        ]);
-        let mut child = command::spawn(
-            command
-                .stdin(Stdio::null())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::null()),
-        )?;
+        command.arg("get").args(arguments).args(["--output=json", "--watch", "--output-watch-events"]);
+        let mut child = command::spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()))?;
         let stdout = child.stdout.take().context("kubectl without output")?;
         thread::spawn(move || {
-            let events =
-                serde_json::Deserializer::from_reader(BufReader::new(stdout)).into_iter::<Value>();
+            let events = serde_json::Deserializer::from_reader(BufReader::new(stdout)).into_iter::<Value>();
             for event in events.map_while(Result::ok) {
                 if let Some(change) = change(event)
                     && report.send(wrap(change)).is_err()
@@ -134,19 +108,12 @@ fn change(mut event: Value) -> Option<Change> {
 
 /// The condition of an object by its type.
 pub(crate) fn condition<'a>(object: &'a Value, kind: &str) -> Option<&'a Value> {
-    object
-        .pointer("/status/conditions")?
-        .as_array()?
-        .iter()
-        .find(|condition| text(condition, "/type") == kind)
+    object.pointer("/status/conditions")?.as_array()?.iter().find(|condition| text(condition, "/type") == kind)
 }
 
 /// The text at `pointer` (RFC 6901), empty when there is none.
 pub(crate) fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
-    object
-        .pointer(pointer)
-        .and_then(Value::as_str)
-        .unwrap_or_default()
+    object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -165,10 +132,7 @@ mod tests {
     #[test]
     fn conditions_are_found_by_type() {
         let object = json!({ "status": { "conditions": [{ "type": "A" }, { "type": "B", "status": "True" }] } });
-        assert_eq!(
-            condition(&object, "B").map(|found| text(found, "/status")),
-            Some("True")
-        );
+        assert_eq!(condition(&object, "B").map(|found| text(found, "/status")), Some("True"));
         assert_eq!(condition(&object, "C"), None);
         assert_eq!(condition(&json!({}), "A"), None);
     }

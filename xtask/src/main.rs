@@ -100,7 +100,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<interrupt::Interrupted>() => ExitCode::from(interrupt::EXIT_CODE),
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {error}");
+            for cause in error.chain().skip(1) {
+                eprintln!("  caused by: {cause}");
+            }
             ExitCode::FAILURE
         }
     }
@@ -109,40 +112,14 @@ fn main() -> ExitCode {
 fn run(task: Task) -> Result<()> {
     let folder = |dir: Option<PathBuf>| dir.unwrap_or_else(ControlPlane::default_folder);
     match task {
-        Task::Demo {
-            check,
-            keep,
-            use_kubeconfig,
-        } => demo::run(demo::Options {
-            check,
-            keep,
-            use_kubeconfig,
-        }),
-        Task::Test {
-            use_kubeconfig,
-            arguments,
-        } => test::run(&test::Options {
-            use_kubeconfig,
-            arguments,
-        }),
+        Task::Demo { check, keep, use_kubeconfig } => demo::run(demo::Options { check, keep, use_kubeconfig }),
+        Task::Test { use_kubeconfig, arguments } => test::run(&test::Options { use_kubeconfig, arguments }),
         Task::Up { dir } => controlplane::up(&folder(dir)),
         Task::Down { dir } => controlplane::down(&folder(dir)),
-        Task::Tools => tools::Tools::prepare()?
-            .folder()
-            .map(|folder| println!("{}", folder.display())),
+        Task::Tools => tools::Tools::prepare()?.folder().map(|folder| println!("{}", folder.display())),
         Task::Plugins { names } => guests::build(&names).map(drop),
         Task::Crds { check } => crds::run(check),
-        Task::Bench {
-            name,
-            json,
-            count,
-            arguments,
-        } => bench::run(&bench::Options {
-            name,
-            json,
-            count,
-            arguments,
-        }),
+        Task::Bench { name, json, count, arguments } => bench::run(&bench::Options { name, json, count, arguments }),
     }
 }
 

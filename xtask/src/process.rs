@@ -28,13 +28,7 @@ pub(crate) struct Identity {
 impl Identity {
     /// The line in the file of PIDs.
     fn to_line(&self) -> String {
-        format!(
-            "{} {} {} {}",
-            self.name,
-            self.pid,
-            self.started,
-            self.program.display()
-        )
+        format!("{} {} {} {}", self.name, self.pid, self.started, self.program.display())
     }
 
     fn from_line(line: &str) -> Option<Self> {
@@ -69,10 +63,8 @@ fn look_up(pid: i32) -> Option<(u64, PathBuf)> {
     let started = start_time(&stat)?;
     let program = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
     // Linux marks a file that was replaced meanwhile, as a rebuilt binary is.
-    let program = program
-        .to_str()
-        .and_then(|text| text.strip_suffix(" (deleted)"))
-        .map_or(program.clone(), PathBuf::from);
+    let program =
+        program.to_str().and_then(|text| text.strip_suffix(" (deleted)")).map_or(program.clone(), PathBuf::from);
     Some((started, program))
 }
 
@@ -100,16 +92,8 @@ impl Group {
     /// The group that the file at `path` speaks of, with those of its processes that are still running.
     pub(crate) fn open(path: &Path) -> Self {
         let text = fs::read_to_string(path).unwrap_or_default();
-        let members = text
-            .lines()
-            .filter_map(Identity::from_line)
-            .filter(Identity::is_running)
-            .collect();
-        Self {
-            file: path.into(),
-            members,
-            children: Vec::new(),
-        }
+        let members = text.lines().filter_map(Identity::from_line).filter(Identity::is_running).collect();
+        Self { file: path.into(), members, children: Vec::new() }
     }
 
     /// What runs.
@@ -118,14 +102,8 @@ impl Group {
     }
 
     /// Starts `command` with its output in the file `log`. It gets a process group of its own: Ctrl-C is for us.
-    pub(crate) fn start(
-        &mut self,
-        name: &str,
-        command: &mut Command,
-        log: &Path,
-    ) -> Result<Identity> {
-        let output =
-            File::create(log).with_context(|| format!("failed to create {}", log.display()))?;
+    pub(crate) fn start(&mut self, name: &str, command: &mut Command, log: &Path) -> Result<Identity> {
+        let output = File::create(log).with_context(|| format!("failed to create {}", log.display()))?;
         let errors = output.try_clone()?;
         let child = command
             .stdin(Stdio::null())
@@ -133,27 +111,13 @@ impl Group {
             .stderr(errors)
             .process_group(0)
             .spawn()
-            .with_context(|| {
-                format!(
-                    "failed to start {name} ({})",
-                    command.get_program().to_string_lossy()
-                )
-            })?;
+            .with_context(|| format!("failed to start {name} ({})", command.get_program().to_string_lossy()))?;
         let pid = i32::try_from(child.id()).context("a PID that does not fit")?;
         self.children.push(child);
         let Some((started, program)) = look_up(pid) else {
-            bail!(
-                "{name} ended at once; the end of {}:\n{}",
-                log.display(),
-                crate::command::tail(log, 20)
-            );
+            bail!("{name} ended at once; the end of {}:\n{}", log.display(), crate::command::tail(log, 20));
         };
-        let identity = Identity {
-            name: name.into(),
-            pid,
-            started,
-            program,
-        };
+        let identity = Identity { name: name.into(), pid, started, program };
         self.members.push(identity.clone());
         self.write()?;
         Ok(identity)
@@ -186,8 +150,7 @@ impl Group {
                 thread::sleep(Duration::from_millis(5));
             }
         }
-        self.children
-            .retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+        self.children.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
     }
 
     fn write(&self) -> Result<()> {
@@ -220,35 +183,20 @@ mod tests {
     use super::*;
 
     fn sleeper(folder: &Path, group: &mut Group) -> Identity {
-        group
-            .start(
-                "sleeper",
-                Command::new("sleep").arg("600"),
-                &folder.join("log"),
-            )
-            .unwrap()
+        group.start("sleeper", Command::new("sleep").arg("600"), &folder.join("log")).unwrap()
     }
 
     #[test]
     fn the_start_time_is_found_behind_any_name() {
         let stat = "7 (a) b (c)) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 9 9";
         assert_eq!(start_time(stat), Some(4711));
-        assert_eq!(
-            start_time(&stat.replace(" S ", " Z ")),
-            None,
-            "a zombie runs no more"
-        );
+        assert_eq!(start_time(&stat.replace(" S ", " Z ")), None, "a zombie runs no more");
         assert_eq!(start_time("nonsense"), None);
     }
 
     #[test]
     fn an_identity_survives_being_written_down() {
-        let identity = Identity {
-            name: "etcd".into(),
-            pid: 7,
-            started: 4711,
-            program: "/some where/etcd".into(),
-        };
+        let identity = Identity { name: "etcd".into(), pid: 7, started: 4711, program: "/some where/etcd".into() };
         assert_eq!(Identity::from_line(&identity.to_line()), Some(identity));
         assert_eq!(Identity::from_line("etcd 7"), None);
     }
@@ -271,14 +219,8 @@ mod tests {
         let mut group = Group::open(&folder.path().join("pids"));
         let sleeper = sleeper(folder.path(), &mut group);
         for stranger in [
-            Identity {
-                started: sleeper.started + 1,
-                ..sleeper.clone()
-            },
-            Identity {
-                program: "/usr/bin/etcd".into(),
-                ..sleeper.clone()
-            },
+            Identity { started: sleeper.started + 1, ..sleeper.clone() },
+            Identity { program: "/usr/bin/etcd".into(), ..sleeper.clone() },
         ] {
             assert!(!stranger.is_running());
             stranger.send(Signal::KILL);

@@ -19,12 +19,7 @@ pub(crate) struct Task {
 impl Task {
     pub(crate) fn start(what: impl Into<String>) -> Self {
         let now = Instant::now();
-        let task = Self {
-            what: what.into(),
-            started: now,
-            shown: now,
-            terminal: io::stderr().is_terminal(),
-        };
+        let task = Self { what: what.into(), started: now, shown: now, terminal: io::stderr().is_terminal() };
         if task.terminal {
             task.rewrite("");
         } else {
@@ -35,11 +30,7 @@ impl Task {
 
     /// Shows how far it is. May be called as often as is convenient.
     pub(crate) fn update(&mut self, how_far: &str) {
-        let often = if self.terminal {
-            Duration::from_millis(200)
-        } else {
-            Duration::from_mins(1)
-        };
+        let often = if self.terminal { Duration::from_millis(200) } else { Duration::from_mins(1) };
         if self.shown.elapsed() < often {
             return;
         }
@@ -76,30 +67,19 @@ impl Steps {
         eprintln!("\n── {name}");
         let started = Instant::now();
         let result = step();
-        self.taken
-            .push((name.into(), started.elapsed(), result.is_ok()));
+        self.taken.push((name.into(), started.elapsed(), result.is_ok()));
         result
     }
 
     /// A line for each step.
     pub(crate) fn table(&self) -> String {
-        let width = self
-            .taken
-            .iter()
-            .map(|(name, ..)| name.chars().count())
-            .max()
-            .unwrap_or_default()
-            .max(5);
+        let width = self.taken.iter().map(|(name, ..)| name.chars().count()).max().unwrap_or_default().max(5);
         let total: Duration = self.taken.iter().map(|(_, took, _)| *took).sum();
         let line = |name: &str, took: Duration, ok: bool| {
             let failed = if ok { "" } else { "  FAILED" };
             format!("{name:width$}  {:>8}{failed}\n", duration(took))
         };
-        let steps: String = self
-            .taken
-            .iter()
-            .map(|(name, took, ok)| line(name, *took, *ok))
-            .collect();
+        let steps: String = self.taken.iter().map(|(name, took, ok)| line(name, *took, *ok)).collect();
         steps + &line("total", total, true)
     }
 }
@@ -121,22 +101,13 @@ mod tests {
     #[test]
     fn durations_read_well() {
         let of = |millis| duration(Duration::from_millis(millis));
-        assert_eq!(
-            (of(4_230), of(182_000), of(3_700_000)),
-            ("4.2s".into(), "3m 02s".into(), "1h 01m".into())
-        );
+        assert_eq!((of(4_230), of(182_000), of(3_700_000)), ("4.2s".into(), "3m 02s".into(), "1h 01m".into()));
     }
 
     #[test]
     fn the_table_shows_what_failed() {
-        let taken = vec![
-            ("tools".into(), Duration::from_secs(61), true),
-            ("cargo test".into(), Duration::ZERO, false),
-        ];
+        let taken = vec![("tools".into(), Duration::from_secs(61), true), ("cargo test".into(), Duration::ZERO, false)];
         let steps = Steps { taken };
-        assert_eq!(
-            steps.table(),
-            "tools         1m 01s\ncargo test      0.0s  FAILED\ntotal         1m 01s\n"
-        );
+        assert_eq!(steps.table(), "tools         1m 01s\ncargo test      0.0s  FAILED\ntotal         1m 01s\n");
     }
 }

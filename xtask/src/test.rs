@@ -40,10 +40,7 @@ fn all(options: &Options, steps: &mut Steps) -> Result<()> {
     let environment = Environment::new(&tools, plane.as_ref(), &plugins, &host)?;
     steps.run("cargo test", || {
         let mut tests = command::cargo();
-        tests
-            .current_dir(workspace::root())
-            .args(["test", "--workspace"])
-            .args(&options.arguments);
+        tests.current_dir(workspace::root()).args(["test", "--workspace"]).args(&options.arguments);
         environment.set(&mut tests);
         command::run(&mut tests)
     })?;
@@ -52,26 +49,14 @@ fn all(options: &Options, steps: &mut Steps) -> Result<()> {
     steps.run("crds --check", || crds::check(&host))?;
     // The demo wants kwok's nodes and a cluster without Domains: always one of its own.
     steps.run("demo --check", || {
-        demo::run_with(
-            demo::Options {
-                check: true,
-                ..demo::Options::default()
-            },
-            Some(&tools),
-            &host,
-        )
+        demo::run_with(demo::Options { check: true, ..demo::Options::default() }, Some(&tools), &host)
     })
 }
 
 /// Builds everything that the later steps use in one go. One call of cargo, and of the whole workspace: each set of
 /// packages has a union of features of its own, and another union builds the dependencies again.
 fn build() -> Result<PathBuf> {
-    command::run(command::cargo().current_dir(workspace::root()).args([
-        "build",
-        "--workspace",
-        "--bins",
-        "--tests",
-    ]))?;
+    command::run(command::cargo().current_dir(workspace::root()).args(["build", "--workspace", "--bins", "--tests"]))?;
     host::binary("debug")
 }
 
@@ -83,12 +68,7 @@ pub(crate) struct Environment {
 
 impl Environment {
     /// With the user's own cluster when there is no `plane`; without audit log then.
-    pub(crate) fn new(
-        tools: &Tools,
-        plane: Option<&ControlPlane>,
-        plugins: &Path,
-        host: &Path,
-    ) -> Result<Self> {
+    pub(crate) fn new(tools: &Tools, plane: Option<&ControlPlane>, plugins: &Path, host: &Path) -> Result<Self> {
         let mut environment = Self::without_cluster(plugins, host);
         let variables = &mut environment.variables;
         variables.push(("TRANSOM_KUBE_BIN", tools.folder()?));
@@ -100,41 +80,22 @@ impl Environment {
             ]),
             None => {
                 let kubeconfig = Kubectl::user_kubeconfig()?;
-                variables.extend([
-                    ("KUBECONFIG", kubeconfig.clone()),
-                    ("TRANSOM_HOST_KUBECONFIG", kubeconfig),
-                ]);
+                variables.extend([("KUBECONFIG", kubeconfig.clone()), ("TRANSOM_HOST_KUBECONFIG", kubeconfig)]);
             }
         }
-        environment.pids = plane.map(|plane| {
-            plane
-                .pids()
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-                .join(",")
-        });
+        environment.pids =
+            plane.map(|plane| plane.pids().iter().map(ToString::to_string).collect::<Vec<_>>().join(","));
         Ok(environment)
     }
 
     /// For what needs no cluster.
     pub(crate) fn without_cluster(plugins: &Path, host: &Path) -> Self {
-        let variables = vec![
-            ("TRANSOM_TEST_PLUGINS", plugins.to_path_buf()),
-            ("TRANSOM_BIN", host.to_path_buf()),
-        ];
-        Self {
-            variables,
-            pids: None,
-        }
+        let variables = vec![("TRANSOM_TEST_PLUGINS", plugins.to_path_buf()), ("TRANSOM_BIN", host.to_path_buf())];
+        Self { variables, pids: None }
     }
 
     pub(crate) fn set(&self, command: &mut Command) {
         command.envs(self.variables.iter().map(|(name, value)| (*name, value)));
-        command.envs(
-            self.pids
-                .iter()
-                .map(|pids| ("TRANSOM_CONTROLPLANE_PIDS", pids)),
-        );
+        command.envs(self.pids.iter().map(|pids| ("TRANSOM_CONTROLPLANE_PIDS", pids)));
     }
 }

@@ -40,22 +40,14 @@ struct Program {
 
 const ETCD: Module = Module {
     folder: "etcd",
-    programs: &[Program {
-        name: "etcd",
-        package: "go.etcd.io/etcd/server/v3",
-        is_asset: true,
-    }],
+    programs: &[Program { name: "etcd", package: "go.etcd.io/etcd/server/v3", is_asset: true }],
     ldflags: "-s -w",
     takes: "about a minute the first time",
 };
 
 const KWOK: Module = Module {
     folder: "kwok",
-    programs: &[Program {
-        name: "kwok",
-        package: "sigs.k8s.io/kwok/cmd/kwok",
-        is_asset: false,
-    }],
+    programs: &[Program { name: "kwok", package: "sigs.k8s.io/kwok/cmd/kwok", is_asset: false }],
     ldflags: "-s -w",
     takes: "about a minute the first time",
 };
@@ -63,26 +55,14 @@ const KWOK: Module = Module {
 const KUBE: Module = Module {
     folder: "kube",
     programs: &[
-        Program {
-            name: "kube-apiserver",
-            package: "k8s.io/kubernetes/cmd/kube-apiserver",
-            is_asset: true,
-        },
+        Program { name: "kube-apiserver", package: "k8s.io/kubernetes/cmd/kube-apiserver", is_asset: true },
         Program {
             name: "kube-controller-manager",
             package: "k8s.io/kubernetes/cmd/kube-controller-manager",
             is_asset: false,
         },
-        Program {
-            name: "kube-scheduler",
-            package: "k8s.io/kubernetes/cmd/kube-scheduler",
-            is_asset: false,
-        },
-        Program {
-            name: "kubectl",
-            package: "k8s.io/kubernetes/cmd/kubectl",
-            is_asset: true,
-        },
+        Program { name: "kube-scheduler", package: "k8s.io/kubernetes/cmd/kube-scheduler", is_asset: false },
+        Program { name: "kubectl", package: "k8s.io/kubernetes/cmd/kubectl", is_asset: true },
     ],
     // Without it the API server calls itself v0.0.0, which clients read. To be kept equal to go.mod; a test does.
     ldflags: "-s -w -X k8s.io/component-base/version.gitVersion=v1.36.3",
@@ -90,12 +70,8 @@ const KUBE: Module = Module {
 };
 
 /// The stages of kwok that make nodes ready and pods run, complete and go, in its module's `kustomize/stage/`.
-const STAGES: &[&str] = &[
-    "node/fast/node-initialize",
-    "pod/fast/pod-ready",
-    "pod/fast/pod-complete",
-    "pod/fast/pod-delete",
-];
+const STAGES: &[&str] =
+    &["node/fast/node-initialize", "pod/fast/pod-ready", "pod/fast/pod-complete", "pod/fast/pod-delete"];
 
 /// Paths of everything that a control plane needs.
 #[derive(Clone, Debug)]
@@ -118,11 +94,7 @@ impl Tools {
         let kwok = KWOK.prepare(assets.as_deref())?;
         let kube = KUBE.prepare(assets.as_deref())?;
         let find = |folder: &Option<PathBuf>, name: &str, is_asset: bool| -> Result<PathBuf> {
-            let folder = if is_asset {
-                assets.as_ref().or(folder.as_ref())
-            } else {
-                folder.as_ref()
-            };
+            let folder = if is_asset { assets.as_ref().or(folder.as_ref()) } else { folder.as_ref() };
             let path = folder.context("nothing was built")?.join(name);
             ensure!(
                 path.is_file(),
@@ -145,8 +117,7 @@ impl Tools {
     /// A folder with all programs in it, as `KUBEBUILDER_ASSETS` would be: for tests that start servers of their own.
     pub(crate) fn folder(&self) -> Result<PathBuf> {
         let folder = workspace::target().join("kube-bin");
-        fs::create_dir_all(&folder)
-            .with_context(|| format!("failed to create {}", folder.display()))?;
+        fs::create_dir_all(&folder).with_context(|| format!("failed to create {}", folder.display()))?;
         let programs = [
             &self.etcd,
             &self.kube_apiserver,
@@ -170,26 +141,16 @@ impl Tools {
 impl Module {
     /// The folder with the built programs; none when others bring all of them.
     fn prepare(&self, assets: Option<&Path>) -> Result<Option<PathBuf>> {
-        let wanted: Vec<&Program> = self
-            .programs
-            .iter()
-            .filter(|p| assets.is_none() || !p.is_asset)
-            .collect();
+        let wanted: Vec<&Program> = self.programs.iter().filter(|p| assets.is_none() || !p.is_asset).collect();
         if wanted.is_empty() {
             return Ok(None);
         }
         let source = workspace::root().join("xtask/tools").join(self.folder);
         let arguments = self.arguments(&wanted);
         let read = |name: &str| {
-            fs::read(source.join(name))
-                .with_context(|| format!("failed to read {name} of {}", self.folder))
+            fs::read(source.join(name)).with_context(|| format!("failed to read {name} of {}", self.folder))
         };
-        let key = cache_key(
-            &read("go.mod")?,
-            &read("go.sum")?,
-            &go_version(&source)?,
-            &arguments,
-        );
+        let key = cache_key(&read("go.mod")?, &read("go.sum")?, &go_version(&source)?, &arguments);
         let cache = cache_folder()?;
         let folder = cache.join(format!("{}-{key}", self.folder));
         if folder.is_dir() {
@@ -207,32 +168,20 @@ impl Module {
     fn arguments(&self, wanted: &[&Program]) -> Vec<String> {
         let flags = ["build", "-v", "-trimpath"].map(String::from);
         let ldflags = format!("-ldflags={}", self.ldflags);
-        flags
-            .into_iter()
-            .chain([ldflags])
-            .chain(wanted.iter().map(|program| program.package.to_owned()))
-            .collect()
+        flags.into_iter().chain([ldflags]).chain(wanted.iter().map(|program| program.package.to_owned())).collect()
     }
 
     /// Builds next to `folder` and renames: `folder` is there whole or not at all.
-    fn build(
-        &self,
-        source: &Path,
-        wanted: &[&Program],
-        arguments: &[String],
-        folder: &Path,
-    ) -> Result<()> {
+    fn build(&self, source: &Path, wanted: &[&Program], arguments: &[String], folder: &Path) -> Result<()> {
         let names: Vec<&str> = wanted.iter().map(|program| program.name).collect();
         let task = Task::start(format!("building {} ({})", names.join(", "), self.takes));
         let scratch = folder.with_extension(format!("{}.tmp", std::process::id()));
-        fs::create_dir_all(&scratch)
-            .with_context(|| format!("failed to create {}", scratch.display()))?;
+        fs::create_dir_all(&scratch).with_context(|| format!("failed to create {}", scratch.display()))?;
         let built = go_build(source, arguments, wanted, &scratch, task).and_then(|task| {
             if self.folder == KWOK.folder {
                 copy_stages(source, &scratch)?;
             }
-            fs::rename(&scratch, folder)
-                .with_context(|| format!("failed to create {}", folder.display()))?;
+            fs::rename(&scratch, folder).with_context(|| format!("failed to create {}", folder.display()))?;
             task.done();
             Ok(())
         });
@@ -244,13 +193,7 @@ impl Module {
 }
 
 /// Runs `go build`, which names every package as it compiles it: that is the progress.
-fn go_build(
-    source: &Path,
-    arguments: &[String],
-    wanted: &[&Program],
-    folder: &Path,
-    mut task: Task,
-) -> Result<Task> {
+fn go_build(source: &Path, arguments: &[String], wanted: &[&Program], folder: &Path, mut task: Task) -> Result<Task> {
     let mut build = go(source);
     // With a single package `-o FOLDER/` would call it by the last element of its path, `v3` for etcd.
     let output = match wanted {
@@ -284,70 +227,46 @@ fn go_build(
     };
     if !status.success() {
         let lines = reader.join().unwrap_or_default();
-        bail!(
-            "`go build` failed in {}:\n{}",
-            source.display(),
-            command::last_lines(&lines.join("\n"), 40)
-        );
+        bail!("`go build` failed in {}:\n{}", source.display(), command::last_lines(&lines.join("\n"), 40));
     }
     Ok(task)
 }
 
 /// Puts the stages of kwok that we use into one file.
 fn copy_stages(source: &Path, folder: &Path) -> Result<()> {
-    let module =
-        command::output(go(source).args(["list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/kwok"]))?;
+    let module = command::output(go(source).args(["list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/kwok"]))?;
     let stages = STAGES.iter().map(|stage| {
-        let path = Path::new(module.trim())
-            .join("kustomize/stage")
-            .join(stage)
-            .with_extension("yaml");
+        let path = Path::new(module.trim()).join("kustomize/stage").join(stage).with_extension("yaml");
         fs::read_to_string(&path).with_context(|| format!("failed to read {}", path.display()))
     });
     let stages: Vec<String> = stages.collect::<Result<_>>()?;
-    fs::write(folder.join("stages.yaml"), stages.join("\n---\n"))
-        .context("failed to write the stages of kwok")
+    fs::write(folder.join("stages.yaml"), stages.join("\n---\n")).context("failed to write the stages of kwok")
 }
 
 /// Go as these modules need it: what the user has set for own work (a workspace, `-mod=mod`) must not change them.
 fn go(source: &Path) -> Command {
     let mut go = Command::new("go");
-    go.current_dir(source)
-        .env("GOWORK", "off")
-        .env("GOFLAGS", "-mod=readonly");
+    go.current_dir(source).env("GOWORK", "off").env("GOFLAGS", "-mod=readonly");
     go
 }
 
 /// `go version go1.26.8 linux/amd64`, as it is for the module in `source`.
 fn go_version(source: &Path) -> Result<String> {
-    command::output(go(source).arg("version")).map(|version| version.trim().to_owned()).with_context(|| {
-        format!(
-            "the control plane is built with Go 1.26 or newer, which was not found on PATH.\n\
-             Install it (https://go.dev/doc/install), or set {ASSETS_VARIABLE} to a folder with etcd, kube-apiserver and \
-             kubectl\n(the others are still built), or use a cluster that you have: `--use-kubeconfig`"
-        )
-    })
+    let version = command::output(go(source).arg("version")).context(
+        "Go 1.26 or newer, with which the control plane is built, does not work here: see https://go.dev/doc/install",
+    )?;
+    Ok(version.trim().to_owned())
 }
 
 /// Everything that decides what is built.
 fn cache_key(go_mod: &[u8], go_sum: &[u8], go_version: &str, arguments: &[String]) -> String {
     let mut hash = Sha256::new();
-    for part in [
-        go_mod,
-        go_sum,
-        go_version.as_bytes(),
-        arguments.join("\n").as_bytes(),
-        STAGES.join("\n").as_bytes(),
-    ] {
+    for part in [go_mod, go_sum, go_version.as_bytes(), arguments.join("\n").as_bytes(), STAGES.join("\n").as_bytes()] {
         // The length keeps the end of one part from being read as the start of the next.
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     }
-    hash.finalize()
-        .iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn cache_folder() -> Result<PathBuf> {
@@ -357,8 +276,7 @@ fn cache_folder() -> Result<PathBuf> {
         .or_else(|| env::home_dir().map(|home| home.join(".cache")))
         .context("neither XDG_CACHE_HOME nor HOME is set: there is no place to keep built tools")?;
     let folder = base.join("transom/tools");
-    fs::create_dir_all(&folder)
-        .with_context(|| format!("failed to create {}", folder.display()))?;
+    fs::create_dir_all(&folder).with_context(|| format!("failed to create {}", folder.display()))?;
     Ok(folder)
 }
 
@@ -368,9 +286,7 @@ mod tests {
 
     #[test]
     fn every_input_changes_the_cache_key() {
-        let key = |a: &str, b: &str, c: &str, d: &str| {
-            cache_key(a.as_bytes(), b.as_bytes(), c, &[d.into()])
-        };
+        let key = |a: &str, b: &str, c: &str, d: &str| cache_key(a.as_bytes(), b.as_bytes(), c, &[d.into()]);
         let keys = [
             key("mod", "sum", "go1.26.8", "-s"),
             key("mod2", "sum", "go1.26.8", "-s"),
@@ -388,32 +304,18 @@ mod tests {
     #[test]
     fn the_version_that_the_api_server_tells_is_the_one_in_go_mod() {
         let go_mod = fs::read_to_string(workspace::root().join("xtask/tools/kube/go.mod")).unwrap();
-        let line = go_mod
-            .lines()
-            .find(|line| line.trim().starts_with("k8s.io/kubernetes v"))
-            .unwrap();
+        let line = go_mod.lines().find(|line| line.trim().starts_with("k8s.io/kubernetes v")).unwrap();
         let version = line.trim().split(' ').nth(1).unwrap();
-        assert!(
-            KUBE.ldflags.ends_with(&format!("gitVersion={version}")),
-            "{version} in {}",
-            KUBE.ldflags
-        );
+        assert!(KUBE.ldflags.ends_with(&format!("gitVersion={version}")), "{version} in {}", KUBE.ldflags);
     }
 
     #[test]
     fn only_what_the_assets_lack_is_built() {
         assert_eq!(ETCD.prepare(Some(Path::new("/assets"))).unwrap(), None);
-        let wanted: Vec<&Program> = KUBE
-            .programs
-            .iter()
-            .filter(|program| !program.is_asset)
-            .collect();
+        let wanted: Vec<&Program> = KUBE.programs.iter().filter(|program| !program.is_asset).collect();
         assert_eq!(
             KUBE.arguments(&wanted)[4..],
-            [
-                "k8s.io/kubernetes/cmd/kube-controller-manager",
-                "k8s.io/kubernetes/cmd/kube-scheduler"
-            ]
+            ["k8s.io/kubernetes/cmd/kube-controller-manager", "k8s.io/kubernetes/cmd/kube-scheduler"]
         );
     }
 }

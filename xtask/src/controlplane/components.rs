@@ -26,19 +26,12 @@ impl Component {
 
 /// etcd and the API server, started together: the second waits for the first by itself.
 pub(crate) fn before_the_api(layout: &Layout, tools: &Tools, ports: &Ports) -> [Component; 2] {
-    [
-        etcd(layout, tools, ports),
-        kube_apiserver(layout, tools, ports),
-    ]
+    [etcd(layout, tools, ports), kube_apiserver(layout, tools, ports)]
 }
 
 /// What gives up when there is no API server yet.
 pub(crate) fn on_the_api(layout: &Layout, tools: &Tools) -> [Component; COUNT - 2] {
-    [
-        kube_controller_manager(layout, tools),
-        kube_scheduler(layout, tools),
-        kwok(layout, tools),
-    ]
+    [kube_controller_manager(layout, tools), kube_scheduler(layout, tools), kwok(layout, tools)]
 }
 
 fn etcd(layout: &Layout, tools: &Tools, ports: &Ports) -> Component {
@@ -70,14 +63,8 @@ fn kube_apiserver(layout: &Layout, tools: &Tools, ports: &Ports) -> Component {
         format!("--tls-cert-file={}", certificate("apiserver.crt")),
         format!("--tls-private-key-file={}", certificate("apiserver.key")),
         format!("--client-ca-file={}", certificate("ca.crt")),
-        format!(
-            "--service-account-key-file={}",
-            certificate("service-accounts.pub")
-        ),
-        format!(
-            "--service-account-signing-key-file={}",
-            certificate("service-accounts.key")
-        ),
+        format!("--service-account-key-file={}", certificate("service-accounts.pub")),
+        format!("--service-account-signing-key-file={}", certificate("service-accounts.key")),
         "--service-account-issuer=https://kubernetes.default.svc".into(),
         "--service-cluster-ip-range=10.0.0.0/16".into(),
         "--authorization-mode=RBAC".into(),
@@ -100,10 +87,7 @@ fn kube_controller_manager(layout: &Layout, tools: &Tools) -> Component {
     let certificate = certificates(layout);
     let flags = [
         format!("--kubeconfig={}", layout.kubeconfig().display()),
-        format!(
-            "--service-account-private-key-file={}",
-            certificate("service-accounts.key")
-        ),
+        format!("--service-account-private-key-file={}", certificate("service-accounts.key")),
         format!("--root-ca-file={}", certificate("ca.crt")),
         format!("--cluster-signing-cert-file={}", certificate("ca.crt")),
         format!("--cluster-signing-key-file={}", certificate("ca.key")),
@@ -115,11 +99,7 @@ fn kube_controller_manager(layout: &Layout, tools: &Tools) -> Component {
         "--kube-api-qps=500".into(),
         "--kube-api-burst=1000".into(),
     ];
-    Component::new(
-        "kube-controller-manager",
-        &tools.kube_controller_manager,
-        flags,
-    )
+    Component::new("kube-controller-manager", &tools.kube_controller_manager, flags)
 }
 
 fn kube_scheduler(layout: &Layout, tools: &Tools) -> Component {

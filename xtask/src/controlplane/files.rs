@@ -18,17 +18,10 @@ const BY_HAND: &str = r#"[.spec.containers[].image | test("(^|/)by-hand([:@]|$)"
 /// Writes all of them.
 pub(crate) fn write(layout: &Layout, ports: &Ports, stages: &Path) -> Result<()> {
     let certificates = layout.certificates();
-    save(
-        &layout.kubeconfig(),
-        &pretty(&kubeconfig(ports, &certificates, "admin"))?,
-    )?;
-    save(
-        &layout.host_kubeconfig(),
-        &pretty(&kubeconfig(ports, &certificates, "host"))?,
-    )?;
+    save(&layout.kubeconfig(), &pretty(&kubeconfig(ports, &certificates, "admin"))?)?;
+    save(&layout.host_kubeconfig(), &pretty(&kubeconfig(ports, &certificates, "host"))?)?;
     save(&layout.audit_policy(), &pretty(&audit_policy())?)?;
-    let stages = fs::read_to_string(stages)
-        .with_context(|| format!("failed to read {}", stages.display()))?;
+    let stages = fs::read_to_string(stages).with_context(|| format!("failed to read {}", stages.display()))?;
     save(&layout.stages(), &except_by_hand(&stages)?)
 }
 
@@ -85,26 +78,20 @@ pub(crate) fn nodes(count: u32) -> String {
             "status": { "allocatable": size, "capacity": size },
         })
     };
-    json!({ "apiVersion": "v1", "kind": "List", "items": (0..count).map(node).collect::<Vec<_>>() })
-        .to_string()
+    json!({ "apiVersion": "v1", "kind": "List", "items": (0..count).map(node).collect::<Vec<_>>() }).to_string()
 }
 
 /// Takes pods with an image `by-hand` out of the stages that make pods ready and complete.
 fn except_by_hand(stages: &str) -> Result<String> {
     const EXPRESSIONS: &str = "    matchExpressions:\n";
 
-    let requirement =
-        format!("    - key: '{BY_HAND}'\n      operator: 'NotIn'\n      values:\n      - 'true'\n");
+    let requirement = format!("    - key: '{BY_HAND}'\n      operator: 'NotIn'\n      values:\n      - 'true'\n");
     let mut changed = Vec::new();
     for stage in stages.split("\n---\n") {
-        let is_kubelet = ["pod-ready", "pod-complete"]
-            .iter()
-            .any(|name| stage.contains(&format!("\n  name: {name}\n")));
+        let is_kubelet =
+            ["pod-ready", "pod-complete"].iter().any(|name| stage.contains(&format!("\n  name: {name}\n")));
         changed.push(if is_kubelet {
-            ensure!(
-                stage.contains(EXPRESSIONS),
-                "a stage of kwok has changed its shape:\n{stage}"
-            );
+            ensure!(stage.contains(EXPRESSIONS), "a stage of kwok has changed its shape:\n{stage}");
             stage.replacen(EXPRESSIONS, &format!("{EXPRESSIONS}{requirement}"), 1)
         } else {
             stage.to_owned()
@@ -127,16 +114,9 @@ mod tests {
 
     #[test]
     fn a_kubeconfig_names_server_user_and_absolute_files() {
-        let ports = Ports {
-            api: 6443,
-            etcd_clients: 1,
-            etcd_peers: 2,
-        };
+        let ports = Ports { api: 6443, etcd_clients: 1, etcd_peers: 2 };
         let config = kubeconfig(&ports, Path::new("/some where/certificates"), "host");
-        assert_eq!(
-            config["clusters"][0]["cluster"]["server"],
-            "https://127.0.0.1:6443"
-        );
+        assert_eq!(config["clusters"][0]["cluster"]["server"], "https://127.0.0.1:6443");
         assert_eq!(
             config["users"][0],
             json!({
@@ -147,27 +127,16 @@ mod tests {
                 },
             })
         );
-        assert_eq!(
-            config["contexts"][0]["context"],
-            json!({ "cluster": "transom", "user": "host" })
-        );
+        assert_eq!(config["contexts"][0]["context"], json!({ "cluster": "transom", "user": "host" }));
     }
 
     #[test]
     fn only_the_stages_that_stand_for_a_kubelet_spare_pods_by_hand() {
-        let stage = |name: &str| {
-            format!(
-                "metadata:\n  name: {name}\nspec:\n  selector:\n    matchExpressions:\n    - key: x"
-            )
-        };
-        let stages = ["node-initialize", "pod-ready", "pod-complete", "pod-delete"]
-            .map(stage)
-            .join("\n---\n");
+        let stage =
+            |name: &str| format!("metadata:\n  name: {name}\nspec:\n  selector:\n    matchExpressions:\n    - key: x");
+        let stages = ["node-initialize", "pod-ready", "pod-complete", "pod-delete"].map(stage).join("\n---\n");
         let changed = except_by_hand(&stages).unwrap();
-        let spared: Vec<bool> = changed
-            .split("\n---\n")
-            .map(|stage| stage.contains("by-hand"))
-            .collect();
+        let spared: Vec<bool> = changed.split("\n---\n").map(|stage| stage.contains("by-hand")).collect();
         assert_eq!(spared, [false, true, true, false]);
         assert!(except_by_hand("metadata:\n  name: pod-ready\nspec: {}").is_err());
     }

@@ -15,11 +15,7 @@ pub(crate) struct Ports {
 impl Ports {
     pub(crate) fn find() -> Result<Self> {
         let [api, etcd_clients, etcd_peers] = free()?;
-        Ok(Self {
-            api,
-            etcd_clients,
-            etcd_peers,
-        })
+        Ok(Self { api, etcd_clients, etcd_peers })
     }
 }
 
@@ -29,8 +25,7 @@ pub(crate) fn free<const N: usize>() -> Result<[u16; N]> {
     let mut listeners = Vec::new();
     let mut ports = [0; N];
     for port in &mut ports {
-        let listener =
-            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port on 127.0.0.1")?;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port on 127.0.0.1")?;
         *port = listener.local_addr()?.port();
         listeners.push(listener);
     }

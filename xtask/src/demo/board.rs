@@ -10,12 +10,8 @@ use crate::kubectl::{condition, text};
 use crate::progress::duration;
 
 /// Conditions that get a column, in their order, and what it is called.
-const CONDITIONS: [(&str, &str); 4] = [
-    ("Ready", "READY"),
-    ("DBReady", "DB"),
-    ("WorkloadReady", "WORKLOAD"),
-    ("MigrationSucceeded", "MIGRATION"),
-];
+const CONDITIONS: [(&str, &str); 4] =
+    [("Ready", "READY"), ("DBReady", "DB"), ("WorkloadReady", "WORKLOAD"), ("MigrationSucceeded", "MIGRATION")];
 
 /// Shows Domains: on a terminal as a table that is redrawn in place, elsewhere as a line whenever one changes.
 pub(crate) struct Board {
@@ -38,23 +34,14 @@ struct Row {
 impl Row {
     fn of(domain: &Value) -> Self {
         let conditions = CONDITIONS.map(|(kind, _)| {
-            let status = condition(domain, kind)
-                .map(|found| text(found, "/status"))
-                .unwrap_or_default();
-            if status.is_empty() {
-                "-".into()
-            } else {
-                status.to_owned()
-            }
+            let status = condition(domain, kind).map(|found| text(found, "/status")).unwrap_or_default();
+            if status.is_empty() { "-".into() } else { status.to_owned() }
         });
         let message = condition(domain, "Ready").map(|ready| match text(ready, "/message") {
             "" => text(ready, "/reason"),
             message => message,
         });
-        Self {
-            conditions,
-            message: message.unwrap_or_default().to_owned(),
-        }
+        Self { conditions, message: message.unwrap_or_default().to_owned() }
     }
 }
 
@@ -83,19 +70,14 @@ impl Board {
 
     /// Shows the Domains as they are now.
     pub(crate) fn show(&mut self, domains: &BTreeMap<String, Value>) {
-        let rows: BTreeMap<String, Row> = domains
-            .iter()
-            .map(|(name, domain)| (name.clone(), Row::of(domain)))
-            .collect();
+        let rows: BTreeMap<String, Row> =
+            domains.iter().map(|(name, domain)| (name.clone(), Row::of(domain))).collect();
         let now = Instant::now();
         for name in rows.keys() {
             self.first_seen.entry(name.clone()).or_insert(now);
         }
         if !self.terminal {
-            for (name, row) in rows
-                .iter()
-                .filter(|(name, row)| self.last.get(*name) != Some(*row))
-            {
+            for (name, row) in rows.iter().filter(|(name, row)| self.last.get(*name) != Some(*row)) {
                 println!("{:>7}  {}", duration(self.elapsed()), sentence(name, row));
             }
         }
@@ -118,12 +100,7 @@ impl Board {
         if !self.terminal {
             return;
         }
-        let ages = self.last.keys().map(|name| {
-            self.first_seen
-                .get(name)
-                .map(Instant::elapsed)
-                .unwrap_or_default()
-        });
+        let ages = self.last.keys().map(|name| self.first_seen.get(name).map(Instant::elapsed).unwrap_or_default());
         let table = table(&self.last, ages, terminal_width());
         let lines = table.lines().count();
         self.print(&table);
@@ -133,28 +110,14 @@ impl Board {
 
 /// `orders: Ready=True DB=True …`
 fn sentence(name: &str, row: &Row) -> String {
-    let conditions: Vec<String> = CONDITIONS
-        .iter()
-        .zip(&row.conditions)
-        .map(|((kind, _), status)| format!("{kind}={status}"))
-        .collect();
-    format!("{name}: {}  {}", conditions.join(" "), row.message)
-        .trim_end()
-        .to_owned()
+    let conditions: Vec<String> =
+        CONDITIONS.iter().zip(&row.conditions).map(|((kind, _), status)| format!("{kind}={status}")).collect();
+    format!("{name}: {}  {}", conditions.join(" "), row.message).trim_end().to_owned()
 }
 
 /// No line is longer than `width`: a line that the terminal breaks would spoil the redrawing.
-fn table(
-    rows: &BTreeMap<String, Row>,
-    ages: impl Iterator<Item = Duration>,
-    width: usize,
-) -> String {
-    let name_width = rows
-        .keys()
-        .map(|name| name.chars().count())
-        .max()
-        .unwrap_or_default()
-        .max("NAME".len());
+fn table(rows: &BTreeMap<String, Row>, ages: impl Iterator<Item = Duration>, width: usize) -> String {
+    let name_width = rows.keys().map(|name| name.chars().count()).max().unwrap_or_default().max("NAME".len());
     let line = |name: &str, conditions: [&str; CONDITIONS.len()], age: &str, message: &str| {
         let column = |((_, title), status): (&(&str, &str), &str)| {
             let width = title.len().max("Unknown".len());
@@ -167,18 +130,15 @@ fn table(
     };
     let head = line("NAME", CONDITIONS.map(|(_, title)| title), "AGE", "MESSAGE");
     let body = rows.iter().zip(ages).map(|((name, row), age)| {
-        line(
-            name,
-            row.conditions.each_ref().map(String::as_str),
-            &format!("{}s", age.as_secs()),
-            &row.message,
-        )
+        line(name, row.conditions.each_ref().map(String::as_str), &format!("{}s", age.as_secs()), &row.message)
     });
     head + &body.collect::<String>()
 }
 
 fn terminal_width() -> usize {
-    rustix::termios::tcgetwinsize(io::stdout()).map_or(80, |size| usize::from(size.ws_col).max(20))
+    // Some terminals have no idea, and say 0.
+    let columns = rustix::termios::tcgetwinsize(io::stdout()).map_or(0, |size| size.ws_col);
+    if columns == 0 { 80 } else { usize::from(columns) }
 }
 
 #[cfg(test)]
@@ -202,11 +162,7 @@ mod tests {
             "NAME      READY    DB       WORKLOAD  MIGRATION  AGE     MESSAGE\n\
              shipping  False    False    -         -          12s     secret shipping-app is missing\n"
         );
-        assert!(
-            table(&rows(), ages(), 40)
-                .lines()
-                .all(|line| line.chars().count() <= 40)
-        );
+        assert!(table(&rows(), ages(), 40).lines().all(|line| line.chars().count() <= 40));
     }
 
     #[test]

@@ -27,11 +27,7 @@ pub(crate) enum Event {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     /// End this pod, whose containers are given.
-    EndPod {
-        name: String,
-        containers: Vec<String>,
-        succeeds: bool,
-    },
+    EndPod { name: String, containers: Vec<String>, succeeds: bool },
     /// Hand out the late secret.
     DeliverSecret,
     /// Every Domain is Ready: exchange the plugin.
@@ -110,10 +106,7 @@ impl Script {
 
     /// The secret, once its absence was reported.
     fn deliver(&mut self) -> Vec<Action> {
-        let missed = self
-            .domains
-            .get(WAITS)
-            .is_some_and(|domain| status(domain, "DBReady") == "False");
+        let missed = self.domains.get(WAITS).is_some_and(|domain| status(domain, "DBReady") == "False");
         if self.delivered || !missed {
             return Vec::new();
         }
@@ -133,18 +126,13 @@ impl Script {
         let containers = pod.pointer("/spec/containers").and_then(Value::as_array);
         vec![Action::EndPod {
             name: text(pod, "/metadata/name").into(),
-            containers: containers
-                .into_iter()
-                .flatten()
-                .map(|container| text(container, "/name").into())
-                .collect(),
+            containers: containers.into_iter().flatten().map(|container| text(container, "/name").into()).collect(),
             succeeds: self.ended_pods.len() > 1,
         }]
     }
 
     fn observe_plugin(&mut self, plugin: &Value) -> Vec<Action> {
-        let current =
-            plugin.pointer("/metadata/generation") == plugin.pointer("/status/observedGeneration");
+        let current = plugin.pointer("/metadata/generation") == plugin.pointer("/status/observedGeneration");
         match text(plugin, "/status/phase") {
             "Failed" if current => vec![Action::Fail("the plugin was refused".into())],
             "Ready" => {
@@ -167,9 +155,7 @@ impl Script {
             Stage::Swapping(before) | Stage::Finished(before) => before.clone(),
         };
         if let Some(name) = self.flapped(&before) {
-            return Some(Action::Fail(format!(
-                "{name} did not stay Ready while the plugin was exchanged"
-            )));
+            return Some(Action::Fail(format!("{name} did not stay Ready while the plugin was exchanged")));
         }
         let is_swapping = matches!(self.stage, Stage::Swapping(_));
         if is_swapping && self.serving_next && self.all_rolled_out(&before) {
@@ -180,28 +166,15 @@ impl Script {
     }
 
     fn all_ready(&self) -> bool {
-        DOMAINS.iter().all(|name| {
-            self.domains.get(*name).is_some_and(is_ready) && self.deployments.contains_key(*name)
-        })
+        DOMAINS.iter().all(|name| self.domains.get(*name).is_some_and(is_ready) && self.deployments.contains_key(*name))
     }
 
     fn baseline(&self) -> Baseline {
-        let since = |domain| {
-            condition(domain, "Ready")
-                .map(|ready| text(ready, "/lastTransitionTime"))
-                .unwrap_or_default()
-        };
+        let since =
+            |domain| condition(domain, "Ready").map(|ready| text(ready, "/lastTransitionTime")).unwrap_or_default();
         Baseline {
-            ready_since: self
-                .domains
-                .iter()
-                .map(|(name, domain)| (name.clone(), since(domain).into()))
-                .collect(),
-            deployments: self
-                .deployments
-                .iter()
-                .map(|(name, deployment)| (name.clone(), wish(deployment)))
-                .collect(),
+            ready_since: self.domains.iter().map(|(name, domain)| (name.clone(), since(domain).into())).collect(),
+            deployments: self.deployments.iter().map(|(name, deployment)| (name.clone(), wish(deployment))).collect(),
         }
     }
 
@@ -210,10 +183,7 @@ impl Script {
         let now = self.baseline();
         before.ready_since.iter().find_map(|(name, since)| {
             let stayed = now.ready_since.get(name) == Some(since)
-                && self
-                    .domains
-                    .get(name)
-                    .is_some_and(|domain| status(domain, "Ready") == "True");
+                && self.domains.get(name).is_some_and(|domain| status(domain, "Ready") == "True");
             (!stayed).then(|| name.clone())
         })
     }
@@ -236,27 +206,19 @@ fn keep(objects: &mut BTreeMap<String, Value>, change: Change) {
 }
 
 fn status<'a>(object: &'a Value, kind: &str) -> &'a str {
-    condition(object, kind)
-        .map(|found| text(found, "/status"))
-        .unwrap_or_default()
+    condition(object, kind).map(|found| text(found, "/status")).unwrap_or_default()
 }
 
 /// Ready, and so as it is specified now.
 fn is_ready(domain: &Value) -> bool {
     let generation = domain.pointer("/metadata/generation");
-    condition(domain, "Ready").is_some_and(|ready| {
-        text(ready, "/status") == "True" && ready.get("observedGeneration") == generation
-    })
+    condition(domain, "Ready")
+        .is_some_and(|ready| text(ready, "/status") == "True" && ready.get("observedGeneration") == generation)
 }
 
 /// What a Deployment asks for: all that a plugin may change, and nothing that the Deployment's controller does.
 fn wish(deployment: &Value) -> String {
-    let part = |pointer| {
-        deployment
-            .pointer(pointer)
-            .map(Value::to_string)
-            .unwrap_or_default()
-    };
+    let part = |pointer| deployment.pointer(pointer).map(Value::to_string).unwrap_or_default();
     format!("{} {}", part("/metadata/labels"), part("/spec"))
 }
 
@@ -323,28 +285,12 @@ mod tests {
     fn the_first_pod_fails_and_the_second_succeeds() {
         let mut script = Script::new(NEXT);
         let end = |name: &str, succeeds| {
-            vec![Action::EndPod {
-                name: name.into(),
-                containers: vec!["migrate".into()],
-                succeeds,
-            }]
+            vec![Action::EndPod { name: name.into(), containers: vec!["migrate".into()], succeeds }]
         };
-        assert_eq!(
-            script.react(pod("a", STUMBLES, "")),
-            [],
-            "not scheduled yet"
-        );
+        assert_eq!(script.react(pod("a", STUMBLES, "")), [], "not scheduled yet");
         assert_eq!(script.react(pod("a", STUMBLES, "node-0")), end("a", false));
-        assert_eq!(
-            script.react(pod("a", STUMBLES, "node-0")),
-            [],
-            "once is enough"
-        );
-        assert_eq!(
-            script.react(pod("x", "orders", "node-0")),
-            [],
-            "kwok completes the others"
-        );
+        assert_eq!(script.react(pod("a", STUMBLES, "node-0")), [], "once is enough");
+        assert_eq!(script.react(pod("x", "orders", "node-0")), [], "kwok completes the others");
         assert_eq!(script.react(pod("b", STUMBLES, "node-1")), end("b", true));
     }
 
@@ -352,59 +298,35 @@ mod tests {
     fn the_secret_comes_once_it_was_missed() {
         let mut script = Script::new(NEXT);
         assert_eq!(script.react(domain("orders", "DBReady", "False", "")), []);
-        assert_eq!(
-            script.react(domain(WAITS, "DBReady", "False", "")),
-            [Action::DeliverSecret]
-        );
+        assert_eq!(script.react(domain(WAITS, "DBReady", "False", "")), [Action::DeliverSecret]);
         assert_eq!(script.react(domain(WAITS, "DBReady", "False", "")), []);
     }
 
     #[test]
     fn it_finishes_when_the_new_version_serves_and_its_changes_run() {
         let mut script = swapping();
-        assert_eq!(
-            script.react(plugin("Ready", "sha256:1")),
-            [],
-            "that is the old one"
-        );
+        assert_eq!(script.react(plugin("Ready", "sha256:1")), [], "that is the old one");
         assert_eq!(script.react(plugin("Ready", NEXT)), []);
         for name in DOMAINS {
             assert_eq!(script.react(deployment(name, "2", 1)), []);
         }
         assert_eq!(script.react(deployment("orders", "2", 2)), []);
         assert_eq!(script.react(deployment("billing", "2", 2)), []);
-        assert_eq!(
-            script.react(deployment("shipping", "2", 2)),
-            [Action::Finish]
-        );
+        assert_eq!(script.react(deployment("shipping", "2", 2)), [Action::Finish]);
         assert_eq!(script.react(deployment("shipping", "2", 2)), [], "once");
     }
 
     #[test]
     fn a_flap_is_seen_even_when_it_is_over() {
-        let flap = [Action::Fail(
-            "orders did not stay Ready while the plugin was exchanged".into(),
-        )];
-        assert_eq!(
-            swapping().react(domain("orders", "Ready", "False", "one")),
-            flap
-        );
-        assert_eq!(
-            swapping().react(domain("orders", "Ready", "True", "one")),
-            flap
-        );
-        assert_eq!(
-            swapping().react(domain("orders", "Ready", "True", "noon")),
-            []
-        );
+        let flap = [Action::Fail("orders did not stay Ready while the plugin was exchanged".into())];
+        assert_eq!(swapping().react(domain("orders", "Ready", "False", "one")), flap);
+        assert_eq!(swapping().react(domain("orders", "Ready", "True", "one")), flap);
+        assert_eq!(swapping().react(domain("orders", "Ready", "True", "noon")), []);
     }
 
     #[test]
     fn a_refused_plugin_ends_it() {
         let failed = [Action::Fail("the plugin was refused".into())];
-        assert_eq!(
-            Script::new(NEXT).react(plugin("Failed", "sha256:1")),
-            failed
-        );
+        assert_eq!(Script::new(NEXT).react(plugin("Failed", "sha256:1")), failed);
     }
 }

@@ -39,9 +39,7 @@ impl fmt::Display for Compiler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Installed => write!(f, "the installed {TARGET}"),
-            Self::Debian { .. } => {
-                f.write_str("Debian's rustc and its standard library built from source")
-            }
+            Self::Debian { .. } => f.write_str("Debian's rustc and its standard library built from source"),
         }
     }
 }
@@ -52,11 +50,7 @@ impl Compiler {
             return Ok(Self::Installed);
         }
         if !debian_is_installed() {
-            install(
-                &DEBIAN_PACKAGES,
-                "Debian's rustc and the sources of its standard library",
-            )
-            .context(ADVICE)?;
+            install(&DEBIAN_PACKAGES, "Debian's rustc and the sources of its standard library").context(ADVICE)?;
             if !debian_is_installed() {
                 bail!(ADVICE);
             }
@@ -97,32 +91,18 @@ fn rustc() -> OsString {
 
 /// Whether the compiler brings the target's standard library: the folder is named in any case, `libcore` is in it.
 fn has_target(rustc: &OsString) -> Result<bool> {
-    let folder = command::output(Command::new(rustc).args([
-        "--print",
-        "target-libdir",
-        "--target",
-        TARGET,
-    ]))?;
+    let folder = command::output(Command::new(rustc).args(["--print", "target-libdir", "--target", TARGET]))?;
     let Ok(files) = fs::read_dir(folder.trim()) else {
         return Ok(false);
     };
-    Ok(files
-        .flatten()
-        .any(|file| file.file_name().to_string_lossy().starts_with("libcore-")))
+    Ok(files.flatten().any(|file| file.file_name().to_string_lossy().starts_with("libcore-")))
 }
 
 fn debian_is_installed() -> bool {
-    let version = command::output(
-        Command::new(DEBIAN_RUSTC)
-            .arg("--version")
-            .env_remove("LD_LIBRARY_PATH"),
-    );
+    let version = command::output(Command::new(DEBIAN_RUSTC).arg("--version").env_remove("LD_LIBRARY_PATH"));
     Path::new(DEBIAN_SOURCES).is_dir()
         && Path::new(DEBIAN_CARGO).is_file()
-        && version
-            .ok()
-            .and_then(|text| parse_version(&text))
-            .is_some_and(|version| version >= OLDEST)
+        && version.ok().and_then(|text| parse_version(&text)).is_some_and(|version| version >= OLDEST)
 }
 
 /// `(1, 96)` of `rustc 1.96.0 (…)`.
@@ -137,8 +117,7 @@ fn linker() -> Result<PathBuf> {
         return Ok(linker);
     }
     if llvm_linker().is_none() {
-        install(&["lld"], "LLVM's linker")
-            .context("no linker for WebAssembly was found: install `lld`")?;
+        install(&["lld"], "LLVM's linker").context("no linker for WebAssembly was found: install `lld`")?;
     }
     llvm_linker().context("no linker for WebAssembly was found: install `lld`")
 }
@@ -147,13 +126,8 @@ fn rustup_linker() -> Option<PathBuf> {
     let print = |arguments: &[&str]| command::output(Command::new(rustc()).args(arguments)).ok();
     let sysroot = print(&["--print", "sysroot"])?;
     let version = print(&["-vV"])?;
-    let host = version
-        .lines()
-        .find_map(|line| line.strip_prefix("host: "))?;
-    let linker = Path::new(sysroot.trim())
-        .join("lib/rustlib")
-        .join(host)
-        .join("bin/rust-lld");
+    let host = version.lines().find_map(|line| line.strip_prefix("host: "))?;
+    let linker = Path::new(sysroot.trim()).join("lib/rustlib").join(host).join("bin/rust-lld");
     linker.is_file().then_some(linker)
 }
 
@@ -165,12 +139,7 @@ fn llvm_linker() -> Option<PathBuf> {
             .and_then(|name| name.to_str())
             .is_some_and(|name| name == "wasm-ld" || name.starts_with("wasm-ld-"))
     });
-    linkers.max_by_key(|path| {
-        path.to_string_lossy()
-            .rsplit('-')
-            .next()
-            .and_then(|number| number.parse::<u32>().ok())
-    })
+    linkers.max_by_key(|path| path.to_string_lossy().rsplit('-').next().and_then(|number| number.parse::<u32>().ok()))
 }
 
 /// Installs Debian packages when that is ours to do: as root, where apt-get is.
@@ -185,11 +154,7 @@ fn install(packages: &[&str], what: &str) -> Result<()> {
         command
     };
     command::output(apt_get().arg("update"))?;
-    command::output(
-        apt_get()
-            .args(["install", "--yes", "--no-install-recommends"])
-            .args(packages),
-    )?;
+    command::output(apt_get().args(["install", "--yes", "--no-install-recommends"]).args(packages))?;
     task.done();
     Ok(())
 }
@@ -206,10 +171,7 @@ mod tests {
 
     #[test]
     fn versions_are_compared_as_numbers() {
-        assert_eq!(
-            parse_version("rustc 1.96.0 (ac68faa20 2026-05-25)"),
-            Some((1, 96))
-        );
+        assert_eq!(parse_version("rustc 1.96.0 (ac68faa20 2026-05-25)"), Some((1, 96)));
         assert!(parse_version("rustc 1.100.1 (x)").unwrap() > OLDEST);
         assert!(parse_version("rustc 1.63.0").unwrap() < OLDEST);
         assert_eq!(parse_version("no"), None);
