@@ -9,6 +9,8 @@ mod database;
 mod migration;
 mod report;
 mod spec;
+#[cfg(test)]
+mod tests;
 mod workload;
 
 use k8s_openapi::api::apps::v1::Deployment;

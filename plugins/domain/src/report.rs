@@ -87,7 +87,7 @@ impl Facts {
         let job = &self.migration_job;
         match self.migration.state {
             State::Ready => verdict(true, "Complete", &format!("Job {job} is complete")),
-            State::Failed => self.migration_failed_as(false),
+            State::Failed => verdict(false, "MigrationFailed", &format!("Job {job} failed")),
             State::Missing => match &self.missing {
                 Some(missing) => verdict(Status::Unknown, missing.reason, "it starts when the database is there"),
                 None => verdict(false, "Waiting", &format!("Job {job} does not exist yet")),
@@ -104,11 +104,9 @@ impl Facts {
     }
 
     fn migration_failed_as(&self, status: bool) -> Verdict {
-        let (job, reason) = (&self.migration_job, &self.migration.reason);
+        let (job, why, message) = (&self.migration_job, &self.migration.reason, &self.migration.message);
         let message = format!(
-            "Job {job} failed ({reason}: {}); what ran before keeps running; change the image or the database, or delete \
-             the Job to try again",
-            self.migration.message
+            "Job {job} failed ({why}: {message}); change the image or the database, or delete the Job to try again"
         );
         verdict(status, "MigrationFailed", &message)
     }
@@ -123,7 +121,9 @@ impl Facts {
         }
         match (&self.missing, self.migration.state) {
             (Some(missing), _) => verdict(true, missing.reason, &missing.message),
-            (None, State::Failed) => self.migration_failed_as(true),
+            (None, State::Failed) => {
+                verdict(true, "MigrationFailed", "the version before keeps running; the migration of this one failed")
+            }
             _ => verdict(false, "NotDegraded", "what runs, runs as it should"),
         }
     }
@@ -134,7 +134,7 @@ impl Facts {
             return verdict(false, missing.reason, &missing.message);
         }
         match (self.migration.state, self.workload.state) {
-            (State::Failed, _) => verdict(false, "MigrationFailed", "the migration has failed"),
+            (State::Failed, _) => verdict(false, "MigrationFailed", "the migration failed"),
             (State::Ready, State::Ready) => verdict(false, "Complete", "everything is as the spec asks"),
             (State::Ready, State::Failed) => verdict(false, &self.workload.reason, &self.workload.message),
             (State::Ready, _) => verdict(true, "RollingOut", &self.workload.message),

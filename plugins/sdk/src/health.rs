@@ -361,3 +361,104 @@ fn any(_: Option<NoSpec>, status: Usual<'_>) -> Health {
     }
     progressing(word("NotReady"), condition.message.clone())
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn judged(api_version: &str, kind: &str, object: Value) -> (State, String) {
+        let which = ObjectRef {
+            api_version: api_version.into(),
+            kind: kind.into(),
+            namespace: "default".into(),
+            name: "a".into(),
+        };
+        let health = Health::of(&which, &object.to_string());
+        (health.state, health.reason)
+    }
+
+    fn deployment(spec: Value, status: Value) -> (State, String) {
+        let mut object = json!({ "metadata": { "generation": 2 }, "status": status });
+        if !spec.is_null() {
+            object["spec"] = spec;
+        }
+        judged("apps/v1", "Deployment", object)
+    }
+
+    fn state(state: State, reason: &str) -> (State, String) {
+        (state, reason.into())
+    }
+
+    #[test]
+    fn a_deployment_is_ready_when_all_replicas_are_new_and_available() {
+        let three = json!({ "replicas": 3 });
+        let status = |fields: Value| {
+            let mut status = json!({
+                "observedGeneration": 2, "replicas": 3, "updatedReplicas": 3, "readyReplicas": 3, "availableReplicas": 3,
+            });
+            status.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+            status
+        };
+        let cases = [
+            (status(json!({})), state(State::Ready, "Available")),
+            (status(json!({ "observedGeneration": 1 })), state(State::Progressing, "NotObserved")),
+            (json!({}), state(State::Progressing, "NotObserved")),
+            (status(json!({ "updatedReplicas": 2 })), state(State::Progressing, "Updating")),
+            (status(json!({ "replicas": 4 })), state(State::Progressing, "Terminating")),
+            (status(json!({ "availableReplicas": 2 })), state(State::Progressing, "Starting")),
+        ];
+        for (status, expected) in cases {
+            assert_eq!(deployment(three.clone(), status.clone()), expected, "{status}");
+        }
+    }
+
+    #[test]
+    fn without_its_spec_a_deployment_tells_by_what_is_missing() {
+        let growing = json!({
+            "observedGeneration": 2, "replicas": 1, "updatedReplicas": 1, "availableReplicas": 1, "unavailableReplicas": 2,
+        });
+        assert_eq!(deployment(Value::Null, growing), state(State::Progressing, "Updating"));
+        let none = json!({ "observedGeneration": 2 });
+        assert_eq!(deployment(Value::Null, none), state(State::Ready, "Available"), "scaled to nothing");
+    }
+
+    #[test]
+    fn jobs_pods_claims_and_services_have_their_own_rules() {
+        let with = |status: Value| json!({ "metadata": {}, "status": status });
+        let condition = |kind: &str| json!({ "conditions": [{ "type": kind, "status": "True" }] });
+        let cases = [
+            ("batch/v1", "Job", with(condition("Complete")), state(State::Ready, "Complete")),
+            ("batch/v1", "Job", with(condition("Failed")), state(State::Failed, "Failed")),
+            ("batch/v1", "Job", with(json!({ "active": 1 })), state(State::Progressing, "Running")),
+            ("batch/v1", "Job", json!({ "metadata": {} }), state(State::Progressing, "Running")),
+            ("v1", "Pod", with(condition("Ready")), state(State::Ready, "Ready")),
+            ("v1", "Pod", with(json!({ "phase": "Pending" })), state(State::Progressing, "Starting")),
+            ("v1", "PersistentVolumeClaim", with(json!({ "phase": "Bound" })), state(State::Ready, "Bound")),
+            ("v1", "PersistentVolumeClaim", with(json!({ "phase": "Lost" })), state(State::Failed, "Lost")),
+            ("v1", "Service", json!({ "metadata": {} }), state(State::Ready, "Exists")),
+            (
+                "v1",
+                "Service",
+                json!({ "metadata": {}, "spec": { "type": "LoadBalancer" } }),
+                state(State::Progressing, "NoAddress"),
+            ),
+            ("a.dev/v1", "Widget", with(condition("Ready")), state(State::Ready, "Ready")),
+            ("a.dev/v1", "Widget", json!({ "metadata": {} }), state(State::Ready, "Exists")),
+            ("a.dev/v1", "Widget", json!({ "metadata": [] }), state(State::Progressing, "Unreadable")),
+        ];
+        for (api_version, kind, object, expected) in cases {
+            let shown = object.to_string();
+            assert_eq!(judged(api_version, kind, object), expected, "{kind} {shown}");
+        }
+    }
+
+    #[test]
+    fn any_kind_behind_its_generation_is_progressing() {
+        let ready = json!([{ "type": "Ready", "status": "True", "reason": "Fine", "message": "" }]);
+        let object =
+            json!({ "metadata": { "generation": 3 }, "status": { "observedGeneration": 2, "conditions": ready } });
+        assert_eq!(judged("a.dev/v1", "Widget", object), state(State::Progressing, "NotObserved"));
+    }
+}

@@ -1,8 +1,10 @@
+use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::rc::Rc;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::bindings::exports::transom::plugin::reconciler as wit;
 use crate::bindings::transom::plugin::types;
@@ -10,6 +12,7 @@ use crate::condition::Condition;
 use crate::failure::Failure;
 use crate::health::Health;
 use crate::kind::{Child, Kind};
+use crate::names;
 use crate::observed::{Children, Observed};
 
 /// All that should be: the children, the status and what else is to happen. It is total: a child that exists and is
@@ -34,6 +37,45 @@ struct Entry {
     child: wit::Child,
     /// Where it stands among the live children, if it exists.
     observed: Option<usize>,
+    /// Never changed once it exists, so what lives is what is planned.
+    is_immutable: bool,
+    mark: Option<String>,
+}
+
+/// Annotation of children that others wait for: tells what was planned when the live object was written.
+const MARK: &str = "transom.dev/planned";
+
+impl Entry {
+    /// Writes the mark into the object, once.
+    fn mark(&mut self) -> Result<String, serde_json::Error> {
+        if let Some(mark) = &self.mark {
+            return Ok(mark.clone());
+        }
+        let mark = names::hash_text(&self.child.object);
+        let mut object: Value = serde_json::from_str(&self.child.object)?;
+        if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+            let annotations = metadata.entry("annotations").or_insert_with(|| Value::Object(Map::new()));
+            if let Some(annotations) = annotations.as_object_mut() {
+                annotations.insert(MARK.to_owned(), Value::String(mark.clone()));
+            }
+        }
+        self.child.object = object.to_string();
+        self.mark = Some(mark.clone());
+        Ok(mark)
+    }
+}
+
+fn annotation(object: &str, name: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Object {
+        metadata: Metadata,
+    }
+    #[derive(Deserialize)]
+    struct Metadata {
+        #[serde(default)]
+        annotations: BTreeMap<String, String>,
+    }
+    serde_json::from_str::<Object>(object).ok()?.metadata.annotations.remove(name)
 }
 
 /// A child of a [`Plan`], to be named later: in [`apply_after`](Plan::apply_after), [`health`](Plan::health).
@@ -154,11 +196,19 @@ impl Plan {
         self.add(child.into(), wit::Disposition::Apply)
     }
 
-    /// As [`apply`](Self::apply), once everything in `after` is [ready](Self::is_ready); until then it is held as it
-    /// stands (or, when it does not exist, not created).
+    /// As [`apply`](Self::apply), once everything in `after` is done; until then it is held as it stands (or, when it
+    /// does not exist, not created).
+    ///
+    /// Done is what lives as it is planned and is [ready](Health); a child that is itself held is not. To tell a live
+    /// object as planned from an older one, children that others wait for carry an annotation with a hash of what was
+    /// planned, except for Jobs and for what is [created once](Self::create_once), which never change.
     pub fn apply_after<K: Child>(&mut self, after: impl Dependency, child: impl Into<Desired<K>>) -> Planned<K> {
         let child = child.into();
-        if self.is_ready(after) {
+        let mut done = true;
+        for index in after.indices() {
+            done &= self.is_done(index); // each one, so that each one is marked
+        }
+        if done {
             return self.apply(child);
         }
         let metadata = child.object.metadata();
@@ -184,7 +234,8 @@ impl Plan {
                 let which = &found.ref_;
                 let namespace = Some(which.namespace.as_str()).filter(|namespace| !namespace.is_empty());
                 let object = header(&which.api_version, &which.kind, namespace, &which.name);
-                let _: Planned<()> = self.push(object, wit::Disposition::Hold, wit::ChildOptions::empty(), Some(index));
+                let _: Planned<()> =
+                    self.push(object, wit::Disposition::Hold, wit::ChildOptions::empty(), Some(index), false);
             }
         }
     }
@@ -200,14 +251,17 @@ impl Plan {
             self.fail(format!("{} {name} has no JSON form: {error}", K::type_meta().kind));
             String::new()
         });
-        self.push(object, disposition, desired.options, observed)
+        // a Job's template cannot be changed; with `replace` it is another Job of the same name
+        let is_immutable =
+            K::type_meta().is("batch/v1", "Job") && !desired.options.contains(wit::ChildOptions::REPLACE);
+        self.push(object, disposition, desired.options, observed, is_immutable)
     }
 
     fn hold_named<K: Kind>(&mut self, namespace: Option<&str>, name: &str) -> Planned<K> {
         let kind = K::type_meta();
         let observed = self.position::<K>(namespace, name);
         let object = header(&kind.api_version, &kind.kind, namespace, name);
-        self.push(object, wit::Disposition::Hold, wit::ChildOptions::empty(), observed)
+        self.push(object, wit::Disposition::Hold, wit::ChildOptions::empty(), observed, false)
     }
 
     fn push<K>(
@@ -216,9 +270,10 @@ impl Plan {
         disposition: wit::Disposition,
         options: wit::ChildOptions,
         observed: Option<usize>,
+        is_immutable: bool,
     ) -> Planned<K> {
         let child = wit::Child { object, disposition, options };
-        self.children.push(Entry { child, observed });
+        self.children.push(Entry { child, observed, is_immutable, mark: None });
         Planned { index: self.children.len() - 1, kind: PhantomData }
     }
 
@@ -247,14 +302,29 @@ impl Plan {
         self.judge(child.index)
     }
 
-    /// True when every one of these children is there and does what it is for.
-    pub fn is_ready(&self, children: impl Dependency) -> bool {
-        children.indices().into_iter().all(|index| self.judge(index).is_ready())
-    }
-
     fn judge(&self, index: usize) -> Health {
         let observed = self.children.get(index).and_then(|entry| self.observed.get(entry.observed?));
         observed.map_or_else(Health::missing, |found| Health::of(&found.ref_, &found.object))
+    }
+
+    fn is_done(&mut self, index: usize) -> bool {
+        let ready = self.judge(index).is_ready();
+        let Some(entry) = self.children.get_mut(index) else { return false };
+        match entry.child.disposition {
+            wit::Disposition::Hold => false,
+            wit::Disposition::CreateOnce => ready,
+            wit::Disposition::Apply if entry.is_immutable => ready,
+            wit::Disposition::Apply => match entry.mark() {
+                Ok(mark) => {
+                    let live = entry.observed.and_then(|index| self.observed.get(index));
+                    ready && live.is_some_and(|live| annotation(&live.object, MARK).as_deref() == Some(&mark))
+                }
+                Err(error) => {
+                    self.fail(format!("what others wait for is no object: {error}"));
+                    false
+                }
+            },
+        }
     }
 
     // -------------------------------------------------------------- outcome

@@ -1,6 +1,6 @@
 //! Runs a plugin natively, without a host, and shows what it plans.
 //!
-//! ```ignore
+//! ```text
 //! let case = Case::<DomainPlugin>::new(&domain("orders")).object(&cluster("main")).object(&secret("main-app"));
 //! let first = case.plan();
 //! insta::assert_yaml_snapshot!(first);
@@ -145,6 +145,12 @@ impl<P: Plugin> Case<P> {
             self.children.extend(next.map(|object| (key, object)));
         }
         self
+    }
+
+    /// As if the host had reconciled once: [`observe`](Self::observe) of the [`plan`](Self::plan).
+    pub fn reconciled(self) -> Self {
+        let plan = self.plan();
+        self.observe(&plan)
     }
 
     /// The live child of this name has this status.

@@ -4,15 +4,12 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec};
-use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, ContainerPort, EnvVar, HTTPGetAction, PodSpec, PodTemplateSpec, Probe, ResourceRequirements,
-    Service, ServicePort, ServiceSpec,
-};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{ConfigMap, Container, PodSpec, Service};
 use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPort, NetworkPolicySpec};
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use transom_sdk::objects::{self, Labels, labels};
 use transom_sdk::prelude::*;
 
 /// A web application without state.
@@ -27,6 +24,7 @@ use transom_sdk::prelude::*;
 #[serde(rename_all = "camelCase")]
 pub struct WebSpec {
     /// Container image; it answers `GET /healthz` on port 8080.
+    #[schemars(length(min = 1))]
     pub image: String,
     /// How many pods run.
     #[serde(default = "one")]
@@ -71,16 +69,12 @@ fn name(web: &Web) -> &str {
     web.metadata.name.as_deref().unwrap_or_default()
 }
 
+fn app(web: &Web) -> Labels {
+    labels([("app.kubernetes.io/name", name(web))])
+}
+
 fn metadata(web: &Web) -> ObjectMeta {
-    ObjectMeta { name: Some(name(web).into()), labels: Some(labels(web)), ..Default::default() }
-}
-
-fn labels(web: &Web) -> BTreeMap<String, String> {
-    BTreeMap::from([("app.kubernetes.io/name".into(), name(web).into())])
-}
-
-fn selector(web: &Web) -> LabelSelector {
-    LabelSelector { match_labels: Some(labels(web)), ..Default::default() }
+    objects::metadata(name(web), &app(web))
 }
 
 fn config(web: &Web) -> ConfigMap {
@@ -89,14 +83,7 @@ fn config(web: &Web) -> ConfigMap {
 }
 
 fn service(web: &Web) -> Service {
-    let port = ServicePort {
-        name: Some("http".into()),
-        port: 80,
-        target_port: Some(IntOrString::String("http".into())),
-        ..Default::default()
-    };
-    let spec = ServiceSpec { selector: Some(labels(web)), ports: Some(vec![port]), ..Default::default() };
-    Service { metadata: metadata(web), spec: Some(spec), ..Default::default() }
+    objects::service(metadata(web), &app(web), vec![objects::service_port("http", PORT)])
 }
 
 /// Everybody may talk to the port, nobody to anything else.
@@ -104,7 +91,7 @@ fn network_policy(web: &Web) -> NetworkPolicy {
     let port = NetworkPolicyPort { port: Some(IntOrString::Int(PORT)), ..Default::default() };
     let rule = NetworkPolicyIngressRule { ports: Some(vec![port]), ..Default::default() };
     let spec = NetworkPolicySpec {
-        pod_selector: Some(selector(web)),
+        pod_selector: Some(objects::selector(&app(web))),
         policy_types: Some(vec!["Ingress".into()]),
         ingress: Some(vec![rule]),
         ..Default::default()
@@ -114,47 +101,41 @@ fn network_policy(web: &Web) -> NetworkPolicy {
 
 fn deployment(web: &Web) -> Deployment {
     let pod = PodSpec { containers: vec![container(web)], ..Default::default() };
-    let template = PodTemplateSpec {
-        metadata: Some(ObjectMeta { labels: Some(labels(web)), ..Default::default() }),
-        spec: Some(pod),
-    };
-    let spec =
-        DeploymentSpec { replicas: Some(web.spec.replicas), selector: selector(web), template, ..Default::default() };
-    Deployment { metadata: metadata(web), spec: Some(spec), ..Default::default() }
+    let template = objects::template(&app(web), pod);
+    objects::deployment(metadata(web), objects::deployment_spec(web.spec.replicas, &app(web), template))
 }
 
 fn container(web: &Web) -> Container {
-    let env = |name: &str, value: &str| EnvVar { name: name.into(), value: Some(value.into()), ..Default::default() };
-    let probe = |path: &str| Probe {
-        http_get: Some(HTTPGetAction {
-            path: Some(path.into()),
-            port: IntOrString::String("http".into()),
-            ..Default::default()
-        }),
-        ..Default::default()
-    };
-    let resources = ResourceRequirements {
-        requests: Some(BTreeMap::from([
-            ("cpu".into(), Quantity("50m".into())),
-            ("memory".into(), Quantity("64Mi".into())),
-        ])),
-        limits: Some(BTreeMap::from([("memory".into(), Quantity("128Mi".into()))])),
-        ..Default::default()
-    };
     Container {
-        name: "web".into(),
-        image: Some(web.spec.image.clone()),
-        ports: Some(vec![ContainerPort { name: Some("http".into()), container_port: PORT, ..Default::default() }]),
+        ports: Some(vec![objects::container_port("http", PORT)]),
         env: Some(vec![
-            env("APP_NAME", name(web)),
-            env("APP_NAMESPACE", web.metadata.namespace.as_deref().unwrap_or_default()),
-            env("LOG_FORMAT", "json"),
-            env("LOG_LEVEL", "info"),
-            env("PORT", "8080"),
+            objects::env("APP_NAME", name(web)),
+            objects::env("APP_NAMESPACE", web.metadata.namespace.as_deref().unwrap_or_default()),
+            objects::env("LOG_FORMAT", "json"),
+            objects::env("LOG_LEVEL", "info"),
+            objects::env("PORT", PORT.to_string()),
         ]),
-        resources: Some(resources),
-        liveness_probe: Some(probe("/healthz")),
-        readiness_probe: Some(probe("/healthz")),
-        ..Default::default()
+        resources: Some(objects::resources([("cpu", "50m"), ("memory", "64Mi")], [("memory", "128Mi")])),
+        liveness_probe: Some(objects::http_probe("/healthz", PORT)),
+        readiness_probe: Some(objects::http_probe("/healthz", PORT)),
+        ..objects::container("web", &web.spec.image)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use transom_sdk::testing::Case;
+
+    use super::*;
+
+    #[test]
+    fn a_web_is_ready_when_its_deployment_is_available() {
+        let web = Web::new("shop", WebSpec { image: "registry.example/shop:1".into(), replicas: 2 });
+        let case = Case::<WebPlugin>::new(&web);
+        let first = case.plan();
+        insta::assert_yaml_snapshot!(first);
+        let next = case.observe(&first).ready::<Deployment>("shop").plan();
+        assert_eq!(next.condition("Ready"), Some(("True", "Available")));
+        assert_eq!(next.children, first.children, "nothing left to write");
     }
 }

@@ -2,27 +2,18 @@
 //!
 //! Written on the bare bindings, so that it can return what the SDK would not. Each `Hostile` names its behaviour in
 //! `spec.behaviour`; `configMap` is the one that behaves. Cargo features make manifests that are refused at load time.
-#![allow(
-    clippy::panic,
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "failing is what it is for"
-)]
+#![allow(clippy::panic, clippy::unwrap_used, clippy::indexing_slicing, reason = "failing is what it is for")]
 
 mod bindings;
 
 use bindings::exports::transom::plugin::reconciler::{
-    Child, ChildKind, ChildOptions, Delivery, Disposition, Failure, Guest, Manifest, Plan, Request,
-    Step,
+    Child, ChildKind, ChildOptions, Delivery, Disposition, Failure, Guest, Manifest, Plan, Request, Step,
 };
 use bindings::transom::plugin::host;
 use bindings::transom::plugin::types::{Condition, ConditionStatus, Lookup, RandomQuery, TypeMeta};
 use serde_json::{Value, json};
 
-#[cfg_attr(
-    not(target_family = "wasm"),
-    allow(dead_code, reason = "exported from the component only")
-)]
+#[cfg_attr(not(target_family = "wasm"), allow(dead_code, reason = "exported from the component only"))]
 struct Hostile;
 
 impl Guest for Hostile {
@@ -37,10 +28,7 @@ impl Guest for Hostile {
             name: "hostile".into(),
             version: env!("CARGO_PKG_VERSION").into(),
             crds: crds(),
-            children: vec![ChildKind {
-                kind: kind("v1", "ConfigMap"),
-                delivery: Delivery::Full,
-            }],
+            children: vec![ChildKind { kind: kind("v1", "ConfigMap"), delivery: Delivery::Full }],
             reads: Vec::new(),
             endpoints: Vec::new(),
             engines: Vec::new(),
@@ -51,20 +39,12 @@ impl Guest for Hostile {
     }
 
     fn reconcile(request: Request) -> Result<Step, Failure> {
-        std::panic::set_hook(Box::new(|panic| {
-            host::log(host::Level::Error, &panic.to_string())
-        }));
+        std::panic::set_hook(Box::new(|panic| host::log(host::Level::Error, &panic.to_string())));
         let object: Value = serde_json::from_str(&request.object).unwrap();
         let behaviour = object["spec"]["behaviour"].as_str().unwrap_or_default();
-        let name = object["spec"]["name"]
-            .as_str()
-            .or(object["metadata"]["name"].as_str())
-            .unwrap_or_default();
+        let name = object["spec"]["name"].as_str().or(object["metadata"]["name"].as_str()).unwrap_or_default();
         if request.deleting {
-            return Ok(Step::Done(Plan {
-                finalized: behaviour != "finalizerNeverDone",
-                ..plan(Vec::new())
-            }));
+            return Ok(Step::Done(Plan { finalized: behaviour != "finalizerNeverDone", ..plan(Vec::new()) }));
         }
         let good = || config_map(name, json!({})).to_string();
         Ok(Step::Done(match behaviour {
@@ -74,13 +54,10 @@ impl Guest for Hostile {
             "panic" => panic!("{name} wants a panic"),
             "allocate" => allocate(),
             "oversize" => plan(vec![oversize(name)]),
-            "malformedJson" => plan(vec![format!(
-                "{{\"apiVersion\": \"v1\", \"kind\": \"ConfigMap\", {name}"
-            )]),
+            "malformedJson" => plan(vec![format!("{{\"apiVersion\": \"v1\", \"kind\": \"ConfigMap\", {name}")]),
             "notAnObject" => plan(vec!["[1, 2, 3]".into()]),
             "undeclaredKind" => {
-                let secret =
-                    json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": name } });
+                let secret = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": name } });
                 plan(vec![good(), secret.to_string()])
             }
             "foreignNamespace" => {
@@ -89,27 +66,18 @@ impl Guest for Hostile {
                 plan(vec![foreign.to_string()])
             }
             "duplicateChild" => plan(vec![good(), good()]),
-            "tooManyChildren" => plan(
-                (0..10_000)
-                    .map(|i| config_map(&format!("{name}-{i}"), json!({})).to_string())
-                    .collect(),
-            ),
-            "badCondition" => Plan {
-                conditions: vec![condition("not a type!", "not a reason!", "")],
-                ..plan(vec![good()])
-            },
+            "tooManyChildren" => {
+                plan((0..10_000).map(|i| config_map(&format!("{name}-{i}"), json!({})).to_string()).collect())
+            }
+            "badCondition" => {
+                Plan { conditions: vec![condition("not a type!", "not a reason!", "")], ..plan(vec![good()]) }
+            }
             "hugeMessage" => {
                 let message = "x".repeat(1 << 20);
-                Plan {
-                    conditions: vec![condition("Ready", "Huge", &message)],
-                    ..plan(vec![good()])
-                }
+                Plan { conditions: vec![condition("Ready", "Huge", &message)], ..plan(vec![good()]) }
             }
             "askForever" => {
-                let query = RandomQuery {
-                    label: format!("round {}", request.round),
-                    length: 8,
-                };
+                let query = RandomQuery { label: format!("round {}", request.round), length: 8 };
                 return Ok(Step::Ask(vec![Lookup::Random(query)]));
             }
             "deepJson" => {
@@ -138,10 +106,7 @@ fn crds() -> Vec<String> {
 }
 
 fn kind(api_version: &str, kind: &str) -> TypeMeta {
-    TypeMeta {
-        api_version: api_version.into(),
-        kind: kind.into(),
-    }
+    TypeMeta { api_version: api_version.into(), kind: kind.into() }
 }
 
 fn config_map(name: &str, data: Value) -> Value {
@@ -149,20 +114,11 @@ fn config_map(name: &str, data: Value) -> Value {
 }
 
 fn condition(kind: &str, reason: &str, message: &str) -> Condition {
-    Condition {
-        type_: kind.into(),
-        status: ConditionStatus::True,
-        reason: reason.into(),
-        message: message.into(),
-    }
+    Condition { type_: kind.into(), status: ConditionStatus::True, reason: reason.into(), message: message.into() }
 }
 
 fn plan(objects: Vec<String>) -> Plan {
-    let apply = |object| Child {
-        object,
-        disposition: Disposition::Apply,
-        options: ChildOptions::empty(),
-    };
+    let apply = |object| Child { object, disposition: Disposition::Apply, options: ChildOptions::empty() };
     Plan {
         children: objects.into_iter().map(apply).collect(),
         status: None,
@@ -180,11 +136,7 @@ fn plan(objects: Vec<String>) -> Plan {
 fn forever() -> ! {
     let mut number = 0u64;
     loop {
-        number = std::hint::black_box(
-            number
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1),
-        );
+        number = std::hint::black_box(number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1));
     }
 }
 
