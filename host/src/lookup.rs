@@ -48,6 +48,12 @@ impl Lookups {
         lookups.into_iter().zip(answers).map(|(lookup, answer)| Answered { lookup, answer }).collect()
     }
 
+    /// Brings a primary up when an object that stands in its way changes or goes; until its next plan is carried out.
+    pub async fn follow(&self, key: &PrimaryKey, object: &ObjectRef) {
+        self.kinds.watch(&object.kind).await;
+        self.table.follow(key, object);
+    }
+
     /// Remembers what a plan rests on, and forgets the rest. Returns after how long an answer changes by itself.
     pub fn keep(&self, key: &PrimaryKey, used: &[Answered]) -> Option<Duration> {
         self.table.keep(key, used.iter().map(|answered| answered.lookup.clone()).collect());

@@ -134,15 +134,6 @@ impl From<kube::Error> for ApiError {
     }
 }
 
-/// How an apply treats fields that another manager owns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Conflicts {
-    /// Take them.
-    Force,
-    /// Fail.
-    Refuse,
-}
-
 /// An object after an apply.
 #[derive(Debug)]
 pub struct Applied {
@@ -150,8 +141,6 @@ pub struct Applied {
     pub created: bool,
     /// As it is now.
     pub object: Object,
-    /// Names of the field managers besides ours, without those of subresources.
-    pub other_managers: Vec<String>,
 }
 
 /// The API server. Cheap to share.
@@ -220,26 +209,18 @@ impl Cluster {
         self.known(kind).ok_or_else(|| ApiError::NotServed(kind.clone()))
     }
 
-    /// Server-side apply of one object.
+    /// Server-side apply of one object; fields that others own are taken.
+    ///
+    /// With [`CREATE_ONLY`] as `metadata.resourceVersion` in the body it fails with 409 when the object exists.
     ///
     /// # Errors
     /// When the API server refuses it or cannot be asked.
-    pub async fn apply(
-        &self,
-        reference: &ObjectRef,
-        manager: &str,
-        body: &Value,
-        conflicts: Conflicts,
-    ) -> Result<Applied, ApiError> {
+    pub async fn apply(&self, reference: &ObjectRef, manager: &str, body: &Value) -> Result<Applied, ApiError> {
         let served = self.served(&reference.kind).await?;
-        let force = if conflicts == Conflicts::Force { "&force=true" } else { "" };
         let path = served.path(&reference.namespace, &reference.name);
-        let uri = format!("{path}?fieldManager={}{force}", encode(manager));
+        let uri = format!("{path}?fieldManager={}&force=true", encode(manager));
         let (status, text) = self.send("apply", Method::PATCH, &uri, APPLY, body.to_string()).await?;
-        let object = parse(&text)?;
-        let created = status == StatusCode::CREATED;
-        let other_managers = if created { Vec::new() } else { other_managers(&text, manager) };
-        Ok(Applied { created, object, other_managers })
+        Ok(Applied { created: status == StatusCode::CREATED, object: parse(&text)? })
     }
 
     /// Server-side apply of the whole status of one object, which must still be the one with this UID.
@@ -302,6 +283,21 @@ impl Cluster {
         let path = served.path(&reference.namespace, &reference.name);
         match self.send("get", Method::GET, &path, JSON, String::new()).await {
             Ok((_, text)) => parse(&text).map(Some),
+            Err(error) if error.code() == 404 => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// One object with the names of its field managers (those of subresources left out: a controller that only writes
+    /// status is no owner), none when it is not there.
+    ///
+    /// # Errors
+    /// When the API server refuses it or cannot be asked.
+    pub async fn get_managed(&self, reference: &ObjectRef) -> Result<Option<(Object, Vec<String>)>, ApiError> {
+        let served = self.served(&reference.kind).await?;
+        let path = served.path(&reference.namespace, &reference.name);
+        match self.send("get", Method::GET, &path, JSON, String::new()).await {
+            Ok((_, text)) => Ok(Some((parse(&text)?, managers(&text)))),
             Err(error) if error.code() == 404 => Ok(None),
             Err(error) => Err(error),
         }
@@ -379,6 +375,11 @@ impl Cluster {
     }
 }
 
+/// A resource version that no object has: the API server's store begins at 1 and the first write makes 2. An apply that
+/// carries it creates the object or fails with 409, so that nothing of somebody else's is ever touched, without reading
+/// first (found by trying; a test holds it against the real API server).
+pub const CREATE_ONLY: &str = "1";
+
 const APPLY: &str = "application/apply-patch+yaml";
 const MERGE: &str = "application/merge-patch+json";
 const JSON: &str = "application/json";
@@ -400,8 +401,8 @@ fn refusal(code: u16, text: &str, retry_after: Option<Duration>) -> ApiError {
     ApiError::Status { code, reason: status.reason, message, retry_after }
 }
 
-/// Field managers other than `ours`, those of subresources left out: a controller that only writes status is no owner.
-fn other_managers(text: &str, ours: &str) -> Vec<String> {
+/// Field managers, those of subresources left out.
+fn managers(text: &str) -> Vec<String> {
     #[derive(serde::Deserialize)]
     struct Managed {
         metadata: Meta,
@@ -420,7 +421,7 @@ fn other_managers(text: &str, ours: &str) -> Vec<String> {
         subresource: String,
     }
     let entries = serde_json::from_str::<Managed>(text).map(|m| m.metadata.managed_fields).unwrap_or_default();
-    entries.into_iter().filter(|e| e.subresource.is_empty() && e.manager != ours).map(|e| e.manager).collect()
+    entries.into_iter().filter(|e| e.subresource.is_empty()).map(|e| e.manager).collect()
 }
 
 /// Percent-encodes a query value.
@@ -456,6 +457,6 @@ mod tests {
     fn managers_of_status_are_no_owners() {
         let text = r#"{"metadata":{"managedFields":[{"manager":"us"},{"manager":"kcm","subresource":"status"},
             {"manager":"kubectl"}]}}"#;
-        assert_eq!(other_managers(text, "us"), ["kubectl"]);
+        assert_eq!(managers(text), ["us", "kubectl"]);
     }
 }

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use serde_json::{Map, Value, json};
 
-use super::cluster::{ApiError, Conflicts};
+use super::cluster::{ApiError, Applied, CREATE_ONLY};
 use super::controller::{Active, Controller};
 use super::key::PrimaryKey;
 use crate::api::names;
@@ -317,69 +317,92 @@ impl Reconcile<'_> {
         checked: &Checked,
         writes: Writes,
     ) -> Result<String, ReconcileError> {
-        let mut done = Vec::new();
+        let mut done = Done::default();
+        let result = self.write(snapshot, &writes, &mut done).await;
+        let text = done.text();
+        if !text.is_empty() {
+            tracing::info!(done = %text, "children written");
+        }
+        done.events().for_each(|event| self.event(snapshot, event));
+        result?;
+        checked.events.iter().for_each(|event| self.event(snapshot, event.clone()));
+        Ok(text)
+    }
+
+    async fn write(&mut self, snapshot: &Snapshot, writes: &Writes, done: &mut Done) -> Result<(), ReconcileError> {
         for tier in &writes.tiers {
             let mut requests = Vec::with_capacity(tier.len());
             for apply in tier {
                 requests.push(self.apply(apply));
             }
             let requests = futures::stream::iter(requests);
-            let applied: Vec<_> = requests.buffer_unordered(PARALLEL_WRITES).collect().await;
+            let results: Vec<_> = requests.buffer_unordered(PARALLEL_WRITES).collect().await;
             let mut failure = None;
-            for result in applied {
+            for result in results {
                 match result {
-                    Ok((apply, object)) => {
-                        done.push(describe(apply));
+                    Ok(Written { apply, object, what }) => {
+                        done.add(what);
                         self.remember(apply, object);
                     }
                     Err(error) => failure = failure.or(Some(error)),
                 }
             }
-            if let Some(error) = failure {
-                return Err(error);
-            }
+            failure.map_or(Ok(()), Err)?;
         }
         for prune in &writes.prunes {
             self.remove(snapshot, prune).await?;
-            done.push(format!("{} {}", if prune.keep { "released" } else { "deleted" }, prune.reference));
+            let (reason, verb) = if prune.keep { ("Released", "released") } else { ("Deleted", "deleted") };
+            done.add((reason, format!("{verb} {}", prune.reference)));
         }
-        let note = done.join(", ");
-        tracing::info!(done = %note, "children written");
-        let event = |note: &str| Event { warning: false, reason: "Applied".into(), note: note.to_owned() };
-        self.event(snapshot, event(&note));
-        checked.events.iter().for_each(|event| self.event(snapshot, event.clone()));
-        Ok(note)
+        Ok(())
     }
 
-    async fn apply<'w>(&self, apply: &'w Apply) -> Result<(&'w Apply, Object), ReconcileError> {
-        let Apply { desired, live, .. } = apply;
+    async fn apply<'w>(&self, apply: &'w Apply) -> Result<Written<'w>, ReconcileError> {
+        let desired = &apply.desired;
         let (child, manager) = (&desired.reference, &self.active.field_manager);
-        let ours = live.is_some() || desired.adopt;
-        let conflicts = if ours { Conflicts::Force } else { Conflicts::Refuse };
-        let cluster = &self.controller.cluster;
-        match cluster.apply(child, manager, &desired.body, conflicts).await {
-            Ok(applied) if ours || applied.created || applied.other_managers.is_empty() => Ok((apply, applied.object)),
-            // It was there and no field clashed, so the apply only added some; giving them up restores what was.
-            Ok(applied) => {
-                let nothing = json!({"apiVersion": child.kind.api_version, "kind": child.kind.kind,
-                    "metadata": {"name": child.name, "uid": applied.object.uid}});
-                cluster
-                    .apply(child, manager, &nothing, Conflicts::Refuse)
-                    .await
-                    .map_err(|source| ReconcileError::Apply { child: child.clone(), source })?;
-                let managers = applied.other_managers.join(", ");
-                Err(ReconcileError::Conflict { child: child.clone(), managers })
+        let new = apply.live.is_none() && !desired.adopt;
+        let applied = if new {
+            let mut body = desired.body.clone();
+            if let Some(Value::Object(metadata)) = body.get_mut("metadata") {
+                metadata.insert("resourceVersion".into(), CREATE_ONLY.into());
             }
-            Err(ApiError::Status { code: 409, message, .. }) if !ours => {
-                Err(ReconcileError::Conflict { child: child.clone(), managers: format!("others ({message})") })
-            }
-            Err(source) if is_immutable(&source) => self.replace(apply, source).await,
+            self.controller.cluster.apply(child, manager, &body).await
+        } else {
+            self.controller.cluster.apply(child, manager, &desired.body).await
+        };
+        match applied {
+            Ok(Applied { created, object }) => Ok(Written { apply, object, what: describe(apply, created) }),
+            Err(error) if new && error.code() == 409 => self.claim(apply, error).await,
+            Err(error) if is_immutable(&error) => self.replace(apply, error).await,
             Err(source) => Err(ReconcileError::Apply { child: child.clone(), source }),
         }
     }
 
+    /// An object of a new child's name exists: applies it if it is ours after all (its label was taken away, or the
+    /// watch is behind), else leaves it alone and waits for it to change.
+    async fn claim<'w>(&self, apply: &'w Apply, refused: ApiError) -> Result<Written<'w>, ReconcileError> {
+        let (child, manager) = (&apply.desired.reference, &self.active.field_manager);
+        let failed = |source| ReconcileError::Apply { child: child.clone(), source };
+        let cluster = &self.controller.cluster;
+        let Some((object, managers)) = cluster.get_managed(child).await.map_err(failed)? else {
+            return Err(failed(refused)); // gone meanwhile: the next try makes it
+        };
+        let primary = self.active.primary(self.key).map(|primary| primary.uid.clone());
+        let ours = match &object.owner {
+            Some(owner) => Some(owner) == primary.as_ref(),
+            None => managers.contains(manager),
+        };
+        if !ours {
+            self.lookups().follow(self.key, child).await;
+            let managers = if managers.is_empty() { "somebody else".into() } else { managers.join(", ") };
+            return Err(ReconcileError::Conflict { child: child.clone(), managers });
+        }
+        let object = cluster.apply(child, manager, &apply.desired.body).await.map_err(failed)?.object;
+        Ok(Written { apply, object, what: describe(apply, false) })
+    }
+
     /// Deletes what cannot be changed, where the plugin allows it; when it is gone it is made again.
-    async fn replace<'w>(&self, apply: &'w Apply, refused: ApiError) -> Result<(&'w Apply, Object), ReconcileError> {
+    async fn replace<'w>(&self, apply: &'w Apply, refused: ApiError) -> Result<Written<'w>, ReconcileError> {
         let child = &apply.desired.reference;
         let (Some(live), true) = (&apply.live, apply.desired.replace) else {
             return Err(ReconcileError::Immutable { child: child.clone(), source: refused });
@@ -388,13 +411,13 @@ impl Reconcile<'_> {
         self.controller.cluster.delete(child, &live.uid).await.map_err(failed)?;
         let mut going = (**live).clone();
         going.deleting = true;
-        Ok((apply, going))
+        Ok(Written { apply, object: going, what: ("Replaced", format!("deleted {child} to make it again")) })
     }
 
     /// Puts what the API server answered into the cache, and notes where it is not what was sent.
     fn remember(&mut self, apply: &Apply, object: Object) {
         let desired = &apply.desired;
-        if !object.deleting && !diff::drift(&desired.body, &object.value()).is_empty() {
+        if !object.deleting && !diff::object_drift(&desired.body, &object.value()).is_empty() {
             let pair = (desired.digest.clone(), intent_digest(&object));
             self.memory.normalised.insert(object.uid.clone(), pair);
         }
@@ -590,14 +613,48 @@ fn intent_digest(object: &Object) -> String {
     digest(&json!(object.intent()))
 }
 
-fn describe(apply: &Apply) -> String {
+/// Event reason and sentence for one write.
+type What = (&'static str, String);
+
+fn describe(apply: &Apply, created: bool) -> What {
     let Apply { desired, live, drift } = apply;
     let child = &desired.reference;
     match live {
-        None => format!("created {child}"),
+        None if created => ("Created", format!("created {child}")),
+        None => ("Corrected", format!("took {child} back")),
         Some(object) if object.applied.as_deref() != Some(desired.digest.as_str()) => {
-            format!("updated {child}")
+            ("Updated", format!("updated {child}"))
         }
-        Some(_) => format!("corrected {child} ({})", drift.join(", ")),
+        Some(_) => ("Corrected", format!("corrected {child} ({})", drift.join(", "))),
+    }
+}
+
+/// One child that was written.
+struct Written<'a> {
+    apply: &'a Apply,
+    object: Object,
+    what: What,
+}
+
+/// What was written, by event reason.
+#[derive(Default)]
+struct Done(BTreeMap<&'static str, Vec<String>>);
+
+impl Done {
+    fn add(&mut self, (reason, what): What) {
+        self.0.entry(reason).or_default().push(what);
+    }
+
+    fn text(&self) -> String {
+        self.0.values().flatten().cloned().collect::<Vec<_>>().join(", ")
+    }
+
+    fn events(&self) -> impl Iterator<Item = Event> {
+        let event = |(reason, what): (&&str, &Vec<String>)| Event {
+            warning: false,
+            reason: (*reason).to_owned(),
+            note: what.join(", "),
+        };
+        self.0.iter().map(event)
     }
 }

@@ -21,6 +21,8 @@ struct Entry {
 struct Inner {
     entries: HashMap<Lookup, Entry>,
     by_primary: HashMap<PrimaryKey, Vec<Lookup>>,
+    /// Objects that stand in a primary's way: few, and gone through at every change.
+    follows: HashMap<PrimaryKey, Vec<ObjectRef>>,
 }
 
 pub(super) struct Table {
@@ -74,10 +76,20 @@ impl Table {
         self.lock().by_primary.get(key).cloned().unwrap_or_default()
     }
 
+    /// Tells of changes of an object without an answer.
+    pub(super) fn follow(&self, key: &PrimaryKey, object: &ObjectRef) {
+        let mut inner = self.lock();
+        let follows = inner.follows.entry(key.clone()).or_default();
+        if !follows.contains(object) {
+            follows.push(object.clone());
+        }
+    }
+
     /// From now on the primary rests on these only.
     pub(super) fn keep(&self, key: &PrimaryKey, used: Vec<Lookup>) {
         let mut inner = self.lock();
-        let Inner { entries, by_primary } = &mut *inner;
+        let Inner { entries, by_primary, follows } = &mut *inner;
+        follows.remove(key);
         let before = by_primary.remove(key).unwrap_or_default();
         for lookup in before.iter().filter(|lookup| !used.contains(lookup)) {
             if let Some(entry) = entries.get_mut(lookup) {
@@ -97,25 +109,30 @@ impl Table {
 
     /// An object has changed.
     pub(super) fn changed(&self, object: &ObjectRef) {
-        self.invalidate(|lookup| super::concerns(lookup, object));
+        self.invalidate(|lookup| super::concerns(lookup, object), |followed| followed == object);
     }
 
     /// Changes of a kind may have been missed.
     pub(super) fn kind_changed(&self, kind: &TypeMeta) {
-        self.invalidate(|lookup| match lookup {
+        let asked = |lookup: &Lookup| match lookup {
             Lookup::Object(reference) => reference.kind == *kind,
             Lookup::Objects { kind: asked, .. } => asked == kind,
             _ => false,
-        });
+        };
+        self.invalidate(asked, |followed| followed.kind == *kind);
     }
 
-    fn invalidate(&self, concerns: impl Fn(&Lookup) -> bool) {
+    fn invalidate(&self, concerns: impl Fn(&Lookup) -> bool, follows: impl Fn(&ObjectRef) -> bool) {
         let mut users = HashSet::new();
-        for (_, entry) in self.lock().entries.iter_mut().filter(|(lookup, _)| concerns(lookup)) {
+        let mut inner = self.lock();
+        for (_, entry) in inner.entries.iter_mut().filter(|(lookup, _)| concerns(lookup)) {
             entry.answer = None;
             entry.version += 1;
             users.extend(entry.users.iter().cloned());
         }
+        let following = inner.follows.iter().filter(|(_, objects)| objects.iter().any(&follows));
+        users.extend(following.map(|(key, _)| key.clone()));
+        drop(inner);
         users.iter().for_each(|key| (self.stale)(key));
     }
 }

@@ -90,7 +90,7 @@ fn apply(desired: &Desired, live: Option<&Arc<Object>>, is_normalised: &IsNormal
         // it goes first; when it is gone the watch says so and it is made again
         (Disposition::Apply, Some(object)) if object.deleting => return None,
         (Disposition::Apply, Some(object)) => {
-            let drift = diff::drift(&desired.body, &object.value());
+            let drift = diff::object_drift(&desired.body, &object.value());
             let unchanged = object.applied.as_deref() == Some(desired.digest.as_str());
             let normalised = || {
                 // labels and annotations are stored as they are sent

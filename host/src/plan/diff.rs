@@ -12,6 +12,19 @@ use super::quantity;
 /// At most this many paths are reported: they are for people.
 const MAX_PATHS: usize = 16;
 
+/// Where a live object does not contain the desired one. As [`drift`], but without `apiVersion` and `kind`, which the API
+/// server leaves out of the items of a list.
+#[must_use]
+pub fn object_drift(desired: &Value, live: &Value) -> Vec<String> {
+    let (Value::Object(fields), Value::Object(others)) = (desired, live) else { return drift(desired, live) };
+    let mut found = Vec::new();
+    for (name, value) in fields.iter().filter(|(name, _)| !matches!(name.as_str(), "apiVersion" | "kind")) {
+        let other = others.get(name).unwrap_or(&Value::Null);
+        compare(value, other, &mut vec![name], &mut found);
+    }
+    found
+}
+
 /// Where live state does not contain what is desired, as paths such as `spec.replicas`, at most 16. Empty: no drift.
 #[must_use]
 pub fn drift(desired: &Value, live: &Value) -> Vec<String> {
@@ -203,6 +216,14 @@ mod tests {
     #[case::kind_of_value(json!({"a": "1"}), json!({"a": 1}), "a")]
     fn drifted(#[case] desired: Value, #[case] live: Value, #[case] path: &str) {
         assert_eq!(drift(&desired, &live), vec![path.to_owned()]);
+    }
+
+    #[test]
+    fn items_of_a_list_have_no_kind() {
+        let desired = json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"a": "1"}});
+        assert_eq!(object_drift(&desired, &json!({"data": {"a": "1"}})), Vec::<String>::new());
+        assert_eq!(object_drift(&desired, &json!({"data": {"a": "2"}})), ["data.a"]);
+        assert_eq!(object_drift(&desired, &json!({})), ["data"]);
     }
 
     fn tree() -> impl proptest::strategy::Strategy<Value = Value> {

@@ -8,7 +8,7 @@ use kube::runtime::{conditions, wait};
 use serde_json::{Map, Value};
 
 use crate::api::names;
-use crate::control::cluster::{Cluster, Conflicts, Served};
+use crate::control::cluster::{Cluster, Served};
 use crate::plan::check::{Scope, digest};
 use crate::plan::contract::{ObjectRef, TypeMeta};
 use crate::plan::diff;
@@ -85,10 +85,10 @@ impl Definition {
         }
         let mut live = cluster.get(&reference).await.map_err(|e| failed(&e))?;
         let current = live.as_ref().is_some_and(|live| {
-            live.applied.as_deref() == Some(applied.as_str()) && diff::drift(&body, &live.value()).is_empty()
+            live.applied.as_deref() == Some(applied.as_str()) && diff::object_drift(&body, &live.value()).is_empty()
         });
         if !current {
-            let answer = cluster.apply(&reference, manager, &body, Conflicts::Force).await;
+            let answer = cluster.apply(&reference, manager, &body).await;
             live = Some(answer.map_err(|e| failed(&e))?.object);
         }
         if !live.is_some_and(|live| is_established(&live.value())) {

@@ -1,6 +1,6 @@
 //! The steps from a record to a version that can serve. Each either succeeds or names itself, a reason and a sentence.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -136,6 +136,31 @@ pub(super) async fn prepare(
     earlier: &[KindRef],
 ) -> Result<Active, LoadFailure> {
     let bounds = spec.limits.bounds().map_err(|message| failure("Fetched", "InvalidLimits", message))?;
+    let (wasm, digest) = fetch(loader, controller, spec).await?;
+    let loaded = loader.load(name, &wasm, &digest, bounds).await?;
+    if spec.config.is_some() && loaded.manifest.config_schema.is_none() {
+        return Err(failure(
+            "Described",
+            "InvalidConfig",
+            "spec.config is set, but this plugin takes no configuration",
+        ));
+    }
+    install(controller, name, spec, loaded, digest, earlier).await
+}
+
+/// The component of the record's digest: from the cache if it is there, since the same digest is the same component.
+/// So a host that starts again needs no source, which may be down or hold another version by now.
+async fn fetch(
+    loader: &Loader,
+    controller: &Arc<Controller>,
+    spec: &PluginSpec,
+) -> Result<(Vec<u8>, String), LoadFailure> {
+    let cached = loader.cache_dir.join(format!("{}.wasm", spec.digest.trim_start_matches("sha256:")));
+    if let Ok(wasm) = tokio::fs::read(&cached).await
+        && digest_of(&wasm) == spec.digest
+    {
+        return Ok((wasm, spec.digest.clone()));
+    }
     let wasm = source::fetch(controller.cluster.client(), &spec.source).await.map_err(|error| LoadFailure {
         step: "Fetched",
         reason: error.reason,
@@ -147,15 +172,19 @@ pub(super) async fn prepare(
         let message = format!("spec.digest is {}, but what was fetched is {digest}", spec.digest);
         return Err(LoadFailure { transient: true, ..failure("Verified", "DigestMismatch", message) });
     }
-    let loaded = loader.load(name, &wasm, &digest, bounds).await?;
-    if spec.config.is_some() && loaded.manifest.config_schema.is_none() {
-        return Err(failure(
-            "Described",
-            "InvalidConfig",
-            "spec.config is set, but this plugin takes no configuration",
-        ));
+    if let Err(error) = keep(&cached, &wasm).await {
+        tracing::warn!(path = %cached.display(), %error, "component cannot be kept in the cache");
     }
-    install(controller, name, spec, loaded, digest, earlier).await
+    Ok((wasm, digest))
+}
+
+/// Writes a file that is there whole or not at all.
+async fn keep(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let dir = path.parent().unwrap_or(path);
+    tokio::fs::create_dir_all(dir).await?;
+    let part = tempfile::NamedTempFile::new_in(dir)?.into_temp_path();
+    tokio::fs::write(&part, bytes).await?;
+    part.persist(path).map_err(|error| error.error)
 }
 
 async fn install(
