@@ -8,6 +8,7 @@ pub(crate) fn json<K: CustomResourceExt>() -> Result<String, serde_json::Error> 
     for version in crd.pointer_mut("/spec/versions").and_then(Value::as_array_mut).into_iter().flatten() {
         entry(entry(version, "subresources"), "status");
         let schema = entry(entry(version, "schema"), "openAPIV3Schema");
+        describe(schema);
         let status = entry(entry(schema, "properties"), "status");
         if let Some(status) = status.as_object_mut() {
             status.insert("type".into(), "object".into());
@@ -21,12 +22,19 @@ pub(crate) fn json<K: CustomResourceExt>() -> Result<String, serde_json::Error> 
     serde_json::to_string(&crd)
 }
 
+/// What people read first in `kubectl explain` is what the author wrote about the spec, not that a macro made the type.
+fn describe(schema: &mut Value) {
+    let Some(description) = schema.pointer("/properties/spec/description").cloned() else { return };
+    if let Some(schema) = schema.as_object_mut() {
+        schema.insert("description".into(), description);
+    }
+}
+
 /// The object at `key`, put there if there is none.
 fn entry<'a>(parent: &'a mut Value, key: &str) -> &'a mut Value {
     if !parent.is_object() {
         *parent = Value::Object(Map::new());
     }
-    // `Value`'s index operator inserts `null` where nothing is; it cannot fail on an object
     let child = match parent {
         Value::Object(fields) => fields.entry(key).or_insert(Value::Null),
         other => other,

@@ -56,8 +56,38 @@ impl<K: kube::Resource<DynamicType = ()>> Kind for K {
 }
 
 /// Says which kind a type of yours is a partial view of; see [`Kind`].
+///
+/// A view that names its metadata can be put into plans, too:
+///
+/// ```
+/// # use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+/// # use serde::Serialize;
+/// #[derive(Serialize)]
+/// struct PodMonitor {
+///     metadata: ObjectMeta,
+///     spec: PodMonitorSpec,
+/// }
+/// #[derive(Serialize)]
+/// struct PodMonitorSpec {
+///     // what is to be set
+/// }
+/// transom_sdk::foreign!(PodMonitor { metadata }, "monitoring.coreos.com/v1", "PodMonitor");
+/// ```
 #[macro_export]
 macro_rules! foreign {
+    ($view:ident { $metadata:ident }, $api_version:literal, $kind:literal) => {
+        $crate::foreign!($view, $api_version, $kind);
+
+        impl $crate::Child for $view {
+            fn metadata(&self) -> &$crate::ObjectMeta {
+                &self.$metadata
+            }
+
+            fn to_json(&self) -> Result<::std::string::String, $crate::JsonError> {
+                $crate::foreign_json(self)
+            }
+        }
+    };
     ($view:ty, $api_version:literal, $kind:literal) => {
         impl $crate::Kind for $view {
             fn type_meta() -> $crate::TypeMeta {
@@ -67,7 +97,20 @@ macro_rules! foreign {
     };
 }
 
-/// An object that can be put into a [`Plan`](crate::Plan): any type of k8s-openapi, any custom resource.
+/// The view as JSON text, with the kind that it does not name itself.
+#[doc(hidden)]
+pub fn foreign_json<K: Kind + Serialize>(view: &K) -> Result<String, serde_json::Error> {
+    let mut object = serde_json::to_value(view)?;
+    if let Some(fields) = object.as_object_mut() {
+        let TypeMeta { api_version, kind } = K::type_meta();
+        fields.insert("apiVersion".into(), api_version.into());
+        fields.insert("kind".into(), kind.into());
+    }
+    serde_json::to_string(&object)
+}
+
+/// An object that can be put into a [`Plan`](crate::Plan): any type of k8s-openapi, any custom resource, and views that
+/// [`foreign!`](crate::foreign) makes one of.
 pub trait Child: Kind {
     /// Name, namespace (none: that of the primary), labels and annotations.
     fn metadata(&self) -> &ObjectMeta;

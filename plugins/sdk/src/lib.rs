@@ -27,10 +27,17 @@ pub use condition::{Condition, Status};
 pub use context::{CallOutcome, Context};
 pub use failure::{Failure, Violations};
 pub use health::{Health, State};
+#[doc(hidden)]
+pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+#[doc(hidden)]
+pub use kind::foreign_json;
 pub use kind::{Child, Kind, TypeMeta};
 pub use manifest::{Delivery, Manifest, Plugin, Primary, Protocol, Reconcile};
 pub use observed::Observed;
 pub use plan::{ChildExt, Dependency, Desired, Plan, Planned};
+
+#[doc(hidden)]
+pub use serde_json::Error as JsonError;
 
 /// All that a plugin usually needs.
 pub mod prelude {

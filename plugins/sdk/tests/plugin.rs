@@ -243,7 +243,9 @@ fn the_crd_lets_through_what_the_host_writes() {
         let crd: Value = serde_json::from_str(crd).unwrap();
         let version = &crd["spec"]["versions"][0];
         assert_eq!(version["subresources"]["status"], json!({}));
-        let status = &version["schema"]["openAPIV3Schema"]["properties"]["status"];
+        let schema = &version["schema"]["openAPIV3Schema"];
+        assert_eq!(schema["description"], schema["properties"]["spec"]["description"]);
+        let status = &schema["properties"]["status"];
         assert_eq!(status["properties"]["conditions"]["x-kubernetes-list-map-keys"], json!(["type"]));
         assert_eq!(status["properties"]["observedGeneration"]["format"], "int64");
         assert_eq!(status["properties"]["inventory"]["items"]["required"], json!(["apiVersion", "kind", "name"]));
