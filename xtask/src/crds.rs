@@ -18,7 +18,7 @@ pub(crate) fn run(check: bool) -> Result<()> {
     if check { self::check(&host) } else { generate(&host, &committed()) }
 }
 
-pub(crate) fn committed() -> PathBuf {
+fn committed() -> PathBuf {
     workspace::root().join("crds")
 }
 

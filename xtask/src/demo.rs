@@ -22,12 +22,15 @@ use crate::kubectl::{Kubectl, Watch, text};
 use crate::process::Group;
 use crate::progress::duration;
 use crate::tools::Tools;
-use crate::{command, crds, guests, host, interrupt, workspace};
+use crate::{command, guests, host, interrupt, workspace};
 use board::Board;
 use script::{Action, DOMAINS, Event, Script};
 
 const NAMESPACE: &str = "demo";
 const PLUGIN: &str = "domain";
+
+/// Children of any primitive.
+const OURS: &str = "--selector=transom.dev/plugin";
 
 const DATABASE_CRD: &str = include_str!("../demo/database-crd.yaml");
 const DATABASES: &str = include_str!("../demo/databases.yaml");
@@ -37,6 +40,12 @@ const SAMPLES: &str = include_str!("../demo/domains.yaml");
 /// From the first Domain to the end, with `--check`. It takes about 20 s, of which the Job's controller waits 10 before
 /// it makes the second pod; CI machines are slow.
 const DEADLINE: Duration = Duration::from_mins(3);
+
+/// A status is written after the child that it speaks of: so long a flap may follow the last change.
+const SETTLED_AFTER: Duration = Duration::from_secs(2);
+
+/// How often the ages in the table move on, and the host is looked after.
+const TICK: Duration = Duration::from_millis(500);
 
 /// How long the host may take to serve its own kinds, and then the plugin: compiling it takes seconds in a debug build.
 const START_SECONDS: u64 = 90;
@@ -109,14 +118,8 @@ impl Demo {
         Ok(demo)
     }
 
-    /// What is in the cluster before the host: its own kinds, databases, the namespace.
+    /// What is in the cluster before the host: databases, and the namespace.
     fn prepare(&self) -> Result<()> {
-        for file in fs::read_dir(crds::committed()).into_iter().flatten().flatten() {
-            let path = file.path();
-            if path.extension().is_some_and(|extension| extension == "yaml") {
-                self.kubectl.apply(&fs::read_to_string(&path)?)?;
-            }
-        }
         self.kubectl.apply(DATABASE_CRD)?;
         self.kubectl.wait("crd/clusters.postgresql.cnpg.io", "condition=Established", 30)?;
         self.kubectl.apply(DATABASES)
@@ -170,49 +173,58 @@ impl Demo {
         let mut script = Script::new(&digest(&next)?);
         let mut board = Board::new();
         let (_watches, events) = self.watch()?;
-        let mut swapped = None;
+        // When the plugin was exchanged, and when the verdict is due.
+        let (mut swapped, mut due) = (Instant::now(), None);
         loop {
             interrupt::check()?;
-            match events.recv_timeout(Duration::from_millis(500)) {
-                Ok(event) => {
-                    for action in script.react(event) {
-                        if action == Action::Swap {
-                            swapped = Some(Instant::now());
-                        }
-                        let is_finish = action == Action::Finish;
-                        self.act(action, &next, &mut board, swapped)?;
-                        if is_finish && options.check {
-                            board.show(script.domains());
-                            return Ok(());
-                        }
-                    }
+            let actions = match events.recv_timeout(TICK) {
+                Ok(event) => script.react(event),
+                Err(RecvTimeoutError::Timeout) => Vec::new(),
+                Err(RecvTimeoutError::Disconnected) => bail!("the API server has closed all watches"),
+            };
+            for action in actions {
+                match &action {
+                    Action::Swap => swapped = Instant::now(),
+                    Action::Finish(_) => due = Some(Instant::now() + SETTLED_AFTER),
+                    _ => {}
                 }
-                Err(RecvTimeoutError::Timeout) => self.expect_host()?,
-                Err(RecvTimeoutError::Disconnected) => {
-                    bail!("the API server has closed all watches")
-                }
+                self.act(action, &next, &mut board, swapped)?;
             }
             board.show(script.domains());
+            self.expect_host()?;
+            if due.is_some_and(|due| Instant::now() > due) {
+                board.note("every Domain was Ready all the time");
+                if options.check {
+                    return Ok(());
+                }
+                board.note(&format!(
+                    "Ctrl-C ends it; until then: export KUBECONFIG={}",
+                    self.kubectl.kubeconfig().display()
+                ));
+                script.rest();
+                due = None;
+            }
             if options.check && board.elapsed() > DEADLINE {
                 bail!("not everything was Ready within {}", duration(DEADLINE));
             }
         }
     }
 
-    fn watch(&self) -> Result<([Watch; 4], Receiver<Event>)> {
+    fn watch(&self) -> Result<([Watch; 5], Receiver<Event>)> {
         let (report, events) = mpsc::channel();
         let watch = |arguments: &[&str], wrap: fn(_) -> Event| self.kubectl.watch(arguments, report.clone(), wrap);
         let namespace = format!("--namespace={NAMESPACE}");
         let watches = [
             watch(&["domains.ameide.io", &namespace], Event::Domain)?,
-            watch(&["deployments.apps", &namespace], Event::Deployment)?,
+            watch(&["deployments.apps", &namespace, OURS], Event::Child)?,
+            watch(&["services", &namespace, OURS], Event::Child)?,
             watch(&["pods", &namespace, "--selector=ameide.io/job=migration"], Event::Pod)?,
             watch(&["plugins.transom.dev", PLUGIN], Event::Plugin)?,
         ];
         Ok((watches, events))
     }
 
-    fn act(&self, action: Action, next: &Path, board: &mut Board, swapped: Option<Instant>) -> Result<()> {
+    fn act(&self, action: Action, next: &Path, board: &mut Board, swapped: Instant) -> Result<()> {
         match action {
             Action::EndPod { name, containers, succeeds } => {
                 self.end_pod(&name, &containers, succeeds)?;
@@ -228,10 +240,9 @@ impl Demo {
                 let patch = json!({ "spec": record.get("spec") }).to_string();
                 self.kubectl.run(&["patch", "plugins.transom.dev", PLUGIN, "--type=merge", "--patch", &patch])?;
             }
-            Action::Finish => {
-                let took = duration(swapped.map(|at| at.elapsed()).unwrap_or_default());
-                board
-                    .note(&format!("the new version serves and is rolled out after {took}; every Domain stayed Ready"));
+            Action::Finish(changed) => {
+                let (took, changed) = (duration(swapped.elapsed()), changed.join(", "));
+                board.note(&format!("the new version serves after {took}; it has changed {changed}, and nothing else"));
             }
             Action::Fail(why) => bail!(why),
         }

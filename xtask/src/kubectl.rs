@@ -43,6 +43,10 @@ impl Kubectl {
         Self { program: program.into(), kubeconfig }
     }
 
+    pub(crate) fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
     fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         command.env("KUBECONFIG", &self.kubeconfig);

@@ -12,12 +12,16 @@ pub(crate) const DOMAINS: [&str; 3] = ["orders", "billing", "shipping"];
 const STUMBLES: &str = "billing";
 /// The secret of its database comes late.
 const WAITS: &str = "shipping";
+/// What the next version of the plugin changes, and nothing else: the children of this kind get one annotation more
+/// (feature `next` of `plugins/domain`).
+const CHANGED: &str = "Service";
 
 /// What the demo watches.
 #[derive(Clone, Debug)]
 pub(crate) enum Event {
     Domain(Change),
-    Deployment(Change),
+    /// A Deployment or a Service.
+    Child(Change),
     /// A pod of a migration.
     Pod(Change),
     Plugin(Change),
@@ -32,8 +36,8 @@ pub(crate) enum Action {
     DeliverSecret,
     /// Every Domain is Ready: exchange the plugin.
     Swap,
-    /// The new version serves, and has changed everything that it changes.
-    Finish,
+    /// The new version serves, and has changed these.
+    Finish(Vec<String>),
     /// It will not work any more.
     Fail(String),
 }
@@ -44,6 +48,7 @@ enum Stage {
     RollingOut,
     Swapping(Baseline),
     Finished(Baseline),
+    Over,
 }
 
 /// What was there before the plugin was exchanged.
@@ -51,8 +56,8 @@ enum Stage {
 struct Baseline {
     /// When each Domain became Ready: the time changes when the condition does, so no flap can hide.
     ready_since: BTreeMap<String, String>,
-    /// What each Deployment asked for.
-    deployments: BTreeMap<String, String>,
+    /// What was asked for in each child.
+    children: BTreeMap<String, String>,
 }
 
 /// The state of the demo.
@@ -60,7 +65,8 @@ pub(crate) struct Script {
     next_digest: String,
     stage: Stage,
     domains: BTreeMap<String, Value>,
-    deployments: BTreeMap<String, Value>,
+    /// By kind and name.
+    children: BTreeMap<String, Value>,
     ended_pods: BTreeSet<String>,
     delivered: bool,
     serving_next: bool,
@@ -73,7 +79,7 @@ impl Script {
             next_digest: next_digest.into(),
             stage: Stage::RollingOut,
             domains: BTreeMap::new(),
-            deployments: BTreeMap::new(),
+            children: BTreeMap::new(),
             ended_pods: BTreeSet::new(),
             delivered: false,
             serving_next: false,
@@ -85,15 +91,20 @@ impl Script {
         &self.domains
     }
 
+    /// Judges no more: from here on the user may do to the Domains what they like.
+    pub(crate) fn rest(&mut self) {
+        self.stage = Stage::Over;
+    }
+
     /// What follows from `event`.
     pub(crate) fn react(&mut self, event: Event) -> Vec<Action> {
         let mut actions = match event {
             Event::Domain(change) => {
-                keep(&mut self.domains, change);
+                keep(&mut self.domains, name, change);
                 self.deliver()
             }
-            Event::Deployment(change) => {
-                keep(&mut self.deployments, change);
+            Event::Child(change) => {
+                keep(&mut self.children, kind_and_name, change);
                 Vec::new()
             }
             Event::Pod(Change::Seen(pod)) => self.end_pod(&pod),
@@ -153,20 +164,28 @@ impl Script {
                 return Some(Action::Swap);
             }
             Stage::Swapping(before) | Stage::Finished(before) => before.clone(),
+            Stage::Over => return None,
         };
         if let Some(name) = self.flapped(&before) {
             return Some(Action::Fail(format!("{name} did not stay Ready while the plugin was exchanged")));
         }
+        let changed = self.changed(&before);
+        if let Some(child) = changed.iter().find(|child| !child.starts_with(CHANGED)) {
+            return Some(Action::Fail(format!("{child} was written, which the new version does not change")));
+        }
         let is_swapping = matches!(self.stage, Stage::Swapping(_));
-        if is_swapping && self.serving_next && self.all_rolled_out(&before) {
+        if is_swapping && self.serving_next && changed.len() == DOMAINS.len() {
             self.stage = Stage::Finished(before);
-            return Some(Action::Finish);
+            return Some(Action::Finish(changed));
         }
         None
     }
 
     fn all_ready(&self) -> bool {
-        DOMAINS.iter().all(|name| self.domains.get(*name).is_some_and(is_ready) && self.deployments.contains_key(*name))
+        let has = |kind: &str, name: &str| self.children.contains_key(&format!("{kind} {name}"));
+        DOMAINS.iter().all(|name| {
+            self.domains.get(*name).is_some_and(is_ready) && has("Deployment", name) && has("Service", name)
+        })
     }
 
     fn baseline(&self) -> Baseline {
@@ -174,7 +193,7 @@ impl Script {
             |domain| condition(domain, "Ready").map(|ready| text(ready, "/lastTransitionTime")).unwrap_or_default();
         Baseline {
             ready_since: self.domains.iter().map(|(name, domain)| (name.clone(), since(domain).into())).collect(),
-            deployments: self.deployments.iter().map(|(name, deployment)| (name.clone(), wish(deployment))).collect(),
+            children: self.children.iter().map(|(key, child)| (key.clone(), wish(child))).collect(),
         }
     }
 
@@ -188,21 +207,30 @@ impl Script {
         })
     }
 
-    /// Whether every Deployment was changed since `before`, and runs what it asks for.
-    fn all_rolled_out(&self, before: &Baseline) -> bool {
-        before.deployments.iter().all(|(name, wished)| {
-            self.deployments
-                .get(name)
-                .is_some_and(|deployment| wish(deployment) != *wished && is_rolled_out(deployment))
-        })
+    /// The children that are not what they were.
+    fn changed(&self, before: &Baseline) -> Vec<String> {
+        let is_other =
+            |key: &String, wished: &String| self.children.get(key).is_none_or(|child| wish(child) != *wished);
+        let other = before.children.iter().filter(|(key, wished)| is_other(key, wished)).map(|(key, _)| key);
+        let new = self.children.keys().filter(|key| !before.children.contains_key(*key));
+        other.chain(new).cloned().collect()
     }
 }
 
-fn keep(objects: &mut BTreeMap<String, Value>, change: Change) {
+fn keep(objects: &mut BTreeMap<String, Value>, key: fn(&Value) -> String, change: Change) {
     match change {
-        Change::Seen(object) => objects.insert(text(&object, "/metadata/name").into(), object),
-        Change::Gone(object) => objects.remove(text(&object, "/metadata/name")),
+        Change::Seen(object) => objects.insert(key(&object), object),
+        Change::Gone(object) => objects.remove(&key(&object)),
     };
+}
+
+fn name(object: &Value) -> String {
+    text(object, "/metadata/name").into()
+}
+
+/// `Service orders`
+fn kind_and_name(object: &Value) -> String {
+    format!("{} {}", text(object, "/kind"), text(object, "/metadata/name"))
 }
 
 fn status<'a>(object: &'a Value, kind: &str) -> &'a str {
@@ -216,18 +244,13 @@ fn is_ready(domain: &Value) -> bool {
         .is_some_and(|ready| text(ready, "/status") == "True" && ready.get("observedGeneration") == generation)
 }
 
-/// What a Deployment asks for: all that a plugin may change, and nothing that the Deployment's controller does.
-fn wish(deployment: &Value) -> String {
-    let part = |pointer| deployment.pointer(pointer).map(Value::to_string).unwrap_or_default();
-    format!("{} {}", part("/metadata/labels"), part("/spec"))
-}
-
-fn is_rolled_out(deployment: &Value) -> bool {
-    let replicas = deployment.pointer("/spec/replicas");
-    deployment.pointer("/metadata/generation") == deployment.pointer("/status/observedGeneration")
-        && ["replicas", "updatedReplicas", "availableReplicas"]
-            .iter()
-            .all(|field| deployment.pointer(&format!("/status/{field}")) == replicas)
+/// All of a child that a plugin may change, and nothing that Kubernetes' own controllers do.
+fn wish(child: &Value) -> String {
+    let part = |pointer| child.pointer(pointer).map(Value::to_string).unwrap_or_default();
+    let annotations = child.pointer("/metadata/annotations").and_then(Value::as_object);
+    let annotations: BTreeMap<_, _> =
+        annotations.into_iter().flatten().filter(|(key, _)| !key.contains("kubernetes.io/")).collect();
+    format!("{} {annotations:?} {}", part("/metadata/labels"), part("/spec"))
 }
 
 #[cfg(test)]
@@ -246,11 +269,13 @@ mod tests {
         })))
     }
 
-    fn deployment(name: &str, image: &str, updated: u32) -> Event {
-        Event::Deployment(Change::Seen(json!({
-            "metadata": { "name": name, "generation": 1 },
-            "spec": { "replicas": 2, "image": image },
-            "status": { "observedGeneration": 1, "replicas": 2, "updatedReplicas": updated, "availableReplicas": 2 },
+    fn child(kind: &str, name: &str, annotation: &str) -> Event {
+        Event::Child(Change::Seen(json!({
+            "kind": kind,
+            "metadata": {
+                "name": name,
+                "annotations": { "ameide.io/plugin": annotation, "deployment.kubernetes.io/revision": annotation },
+            },
         })))
     }
 
@@ -274,7 +299,8 @@ mod tests {
         let mut script = Script::new(NEXT);
         let mut actions = Vec::new();
         for name in DOMAINS {
-            actions.extend(script.react(deployment(name, "1", 2)));
+            actions.extend(script.react(child("Deployment", name, "1")));
+            actions.extend(script.react(child("Service", name, "1")));
             actions.extend(script.react(domain(name, "Ready", "True", "noon")));
         }
         assert_eq!(actions, [Action::Swap]);
@@ -303,17 +329,21 @@ mod tests {
     }
 
     #[test]
-    fn it_finishes_when_the_new_version_serves_and_its_changes_run() {
+    fn it_finishes_when_the_new_version_serves_and_has_changed_what_it_changes() {
         let mut script = swapping();
         assert_eq!(script.react(plugin("Ready", "sha256:1")), [], "that is the old one");
         assert_eq!(script.react(plugin("Ready", NEXT)), []);
-        for name in DOMAINS {
-            assert_eq!(script.react(deployment(name, "2", 1)), []);
-        }
-        assert_eq!(script.react(deployment("orders", "2", 2)), []);
-        assert_eq!(script.react(deployment("billing", "2", 2)), []);
-        assert_eq!(script.react(deployment("shipping", "2", 2)), [Action::Finish]);
-        assert_eq!(script.react(deployment("shipping", "2", 2)), [], "once");
+        assert_eq!(script.react(child("Service", "orders", "2")), []);
+        assert_eq!(script.react(child("Service", "billing", "2")), []);
+        let changed = ["Service billing", "Service orders", "Service shipping"].map(String::from).to_vec();
+        assert_eq!(script.react(child("Service", "shipping", "2")), [Action::Finish(changed)]);
+        assert_eq!(script.react(child("Service", "shipping", "2")), [], "once");
+    }
+
+    #[test]
+    fn a_write_that_the_new_version_does_not_need_ends_it() {
+        let why = "Deployment orders was written, which the new version does not change";
+        assert_eq!(swapping().react(child("Deployment", "orders", "2")), [Action::Fail(why.into())]);
     }
 
     #[test]
