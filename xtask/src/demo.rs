@@ -182,6 +182,7 @@ impl Demo {
                 Err(RecvTimeoutError::Timeout) => Vec::new(),
                 Err(RecvTimeoutError::Disconnected) => bail!("the API server has closed all watches"),
             };
+            board.show(script.domains());
             for action in actions {
                 match &action {
                     Action::Swap => swapped = Instant::now(),
@@ -190,7 +191,6 @@ impl Demo {
                 }
                 self.act(action, &next, &mut board, swapped)?;
             }
-            board.show(script.domains());
             self.expect_host()?;
             if due.is_some_and(|due| Instant::now() > due) {
                 board.note("every Domain was Ready all the time");

@@ -31,6 +31,7 @@ fn all(options: &Options, steps: &mut Steps) -> Result<()> {
     let tools = steps.run("tools", Tools::prepare)?;
     let plugins = steps.run("plugins", || guests::build(&[]))?;
     let host = steps.run("build", build)?;
+    steps.run("crds --check", || crds::check(&host))?;
     let plane = if options.use_kubeconfig {
         None
     } else {
@@ -46,7 +47,6 @@ fn all(options: &Options, steps: &mut Steps) -> Result<()> {
     })?;
     // Two cores run one control plane well, not two.
     plane.map_or(Ok(()), ControlPlane::stop)?;
-    steps.run("crds --check", || crds::check(&host))?;
     // The demo wants kwok's nodes and a cluster without Domains: always one of its own.
     steps.run("demo --check", || {
         demo::run_with(demo::Options { check: true, ..demo::Options::default() }, Some(&tools), &host)

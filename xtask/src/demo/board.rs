@@ -43,6 +43,11 @@ impl Row {
         });
         Self { conditions, message: message.unwrap_or_default().to_owned() }
     }
+
+    /// Nothing was said about it yet.
+    fn is_empty(&self) -> bool {
+        self.conditions.iter().all(|status| status == "-")
+    }
 }
 
 impl Board {
@@ -77,7 +82,8 @@ impl Board {
             self.first_seen.entry(name.clone()).or_insert(now);
         }
         if !self.terminal {
-            for (name, row) in rows.iter().filter(|(name, row)| self.last.get(*name) != Some(*row)) {
+            let is_news = |name: &String, row: &Row| self.last.get(name) != Some(row) && !row.is_empty();
+            for (name, row) in rows.iter().filter(|(name, row)| is_news(name, row)) {
                 println!("{:>7}  {}", duration(self.elapsed()), sentence(name, row));
             }
         }
