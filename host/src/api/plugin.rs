@@ -51,7 +51,8 @@ pub struct Source {
     /// A file that the host can read: an image volume, a mounted folder, a laptop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<FileSource>,
-    /// A key under `binaryData` of a ConfigMap (at most 1 MiB, the limit of a ConfigMap).
+    /// A key under `binaryData` of a ConfigMap, which holds at most 1 MiB; a larger component is compressed with gzip. The
+    /// digest is that of the component itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_map: Option<ConfigMapSource>,
 }

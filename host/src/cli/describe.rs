@@ -16,7 +16,7 @@ use crate::plan::object::Object;
 /// Arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Kind of the object: `Domain`, `Domain.ameide.io`.
+    /// Kind of the object: `Web`, `Web.bench.dev`.
     kind: String,
     /// Name of the object.
     name: String,

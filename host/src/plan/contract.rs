@@ -218,7 +218,7 @@ pub enum Step {
 /// A field that makes an object impossible to realise.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Violation {
-    /// `spec.db.clusterRef`
+    /// `spec.replicas`
     pub field: String,
     /// What is wrong and how to mend it.
     pub message: String,

@@ -1,5 +1,8 @@
 //! Where components come from.
 
+use std::io::Read;
+
+use flate2::read::MultiGzDecoder;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
 
@@ -52,10 +55,59 @@ async fn from_config_map(client: &kube::Client, source: &ConfigMapSource) -> Res
     let ConfigMapSource { namespace, name, key } = source;
     match Api::<ConfigMap>::namespaced(client.clone(), namespace).get_opt(name).await {
         Ok(Some(map)) => match map.binary_data.unwrap_or_default().remove(key) {
-            Some(bytes) => Ok(bytes.0),
+            Some(bytes) => unpack(bytes.0, source),
             None => refuse("NotFound", format!("ConfigMap {namespace}/{name} has no key {key} under binaryData")),
         },
         Ok(None) => refuse("NotFound", format!("there is no ConfigMap {namespace}/{name}")),
         Err(error) => refuse("Unavailable", format!("ConfigMap {namespace}/{name}: {error}")),
+    }
+}
+
+/// A ConfigMap holds 1 MiB, a component is often larger: what begins like gzip is taken for it.
+fn unpack(bytes: Vec<u8>, source: &ConfigMapSource) -> Result<Vec<u8>, SourceError> {
+    if !bytes.starts_with(&[0x1f, 0x8b]) {
+        return Ok(bytes);
+    }
+    let ConfigMapSource { namespace, name, key } = source;
+    let mut unpacked = Vec::new();
+    // a few kilobytes can unpack to gigabytes
+    match MultiGzDecoder::new(bytes.as_slice()).take(MAX_COMPONENT_BYTES + 1).read_to_end(&mut unpacked) {
+        Ok(size) if size as u64 <= MAX_COMPONENT_BYTES => Ok(unpacked),
+        Ok(_) => {
+            refuse("TooLarge", format!("ConfigMap {namespace}/{name}, {key}: more than {MAX_COMPONENT_BYTES} bytes"))
+        }
+        Err(error) => refuse("Unreadable", format!("ConfigMap {namespace}/{name}, {key}: not gzip: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use flate2::write::GzEncoder;
+
+    use super::*;
+
+    fn source() -> ConfigMapSource {
+        ConfigMapSource { namespace: "n".into(), name: "m".into(), key: "k".into() }
+    }
+
+    fn packed(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::best());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn gzip_is_unpacked_and_everything_else_left_as_it_is() {
+        assert_eq!(unpack(packed(b"\0asm"), &source()).unwrap(), b"\0asm");
+        assert_eq!(unpack(b"\0asm".to_vec(), &source()).unwrap(), b"\0asm");
+    }
+
+    #[test]
+    fn a_bomb_and_a_broken_stream_are_refused() {
+        let bomb = packed(&vec![0; usize::try_from(MAX_COMPONENT_BYTES).unwrap() + 1]);
+        assert_eq!(unpack(bomb, &source()).unwrap_err().reason, "TooLarge");
+        assert_eq!(unpack(vec![0x1f, 0x8b, 0, 0], &source()).unwrap_err().reason, "Unreadable");
     }
 }
