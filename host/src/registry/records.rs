@@ -126,28 +126,22 @@ struct Record {
 
 impl Record {
     async fn follow(self, mut records: watch::Receiver<Plugin>, tried: mpsc::UnboundedSender<String>) {
-        let mut handled = None;
         let mut failures = 0u32;
         loop {
             let plugin = records.borrow_and_update().clone();
-            let mut retry = None;
-            if handled.as_ref() != Some(&plugin.spec) {
-                let done = self.handle(&plugin).await;
-                let _ = tried.send(self.name.clone());
-                if done {
-                    handled = Some(plugin.spec);
-                    failures = 0;
-                } else {
-                    failures = failures.saturating_add(1);
-                    retry = Some(backoff::delay(failures, failures.into()).min(Duration::from_secs(30)));
-                }
-            }
-            let changed = match retry {
-                Some(after) => tokio::time::timeout(after, records.changed()).await.unwrap_or(Ok(())),
-                None => records.changed().await,
+            let done = self.handle(&plugin).await;
+            let _ = tried.send(self.name.clone());
+            failures = if done { 0 } else { failures.saturating_add(1) };
+            // Our own writes of the status change the record, too.
+            let edited = records.wait_for(|latest| identity(latest) != identity(&plugin));
+            let gone = if done {
+                edited.await.is_err()
+            } else {
+                let after = backoff::delay(failures, failures.into()).min(Duration::from_secs(30));
+                tokio::time::timeout(after, edited).await.is_ok_and(|edited| edited.is_err())
             };
-            if changed.is_err() {
-                return; // the record is gone
+            if gone {
+                return;
             }
         }
     }
@@ -201,6 +195,11 @@ impl Record {
             }
         }
     }
+}
+
+/// Changes with every edit of the spec, and with nothing else.
+fn identity(plugin: &Plugin) -> (Option<&str>, Option<i64>) {
+    (plugin.metadata.uid.as_deref(), plugin.metadata.generation)
 }
 
 fn loaded(before: &PluginStatus, plugin: &Plugin, active: &Active) -> PluginStatus {
