@@ -39,6 +39,10 @@ use crate::telemetry::metrics;
 /// look could not see. More means that plan and cluster do not agree.
 const MAX_PASSES: u32 = 4;
 
+/// How often the status of one object is written while no condition flips: "1 of 3 replicas", "2 of 3 replicas". A child
+/// that takes a moment to start would cost a write for each step otherwise; flips are written at once.
+const PROGRESS_EVERY: Duration = Duration::from_secs(2);
+
 /// Applies of one tier that are on their way at the same time.
 const PARALLEL_WRITES: usize = 8;
 
@@ -167,6 +171,8 @@ pub struct Memory {
     pub failures: u32,
     /// Digest of the status that was written last.
     status: Option<String>,
+    /// When that was.
+    status_at: Option<Instant>,
     /// By UID of the child: digest of what was applied, and of what the API server made of it.
     normalised: BTreeMap<String, (String, String)>,
 }
@@ -200,6 +206,16 @@ enum Pass {
     Wrote(String),
     /// Live state is as desired.
     Settled(Option<Duration>),
+}
+
+/// What became of a status.
+enum Published {
+    /// It is as it was.
+    Unchanged,
+    /// It was written.
+    Written,
+    /// Only progress: look again then.
+    Later(Duration),
 }
 
 impl Reconcile<'_> {
@@ -270,11 +286,14 @@ impl Reconcile<'_> {
             return Ok(Pass::Wrote(what));
         }
         let report = Report { fields: checked.status, conditions: checked.conditions };
-        if self.publish(&snapshot, Some(&report), &Synced::applied()).await? {
-            checked.events.into_iter().for_each(|event| self.event(&snapshot, event));
+        let mut later = None;
+        match self.publish(&snapshot, Some(&report), &Synced::applied()).await? {
+            Published::Written => checked.events.into_iter().for_each(|event| self.event(&snapshot, event)),
+            Published::Unchanged => {}
+            Published::Later(wait) => later = Some(wait),
         }
         let requeue = checked.requeue_after_ms.map(Duration::from_millis);
-        Ok(Pass::Settled([requeue, changes_in].into_iter().flatten().min()))
+        Ok(Pass::Settled([requeue, changes_in, later].into_iter().flatten().min()))
     }
 
     fn lookups(&self) -> &Lookups {
@@ -494,13 +513,13 @@ impl Reconcile<'_> {
         }
     }
 
-    /// Writes the status if it changed. Returns whether it did.
+    /// Writes the status if it changed, progress without a flip at most every [`PROGRESS_EVERY`].
     async fn publish(
         &mut self,
         snapshot: &Snapshot,
         report: Option<&Report>,
         synced: &Synced,
-    ) -> Result<bool, ReconcileError> {
+    ) -> Result<Published, ReconcileError> {
         let primary = &snapshot.primary;
         let live = match primary.value().get_mut("status").map(Value::take) {
             Some(Value::Object(live)) => live,
@@ -509,19 +528,24 @@ impl Reconcile<'_> {
         let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         let next = status::next(&live, primary.generation, report, synced, &now);
         if !status::differs(&live, &next, self.memory.status.as_deref()) {
-            return Ok(false);
+            return Ok(Published::Unchanged);
+        }
+        let wait = self.memory.status_at.map_or(Duration::ZERO, |at| PROGRESS_EVERY.saturating_sub(at.elapsed()));
+        if report.is_some() && !wait.is_zero() && status::is_progress(&live, &next) {
+            return Ok(Published::Later(wait));
         }
         let reference = snapshot.reference();
         let manager = &self.active.field_manager;
         match self.controller.cluster.apply_status(&reference, &primary.uid, manager, &next).await {
             Ok(object) => {
                 self.memory.status = Some(digest(&next));
+                self.memory.status_at = Some(Instant::now());
                 self.written.push(object.resource_version);
                 self.active.put_primary(self.key, object);
-                Ok(true)
+                Ok(Published::Written)
             }
             // gone, or another of the same name
-            Err(error) if matches!(error.code(), 404 | 409) => Ok(false),
+            Err(error) if matches!(error.code(), 404 | 409) => Ok(Published::Unchanged),
             Err(source) => Err(ReconcileError::Primary { what: "status", source }),
         }
     }
@@ -539,11 +563,11 @@ impl Reconcile<'_> {
         if let Some(snapshot) = self.snapshot() {
             let synced = Synced::failed(error.reason(), chain.clone());
             match self.publish(&snapshot, None, &synced).await {
-                Ok(true) => {
+                Ok(Published::Written) => {
                     let event = Event { warning: true, reason: error.reason().to_owned(), note: chain };
                     self.event(&snapshot, event);
                 }
-                Ok(false) => {}
+                Ok(Published::Unchanged | Published::Later(_)) => {}
                 Err(error) => tracing::warn!(error = %error.chain(), "status could not be written"),
             }
         }

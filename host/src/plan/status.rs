@@ -1,5 +1,7 @@
 //! The status of a primary: the plugin's fields and conditions, the host's `Synced` and `observedGeneration`.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 
 use super::contract::{Condition, Truth};
@@ -118,6 +120,18 @@ pub fn differs(live: &Map<String, Value>, next: &Value, last: Option<&str>) -> b
     }
 }
 
+/// Is the difference one of words and numbers only: no condition flips, comes or goes, and both speak of the same
+/// generation?
+#[must_use]
+pub fn is_progress(live: &Map<String, Value>, next: &Value) -> bool {
+    let truths = |conditions: Option<&Value>| -> BTreeMap<String, Value> {
+        let list = conditions.and_then(Value::as_array).into_iter().flatten();
+        list.map(|c| (type_of(c).to_owned(), c.get("status").cloned().unwrap_or_default())).collect()
+    };
+    live.get("observedGeneration") == next.get("observedGeneration")
+        && truths(live.get("conditions")) == truths(next.get("conditions"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -178,5 +192,17 @@ mod tests {
         let after = next(&map(before.clone()), 1, Some(&report), &Synced::applied(), "T2");
         assert!(differs(&map(before.clone()), &after, Some(&check::digest(&before))));
         assert!(differs(&map(before), &after, None));
+    }
+
+    #[test]
+    fn progress_is_what_flips_nothing() {
+        let status = |generation, truth, message| {
+            next(&Map::new(), generation, Some(&ready(truth, message)), &Synced::applied(), "T1")
+        };
+        let before = status(1, Truth::False, "1 of 2");
+        assert!(is_progress(&map(before.clone()), &status(1, Truth::False, "2 of 2")));
+        assert!(!is_progress(&map(before.clone()), &status(1, Truth::True, "2 of 2")));
+        assert!(!is_progress(&map(before), &status(2, Truth::False, "2 of 2")));
+        assert!(!is_progress(&Map::new(), &status(1, Truth::False, "1 of 2")));
     }
 }
