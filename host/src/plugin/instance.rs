@@ -43,6 +43,8 @@ pub struct CallStats {
 #[derive(Clone)]
 pub struct Plugin {
     pre: Arc<PluginPre<State>>,
+    /// Keeps the epoch going for as long as there is something to call.
+    _engine: Engine,
     name: Arc<str>,
     bounds: Bounds,
 }
@@ -58,7 +60,7 @@ impl Plugin {
         wit_host::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state).map_err(world)?;
         let pre = linker.instantiate_pre(&compiled.0).map_err(world)?;
         let pre = Arc::new(PluginPre::new(pre).map_err(world)?);
-        Ok(Self { pre, name: name.into(), bounds })
+        Ok(Self { pre, _engine: engine.clone(), name: name.into(), bounds })
     }
 
     /// The bounds of one call.
