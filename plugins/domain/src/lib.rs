@@ -9,7 +9,7 @@ mod database;
 mod migration;
 mod report;
 mod spec;
-#[cfg(test)]
+#[cfg(all(test, not(feature = "next")))] // snapshots are of the build without it
 mod tests;
 mod workload;
 
