@@ -1,0 +1,81 @@
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use serde_json::{Value, json};
+use tokio::sync::OnceCell;
+
+use crate::{environment, transom};
+
+/// A guest that was built, and compiled for the host beforehand.
+#[derive(Clone, Debug)]
+pub struct Component {
+    /// Its name without `.wasm`.
+    pub name: String,
+    /// Its file.
+    pub path: PathBuf,
+    /// `sha256:…`
+    pub digest: String,
+}
+
+impl Component {
+    /// `spec` of a `Plugin` record that loads it from its file.
+    #[must_use]
+    pub fn spec(&self) -> Value {
+        json!({ "source": { "file": { "path": self.path } }, "digest": self.digest })
+    }
+}
+
+/// Where hosts keep compiled plugins, unless a test says otherwise.
+#[must_use]
+pub fn cache_dir() -> PathBuf {
+    let plugins = environment::plugins();
+    plugins.parent().unwrap_or(&plugins).join("test-cache")
+}
+
+/// A component by its file, as it is.
+///
+/// # Panics
+///
+/// When the file cannot be read.
+#[must_use]
+pub fn component_at(path: &Path) -> Component {
+    let bytes = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let digest = ::transom::registry::digest_of(&bytes);
+    let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    Component { name, path: path.to_owned(), digest }
+}
+
+/// The guest of this name. It is compiled once for all tests: all hosts doing it at the same time would take minutes.
+///
+/// # Panics
+///
+/// When it was not built, or cannot be compiled.
+pub async fn component(name: &str) -> Component {
+    static READY: Mutex<Option<HashMap<String, Arc<OnceCell<Component>>>>> = Mutex::new(None);
+    let cell = READY.lock().unwrap().get_or_insert_default().entry(name.to_owned()).or_default().clone();
+    let compile = async || {
+        let component = component_at(&environment::plugins().join(name).with_extension("wasm"));
+        let path = component.path.display().to_string();
+        transom(&["crds", &path], "").await.succeeded();
+        component
+    };
+    cell.get_or_init(compile).await.clone()
+}
+
+/// The same component with other bytes, so another digest: no cache of compiled plugins knows it.
+///
+/// # Panics
+///
+/// When the file cannot be written.
+#[must_use]
+pub fn unique(component: &Component, salt: &str, folder: &Path) -> Component {
+    let mut bytes = std::fs::read(&component.path).unwrap();
+    // A custom section, which means nothing: id 0, size, length of the name, name.
+    let length = u8::try_from(salt.len()).expect("a short name");
+    bytes.extend([0, length + 1, length]);
+    bytes.extend(salt.as_bytes());
+    let path = folder.join(&component.name).with_extension("wasm");
+    std::fs::write(&path, bytes).unwrap();
+    component_at(&path)
+}

@@ -1,0 +1,45 @@
+use std::path::PathBuf;
+
+/// What `cargo xtask test` tells the tests.
+#[derive(Clone, Debug)]
+pub struct Environment {
+    /// Kubeconfig of an administrator.
+    pub kubeconfig: PathBuf,
+    /// Kubeconfig of the hosts: the audit log has the requests that are made with it, and no others.
+    pub host_kubeconfig: PathBuf,
+    /// The API server's audit log.
+    pub audit_log: PathBuf,
+}
+
+fn required(name: &str) -> PathBuf {
+    match std::env::var_os(name).filter(|value| !value.is_empty()) {
+        Some(value) => PathBuf::from(value),
+        None => panic!("{name} is not set: these tests need a control plane, run them by `cargo xtask test`"),
+    }
+}
+
+impl Environment {
+    /// Of this process.
+    ///
+    /// # Panics
+    ///
+    /// When a variable is missing.
+    #[must_use]
+    pub fn get() -> Self {
+        Self {
+            kubeconfig: required("KUBECONFIG"),
+            host_kubeconfig: required("TRANSOM_HOST_KUBECONFIG"),
+            audit_log: required("TRANSOM_TEST_AUDIT_LOG"),
+        }
+    }
+}
+
+/// The host's program.
+pub(crate) fn program() -> PathBuf {
+    required("TRANSOM_BIN")
+}
+
+/// The folder of the guests.
+pub(crate) fn plugins() -> PathBuf {
+    required("TRANSOM_TEST_PLUGINS")
+}

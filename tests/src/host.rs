@@ -1,0 +1,236 @@
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use http::Request;
+use kube::config::{Config, Kubeconfig};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::{Audit, DEADLINE, Environment, Mark, Metrics, Requests, cache_dir, environment};
+
+/// How often a host's health and metrics are asked for, which nobody announces.
+const POLL: Duration = Duration::from_millis(50);
+
+/// What a host is started with.
+#[derive(Clone, Debug, Default)]
+pub struct HostOptions {
+    /// Where compiled plugins are kept, if not where all tests keep them.
+    pub cache_dir: Option<PathBuf>,
+}
+
+/// `transom run` as a child process. Dropping it kills it.
+pub struct Host {
+    /// Its requests.
+    pub audit: Audit,
+    child: Child,
+    log: Log,
+    http: kube::Client,
+    _folder: TempDir,
+}
+
+/// What it has written to stderr.
+#[derive(Clone)]
+struct Log {
+    lines: Arc<Mutex<Vec<String>>>,
+    address: watch::Receiver<Option<String>>,
+}
+
+impl Host {
+    pub(crate) async fn start(
+        environment: &Environment,
+        namespace: &str,
+        selector: &str,
+        user: String,
+        options: HostOptions,
+    ) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let kubeconfig = folder.path().join("kubeconfig");
+        std::fs::write(&kubeconfig, impersonating(&environment.host_kubeconfig, &user)).unwrap();
+        let program = environment::program();
+        let mut command = Command::new(&program);
+        command.args(["run", "--listen", "127.0.0.1:0", "--log-format", "json"]);
+        command.args(["--watch-namespace", namespace, "--plugin-selector", selector, "--cache-dir"]);
+        command.arg(options.cache_dir.unwrap_or_else(cache_dir));
+        command.env("KUBECONFIG", kubeconfig).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.kill_on_drop(true).spawn().unwrap_or_else(|e| panic!("{}: {e}", program.display()));
+        let log = Log::follow(child.stderr.take().expect("it is piped").into_owned_fd().expect("a pipe").into());
+        let http = http_client(&log.address().await);
+        let audit = Audit::new(environment.audit_log.clone(), user);
+        let mut host = Self { audit, child, log, http, _folder: folder };
+        host.wait_for_readiness().await;
+        host
+    }
+
+    async fn wait_for_readiness(&mut self) {
+        let started = Instant::now();
+        while self.get("/readyz").await.as_deref() != Some("ok") {
+            assert!(started.elapsed() < DEADLINE, "the host is not ready after {DEADLINE:?}");
+            assert_eq!(self.child.try_wait().unwrap(), None, "the host has ended");
+            sleep(POLL).await;
+        }
+    }
+
+    /// None when there was no answer, or not a good one.
+    async fn get(&self, path: &str) -> Option<String> {
+        self.http.request_text(Request::get(path).body(Vec::new()).unwrap()).await.ok()
+    }
+
+    /// What it counts.
+    ///
+    /// # Panics
+    ///
+    /// When it does not answer.
+    pub async fn metrics(&self) -> Metrics {
+        Metrics::parse(&self.get("/metrics").await.expect("a host that lives serves its metrics"))
+    }
+
+    /// It lives and says so.
+    pub async fn is_healthy(&self) -> bool {
+        self.get("/healthz").await.as_deref() == Some("ok")
+    }
+
+    /// Waits until its metrics are as they should be.
+    ///
+    /// # Panics
+    ///
+    /// When they are not within the deadline.
+    pub async fn wait_for_metrics(&self, holds: impl Fn(&Metrics) -> bool) -> Metrics {
+        let started = Instant::now();
+        loop {
+            let metrics = self.metrics().await;
+            if holds(&metrics) {
+                return metrics;
+            }
+            assert!(started.elapsed() < DEADLINE, "not in the metrics after {DEADLINE:?}: {metrics:#?}");
+            sleep(POLL).await;
+        }
+    }
+
+    /// What it asks of the API server in a while. The only place where a test lets time pass: that nothing happens can
+    /// be seen in no other way.
+    pub async fn observe(&self, window: Duration) -> Requests {
+        let mark = self.audit.mark();
+        sleep(window).await;
+        self.audit.since(mark)
+    }
+
+    /// Waits until it has written nothing, Events included, for a while.
+    ///
+    /// # Panics
+    ///
+    /// When it goes on writing.
+    pub async fn settle(&self, window: Duration) {
+        let started = Instant::now();
+        loop {
+            let writes = self.observe(window).await.all_writes();
+            if writes.is_empty() {
+                return;
+            }
+            assert!(started.elapsed() < DEADLINE, "the host does not come to rest: {writes:?}");
+        }
+    }
+
+    /// Waits until it has come to rest, and returns what it has written since.
+    pub async fn writes_since(&self, mark: Mark) -> std::collections::BTreeMap<String, usize> {
+        self.settle(Duration::from_secs(1)).await;
+        self.audit.since(mark).writes()
+    }
+
+    /// Lines of its log with this message.
+    ///
+    /// # Panics
+    ///
+    /// When a line is not JSON.
+    #[must_use]
+    pub fn logged(&self, message: &str) -> Vec<Value> {
+        let lines = self.log.lines.lock().unwrap();
+        let lines = lines.iter().map(|line| serde_json::from_str::<Value>(line).expect("every line is JSON"));
+        lines.filter(|line| line["message"] == message).collect()
+    }
+
+    /// Ends it without a warning (SIGKILL).
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be killed.
+    pub async fn kill(mut self) {
+        self.child.kill().await.unwrap();
+    }
+
+    /// Asks it to end (SIGTERM).
+    ///
+    /// # Panics
+    ///
+    /// When it does not end in time.
+    pub async fn stop(mut self) -> ExitStatus {
+        let pid = self.child.id().and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed()));
+        rustix::process::kill_process(pid.expect("it lives"), rustix::process::Signal::TERM).unwrap();
+        let ended = timeout(DEADLINE, self.child.wait()).await;
+        ended.expect("it ends when it is told to").unwrap()
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.log.print();
+        }
+    }
+}
+
+impl Log {
+    fn follow(stderr: std::fs::File) -> Self {
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let (found, address) = watch::channel(None);
+        let log = Self { lines: lines.clone(), address };
+        // A thread: a test that computes, or fails, must not stop the host, which waits when the pipe is full.
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                if found.borrow().is_none() && line.contains("serving health and metrics") {
+                    let fields: Value = serde_json::from_str(&line).unwrap_or_default();
+                    found.send_replace(fields["address"].as_str().map(str::to_owned));
+                }
+                lines.lock().unwrap().push(line);
+            }
+        });
+        log
+    }
+
+    /// Where it listens.
+    async fn address(&self) -> String {
+        let mut address = self.address.clone();
+        // Its sender is gone when the host has ended.
+        let found = timeout(DEADLINE, address.wait_for(Option::is_some)).await;
+        if let Some(address) = found.ok().and_then(|found| found.ok()?.clone()) {
+            return address;
+        }
+        self.print();
+        panic!("the host does not say where it listens");
+    }
+
+    fn print(&self) {
+        let lines = self.lines.lock().unwrap();
+        eprintln!("---- the host's log ({} lines)\n{}\n----", lines.len(), lines.join("\n"));
+    }
+}
+
+/// The kubeconfig of the hosts, for one that is told apart by its name in the audit log.
+fn impersonating(kubeconfig: &Path, user: &str) -> String {
+    let mut config = Kubeconfig::read_from(kubeconfig).unwrap_or_else(|e| panic!("{}: {e}", kubeconfig.display()));
+    for auth in config.auth_infos.iter_mut().filter_map(|named| named.auth_info.as_mut()) {
+        auth.impersonate = Some(user.to_owned());
+        auth.impersonate_groups = Some(vec!["system:masters".into()]);
+    }
+    json!(config).to_string()
+}
+
+fn http_client(address: &str) -> kube::Client {
+    let address = format!("http://{address}").parse().expect("an address");
+    kube::Client::try_from(Config::new(address)).expect("nothing special")
+}

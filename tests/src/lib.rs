@@ -1,0 +1,49 @@
+//! What the tests against real servers are written with.
+//!
+//! Each test has a namespace and hosts of its own; control plane and compiled plugins are shared. Hosts watch their
+//! namespace only, and select the `Plugin` records of their test by label, so tests run side by side.
+//!
+//! ```ignore
+//! let ns = TestCluster::shared().await.namespace("drift").await;
+//! let host = ns.host().await;
+//! ns.install(&component("web").await).await;
+//! let web = ns.create(sample::web("shop")).await;
+//! ns.wait_for(&web, condition("Ready", "True")).await;
+//! ```
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on fails, and serde_json's index yields null where nothing is"
+)]
+
+mod audit;
+mod cluster;
+mod command;
+mod component;
+mod environment;
+mod host;
+mod metrics;
+mod namespace;
+pub mod native;
+mod object;
+mod recording;
+pub mod sample;
+
+use std::time::Duration;
+
+pub use audit::{Audit, Mark, Requests};
+pub use cluster::TestCluster;
+pub use command::{Output, transom, transom_with_cluster};
+pub use component::{Component, cache_dir, component, component_at, unique};
+pub use environment::Environment;
+pub use host::{Host, HostOptions};
+pub use metrics::Metrics;
+pub use namespace::Namespace;
+pub use object::{Condition, Target, condition, condition_of, of, stripped};
+pub use recording::Recording;
+
+/// How long anything may take that a test waits for. On an idle machine nothing takes more than a few seconds, except
+/// Kubernetes' garbage collector, which learns of a new kind after up to 30.
+pub const DEADLINE: Duration = Duration::from_secs(90);

@@ -1,0 +1,322 @@
+use std::fmt::Display;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::{Namespace as KubeNamespace, ServiceAccount};
+use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
+use kube::core::Status;
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Client, Resource};
+use serde_json::{Value, json};
+
+use crate::object::shown;
+use crate::{Component, Condition, DEADLINE, Environment, Host, HostOptions, Recording, Target, cluster, of, sample};
+
+/// Which records a test's hosts follow.
+const RUN_LABEL: &str = "tests.transom.dev/run";
+
+/// The field manager that a test is.
+const MANAGER: &str = "somebody";
+
+/// A test's own part of the cluster: a namespace, and the `Plugin` records that are labelled with its name.
+pub struct Namespace {
+    /// Of the namespace.
+    pub name: String,
+    pub(crate) environment: Environment,
+    client: Client,
+    hosts: AtomicU32,
+}
+
+impl Namespace {
+    pub(crate) async fn create_new(environment: Environment, client: Client, name: String) -> Self {
+        let ns = Self { name, environment, client, hosts: AtomicU32::new(0) };
+        ns.create(json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": ns.name } })).await;
+        // Pods wait for it.
+        ns.wait_until(of::<ServiceAccount>("default"), |_| true).await;
+        ns
+    }
+
+    // ---------------------------------------------------------------- hosts
+
+    /// Starts a host for this namespace, and waits until it is ready.
+    pub async fn host(&self) -> Host {
+        self.host_with(HostOptions::default()).await
+    }
+
+    /// The same with other options.
+    pub async fn host_with(&self, options: HostOptions) -> Host {
+        let number = self.hosts.fetch_add(1, Ordering::Relaxed);
+        // A user for each start, so that the audit log tells them apart.
+        let user = format!("transom-test-{}-{number}", self.name);
+        Host::start(&self.environment, &self.name, &self.selector(), user, options).await
+    }
+
+    fn selector(&self) -> String {
+        format!("{RUN_LABEL}={}", self.name)
+    }
+
+    /// Loads a component from its file, and waits until it serves.
+    pub async fn install(&self, component: &Component) -> Value {
+        let record = self.record(&component.name, component.spec()).await;
+        self.wait_for(&record, crate::condition("Ready", "True")).await
+    }
+
+    /// A `Plugin` record whose name begins with `name`.
+    pub async fn record(&self, name: &str, spec: Value) -> Value {
+        self.create(self.record_body(name, spec)).await
+    }
+
+    /// What [`record`](Self::record) creates.
+    #[must_use]
+    pub fn record_body(&self, name: &str, spec: Value) -> Value {
+        json!({
+            "apiVersion": "transom.dev/v1alpha1", "kind": "Plugin",
+            "metadata": { "name": format!("{name}-{}", self.name), "labels": { RUN_LABEL: self.name } },
+            "spec": spec,
+        })
+    }
+
+    // -------------------------------------------------------------- objects
+
+    /// Creates an object, as it is then.
+    ///
+    /// # Panics
+    ///
+    /// When the API server refuses it.
+    pub async fn create(&self, object: Value) -> Value {
+        let created = self.try_create(object.clone()).await;
+        created.unwrap_or_else(|error| panic!("the API server refused {object:#}: {}", error.message))
+    }
+
+    /// Creates an object, or the API server's refusal.
+    ///
+    /// # Errors
+    ///
+    /// The API server's words.
+    pub async fn try_create(&self, object: Value) -> Result<Value, Box<Status>> {
+        let target = Target::from(&object);
+        let object: DynamicObject = serde_json::from_value(object).expect("an object");
+        let parameters = PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() };
+        match self.api(&target).create(&parameters, &object).await {
+            Ok(created) => Ok(value(&target, &created)),
+            Err(kube::Error::Api(status)) => Err(status),
+            Err(error) => panic!("the API server cannot be asked: {error}"),
+        }
+    }
+
+    /// The object as it is, none when it does not exist.
+    pub async fn find(&self, target: impl Into<Target>) -> Option<Value> {
+        let target = target.into();
+        let found = self.api(&target).get_opt(&target.name).await.unwrap();
+        found.map(|object| value(&target, &object))
+    }
+
+    /// The object as it is.
+    ///
+    /// # Panics
+    ///
+    /// When it does not exist.
+    pub async fn get(&self, target: impl Into<Target>) -> Value {
+        let target = target.into();
+        self.find(&target).await.unwrap_or_else(|| panic!("there is no {target}"))
+    }
+
+    /// Objects of a kind in this namespace, sorted by name.
+    pub async fn list<K: k8s_openapi::Resource>(&self) -> Vec<Value> {
+        let target = of::<K>("");
+        let list = self.api(&target).list(&ListParams::default()).await.unwrap();
+        list.items.iter().map(|object| value(&target, object)).collect()
+    }
+
+    /// Objects of a kind with these labels in all namespaces.
+    pub async fn everywhere<K: k8s_openapi::Resource>(&self, labels: &str) -> Vec<Value> {
+        let target = of::<K>("");
+        let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &target.resource());
+        let list = api.list(&ListParams::default().labels(labels)).await.unwrap();
+        list.items.iter().map(|object| value(&target, object)).collect()
+    }
+
+    /// Changes an object as a person would, by a merge patch: lists are replaced.
+    pub async fn merge(&self, target: impl Into<Target>, patch: Value) -> Value {
+        self.patch(target.into(), Patch::Merge(patch), "").await
+    }
+
+    /// Changes an object of a built-in kind by a strategic merge patch: lists are merged.
+    pub async fn strategic(&self, target: impl Into<Target>, patch: Value) -> Value {
+        self.patch(target.into(), Patch::Strategic(patch), "").await
+    }
+
+    /// Changes an object's status, as its controller or a kubelet would.
+    pub async fn merge_status(&self, target: impl Into<Target>, status: Value) -> Value {
+        self.patch(target.into(), Patch::Merge(json!({ "status": status })), "status").await
+    }
+
+    async fn patch(&self, target: Target, patch: Patch<Value>, subresource: &str) -> Value {
+        let parameters = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
+        let api = self.api(&target);
+        let patched = match subresource {
+            "" => api.patch(&target.name, &parameters, &patch).await,
+            _ => api.patch_status(&target.name, &parameters, &patch).await,
+        };
+        value(&target, &patched.unwrap_or_else(|error| panic!("{target} cannot be changed: {error}")))
+    }
+
+    /// Asks for an object to be deleted.
+    pub async fn delete(&self, target: impl Into<Target>) {
+        let target = target.into();
+        let deleted = self.api(&target).delete(&target.name, &DeleteParams::background()).await;
+        deleted.map(drop).unwrap_or_else(|error| panic!("{target} cannot be deleted: {error}"));
+    }
+
+    // ---------------------------------------------------------------- waits
+
+    /// Waits until a condition holds for the object as it is specified now.
+    pub async fn wait_for(&self, target: impl Into<Target>, condition: Condition) -> Value {
+        let holds = |object: Option<&Value>| object.is_some_and(|object| condition.holds(object));
+        self.wait(target.into(), &condition, holds).await.expect("it exists")
+    }
+
+    /// Waits until the object exists and this holds for it.
+    pub async fn wait_until(&self, target: impl Into<Target>, holds: impl Fn(&Value) -> bool) -> Value {
+        let holds = |object: Option<&Value>| object.is_some_and(&holds);
+        self.wait(target.into(), &"what the test wants", holds).await.expect("it exists")
+    }
+
+    /// Waits until there is no such object.
+    pub async fn wait_gone(&self, target: impl Into<Target>) {
+        self.wait(target.into(), &"its end", |object| object.is_none()).await;
+    }
+
+    /// Waits until the object of this name is another one.
+    pub async fn wait_replaced(&self, old: &Value) -> Value {
+        self.wait_until(old, |now| now["metadata"]["uid"] != old["metadata"]["uid"]).await
+    }
+
+    async fn wait(&self, target: Target, what: &dyn Display, holds: impl Fn(Option<&Value>) -> bool) -> Option<Value> {
+        let mut last = None;
+        let wait = async {
+            let mut states = std::pin::pin!(self.states(&target));
+            while let Some(state) = states.next().await {
+                let is_it = holds(state.as_ref());
+                last = state;
+                if is_it {
+                    return;
+                }
+            }
+        };
+        if tokio::time::timeout(DEADLINE, wait).await.is_err() {
+            panic!("waited {DEADLINE:?} for {what} of {target}; {}", shown(last.as_ref()));
+        }
+        last
+    }
+
+    /// Every state of one object from now on; none while it does not exist.
+    pub(crate) fn states(&self, target: &Target) -> impl futures::Stream<Item = Option<Value>> + Send + use<> {
+        let (target, name) = (target.clone(), target.name.clone());
+        let states = watcher::watch_object(self.api(&target), &name);
+        states.filter_map(move |state| {
+            let state = state.ok().map(|object| object.map(|object| value(&target, &object)));
+            std::future::ready(state)
+        })
+    }
+
+    /// Waits until any object of a kind, with these labels, is as it should be.
+    ///
+    /// # Panics
+    ///
+    /// When none is within the deadline.
+    pub async fn wait_for_any<K: k8s_openapi::Resource>(&self, labels: &str, holds: impl Fn(&Value) -> bool) -> Value {
+        let target = of::<K>("");
+        let config = watcher::Config::default().labels(labels);
+        let mut objects = std::pin::pin!(watcher(self.api(&target), config).default_backoff().applied_objects());
+        let mut seen = Vec::new();
+        let wait = async {
+            while let Some(object) = objects.next().await {
+                let Ok(object) = object else { continue };
+                let object = value(&target, &object);
+                if holds(&object) {
+                    return object;
+                }
+                seen.push(object);
+            }
+            panic!("a watch never ends");
+        };
+        let found = tokio::time::timeout(DEADLINE, wait).await;
+        let kind = &target.kind;
+        found.unwrap_or_else(|_| panic!("waited {DEADLINE:?} for a {kind} as the test wants; seen: {seen:#?}"))
+    }
+
+    /// Notes every state of an object from now on.
+    pub async fn recording(&self, target: impl Into<Target>) -> Recording {
+        Recording::start(self, &target.into()).await
+    }
+
+    // ------------------------------------------------------------------ end
+
+    fn api(&self, target: &Target) -> Api<DynamicObject> {
+        let resource = target.resource();
+        if target.is_cluster_scoped() {
+            Api::all_with(self.client.clone(), &resource)
+        } else {
+            Api::namespaced_with(self.client.clone(), &self.name, &resource)
+        }
+    }
+
+    /// Deletes everything that the test made; its hosts are gone by now, so finalizers are nobody's.
+    async fn clear(&self) -> kube::Result<()> {
+        let client = cluster::client(&self.environment).await;
+        let plugins: Api<DynamicObject> = Api::all_with(client.clone(), &of::<sample::Plugin>("").resource());
+        let records = ListParams::default().labels(&self.selector());
+        absent_is_fine(plugins.delete_collection(&DeleteParams::default(), &records).await)?;
+        Api::<KubeNamespace>::all(client.clone()).delete(&self.name, &DeleteParams::background()).await?;
+        for target in [of::<sample::Web>(""), of::<sample::Domain>(""), of::<sample::Hostile>("")] {
+            let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &self.name, &target.resource());
+            let Some(primaries) = absent_is_fine(api.list(&ListParams::default()).await)? else { continue };
+            for primary in
+                primaries.items.iter().filter(|primary| !primary.meta().finalizers.iter().flatten().eq([""; 0]))
+            {
+                let name = primary.meta().name.as_deref().unwrap_or_default();
+                let none = Patch::Merge(json!({ "metadata": { "finalizers": null } }));
+                absent_is_fine(api.patch(name, &PatchParams::default(), &none).await)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the namespace {} is kept, and the Plugin records with {}", self.name, self.selector());
+            return;
+        }
+        // The test's runtime is at its end; a runtime cannot be run inside another.
+        let cleared = std::thread::scope(|scope| {
+            let clear = || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(self.clear())
+            };
+            scope.spawn(clear).join()
+        });
+        if !matches!(cleared, Ok(Ok(()))) {
+            eprintln!("the namespace {} could not be cleared: {cleared:?}", self.name);
+        }
+    }
+}
+
+/// 404: the object is gone, or its kind is not served (any more).
+fn absent_is_fine<T>(result: kube::Result<T>) -> kube::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// With API version and kind, which the items of a list do not have.
+fn value(target: &Target, object: &DynamicObject) -> Value {
+    let mut object = serde_json::to_value(object).expect("an object has a JSON form");
+    object["apiVersion"] = json!(target.api_version);
+    object["kind"] = json!(target.kind);
+    object
+}

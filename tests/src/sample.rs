@@ -1,0 +1,119 @@
+//! Objects that tests make, as people would write them.
+
+use k8s_openapi::NamespaceResourceScope;
+use serde_json::{Value, json};
+
+/// Names a kind that has no Rust type here; see [`of`](crate::of).
+macro_rules! kind {
+    ($(#[$doc:meta])* $name:ident, $group:literal, $version:literal, $plural:literal) => {
+        $(#[$doc])*
+        pub struct $name;
+
+        impl k8s_openapi::Resource for $name {
+            const API_VERSION: &'static str = concat!($group, "/", $version);
+            const GROUP: &'static str = $group;
+            const KIND: &'static str = stringify!($name);
+            const VERSION: &'static str = $version;
+            const URL_PATH_SEGMENT: &'static str = $plural;
+            type Scope = NamespaceResourceScope;
+        }
+    };
+}
+
+kind!(
+    /// Of the plugin `web`.
+    Web, "bench.dev", "v1", "webs"
+);
+kind!(
+    /// Of the plugin `domain`.
+    Domain, "ameide.io", "v1", "domains"
+);
+kind!(
+    /// Of the plugin `hostile`.
+    Hostile, "tests.transom.dev", "v1", "hostiles"
+);
+kind!(
+    /// A database of CloudNativePG.
+    Cluster, "postgresql.cnpg.io", "v1", "clusters"
+);
+kind!(
+    /// The host's own.
+    Plugin, "transom.dev", "v1alpha1", "plugins"
+);
+kind!(
+    /// Kubernetes' own.
+    CustomResourceDefinition, "apiextensions.k8s.io", "v1", "customresourcedefinitions"
+);
+
+/// A web application.
+#[must_use]
+pub fn web(name: &str) -> Value {
+    json!({
+        "apiVersion": "bench.dev/v1", "kind": "Web", "metadata": { "name": name },
+        "spec": { "image": "registry.example/web:1", "replicas": 2 },
+    })
+}
+
+/// An object that its plugin misbehaves for.
+#[must_use]
+pub fn hostile(name: &str, behaviour: &str) -> Value {
+    json!({
+        "apiVersion": "tests.transom.dev/v1", "kind": "Hostile", "metadata": { "name": name },
+        "spec": { "behaviour": behaviour },
+    })
+}
+
+/// A Domain with the database of the same name.
+#[must_use]
+pub fn domain(name: &str) -> Value {
+    json!({
+        "apiVersion": "ameide.io/v1", "kind": "Domain", "metadata": { "name": name },
+        "spec": {
+            "image": "registry.example/domain:1", "replicas": 2,
+            "db": {
+                "clusterRef": format!("cnpg/{name}"), "schema": "main",
+                "migrationJobImage": "registry.example/migrator:1",
+            },
+        },
+    })
+}
+
+/// An image that kwok lets nobody but the test say of how it fares.
+pub const BY_HAND: &str = "registry.example/by-hand:1";
+
+/// A database cluster.
+#[must_use]
+pub fn database(name: &str) -> Value {
+    json!({
+        "apiVersion": "postgresql.cnpg.io/v1", "kind": "Cluster", "metadata": { "name": name },
+        "spec": { "instances": 1 },
+    })
+}
+
+/// What CloudNativePG makes for the applications of a database cluster.
+#[must_use]
+pub fn credentials(name: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": { "name": format!("{name}-app") },
+        "stringData": { "host": name, "port": "5432", "dbname": "app", "user": "app", "password": "not-a-secret" },
+    })
+}
+
+/// As much of CloudNativePG as a Domain looks at.
+pub(crate) fn database_definition() -> Value {
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": { "name": "clusters.postgresql.cnpg.io" },
+        "spec": {
+            "group": "postgresql.cnpg.io", "scope": "Namespaced",
+            "names": { "kind": "Cluster", "plural": "clusters", "singular": "cluster" },
+            "versions": [{
+                "name": "v1", "served": true, "storage": true,
+                "schema": { "openAPIV3Schema": {
+                    "type": "object",
+                    "properties": { "spec": { "type": "object", "x-kubernetes-preserve-unknown-fields": true } },
+                } },
+            }],
+        },
+    })
+}
