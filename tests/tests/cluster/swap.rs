@@ -1,0 +1,75 @@
+//! A plugin that is exchanged while the host runs.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::Service;
+use serde_json::{Value, json};
+use transom_tests::{Host, Mark, Namespace, Recording, TestCluster, component, condition, condition_of, of};
+
+use crate::{ready_domain, writes};
+
+const NAMES: [&str; 3] = ["billing", "orders", "shipping"];
+
+#[tokio::test]
+async fn a_swap_writes_what_the_new_version_changes_and_no_status_flaps() {
+    let ns = TestCluster::shared().await.namespace("swap").await;
+    let host = ns.host().await;
+    let (old, next) = (component("domain").await, component("domain-next").await);
+    let record = ns.install(&old).await;
+    let version = record["status"]["version"].clone();
+    join_all(NAMES.map(|name| ready_domain(&ns, name))).await;
+    host.settle(Duration::from_secs(1)).await;
+    let recordings = join_all(NAMES.map(|name| ns.recording(of::<transom_tests::sample::Domain>(name)))).await;
+    let untouched = (ns.list::<Job>().await, ns.list::<Deployment>().await);
+
+    let start = host.audit.mark();
+    let record = swap(&ns, &record, next.spec()).await;
+    wait_for_annotation(&ns, json!("next")).await;
+    assert_only_services_were_written(&host, start).await;
+    assert_eq!(record["status"]["digest"], next.digest);
+    assert_eq!(record["status"]["version"], format!("{}+next", version.as_str().unwrap()));
+    assert_eq!(record["status"]["history"], json!([{ "digest": old.digest, "version": version }]));
+
+    // Back, by editing it again.
+    let start = host.audit.mark();
+    let back = swap(&ns, &record, old.spec()).await;
+    wait_for_annotation(&ns, json!(null)).await;
+    assert_only_services_were_written(&host, start).await;
+    assert_eq!(back["status"]["digest"], old.digest);
+    let history = json!([{ "digest": next.digest, "version": record["status"]["version"] }]);
+    assert_eq!(back["status"]["history"], history);
+
+    assert_eq!(
+        (ns.list::<Job>().await, ns.list::<Deployment>().await),
+        untouched,
+        "no Job ran again, no pod was replaced"
+    );
+    for recording in recordings {
+        assert_stayed(&recording);
+    }
+}
+
+/// Only source and digest of the record are edited.
+async fn swap(ns: &Namespace, record: &Value, spec: Value) -> Value {
+    let record = ns.merge(record, json!({ "spec": spec })).await;
+    ns.wait_for(&record, condition("Ready", "True")).await
+}
+
+async fn wait_for_annotation(ns: &Namespace, value: Value) {
+    let has = |service: &Value| service["metadata"]["annotations"]["ameide.io/plugin"] == value;
+    join_all(NAMES.map(|name| ns.wait_until(of::<Service>(name), has))).await;
+}
+
+async fn assert_only_services_were_written(host: &Host, start: Mark) {
+    assert_eq!(host.writes_since(start).await, writes(&[("patch plugins/status", 1), ("patch services", 3)]));
+}
+
+/// The whole status of a Domain was the same all the time.
+fn assert_stayed(recording: &Recording) {
+    let states = recording.changes(|domain| domain["status"].clone());
+    assert_eq!(states.len(), 1, "{states:#?}");
+    assert_eq!(condition_of(&json!({ "status": states[0] }), "Ready")["status"], "True");
+}
