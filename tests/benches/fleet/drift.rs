@@ -1,0 +1,136 @@
+//! Changes Deployments by hand and waits until the host has put them right.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use futures::TryStreamExt as _;
+use kube::core::WatchEvent;
+use serde::Deserialize;
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use crate::api::{Api, DEPLOYMENTS, Depth};
+use crate::web;
+
+/// What the primaries ask for, and what the intruder wants.
+const RIGHT: i64 = 1;
+const WRONG: i64 = 7;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Between two of them: pods come and go after each.
+const PAUSE: Duration = Duration::from_millis(300);
+
+#[derive(Clone, Deserialize)]
+struct Deployment {
+    metadata: Meta,
+    spec: Spec,
+}
+
+#[derive(Clone, Deserialize)]
+struct Meta {
+    name: String,
+}
+
+#[derive(Clone, Deserialize)]
+struct Spec {
+    #[serde(default)]
+    replicas: i64,
+}
+
+/// Every value of `spec.replicas` that a watch shows, and when it did.
+struct Values {
+    receiver: mpsc::UnboundedReceiver<(String, i64, Instant)>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Values {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Values {
+    async fn watch(api: &Api, namespace: &str) -> Result<Self> {
+        let events = api.watch::<Deployment>(&DEPLOYMENTS.collection(namespace), Depth::Whole).await?;
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let task = tokio::spawn(async move {
+            let mut events = std::pin::pin!(events);
+            while let Ok(Some(event)) = events.try_next().await {
+                if let WatchEvent::Modified(object) = event {
+                    let _ = sender.send((object.metadata.name, object.spec.replicas, Instant::now()));
+                }
+            }
+        });
+        Ok(Self { receiver, task })
+    }
+
+    async fn next(&mut self) -> Result<(String, i64, Instant)> {
+        let next = tokio::time::timeout(PATIENCE, self.receiver.recv()).await;
+        next.context("drift was not repaired")?.context("the watch of Deployments ended")
+    }
+}
+
+async fn spoil(api: &Api, namespace: &str, name: &str) -> Result<()> {
+    let path = format!("{}/{name}", DEPLOYMENTS.collection(namespace));
+    api.intrude(&path, &json!({ "spec": { "replicas": WRONG } })).await
+}
+
+/// Spoils one Deployment after the other. Milliseconds from before the intruder's request until a watch shows the
+/// repair.
+pub(crate) async fn one_by_one(api: &Api, namespace: &str, count: usize) -> Result<Vec<f64>> {
+    let mut values = Values::watch(api, namespace).await?;
+    let mut repaired = Vec::with_capacity(count);
+    for index in 0..count {
+        let wanted = web::name(index);
+        let started = Instant::now();
+        spoil(api, namespace, &wanted).await?;
+        let mut spoiled = false;
+        loop {
+            let (name, replicas, at) = values.next().await?;
+            if name == wanted && replicas == WRONG {
+                spoiled = true;
+            } else if name == wanted && spoiled && replicas == RIGHT {
+                repaired.push(at.duration_since(started).as_secs_f64() * 1_000.0);
+                break;
+            }
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    Ok(repaired)
+}
+
+/// Deployments that were spoiled while nobody looked.
+pub(crate) struct Spoiled {
+    values: Values,
+    repaired: HashMap<String, Option<Instant>>,
+}
+
+/// Spoils Deployments while the host is down.
+pub(crate) async fn while_down(api: &Api, namespace: &str, count: usize) -> Result<Spoiled> {
+    let values = Values::watch(api, namespace).await?;
+    let mut repaired = HashMap::new();
+    for index in 0..count {
+        spoil(api, namespace, &web::name(index)).await?;
+        repaired.insert(web::name(index), None);
+    }
+    Ok(Spoiled { values, repaired })
+}
+
+impl Spoiled {
+    /// Waits until all are as they should be; seconds since the host was started.
+    pub(crate) async fn repaired(mut self, started: Instant) -> Result<Vec<f64>> {
+        ensure!(!self.repaired.is_empty(), "nothing was spoiled");
+        while self.repaired.values().any(Option::is_none) {
+            let (name, replicas, at) = self.values.next().await?;
+            if replicas == RIGHT && at < started {
+                bail!("{name} was put right while the host was down");
+            }
+            if let Some(known) = self.repaired.get_mut(&name).filter(|_| replicas == RIGHT) {
+                known.get_or_insert(at);
+            }
+        }
+        Ok(self.repaired.values().flatten().map(|at| at.duration_since(started).as_secs_f64()).collect())
+    }
+}

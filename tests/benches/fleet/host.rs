@@ -1,0 +1,137 @@
+//! The host under test: a process of its own, as a user would run it.
+
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use transom::registry::digest_of;
+
+use crate::api::{Api, WEBS};
+use crate::usage::{self, Memory};
+
+/// Compiling a plugin and filling caches take seconds.
+const READY_WITHIN: Duration = Duration::from_secs(120);
+
+/// A running host; dropping it kills it.
+pub(crate) struct Host {
+    process: Child,
+    address: SocketAddr,
+    log: PathBuf,
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Host {
+    /// Starts it and waits until it is ready.
+    pub(crate) async fn start(name: &str) -> Result<Self> {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fleet");
+        std::fs::create_dir_all(&folder)?;
+        let log = folder.join(format!("host-{name}.log"));
+        // free now; nothing else here binds ports
+        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let process = Command::new(variable("TRANSOM_BIN")?)
+            .args(["run", "--listen", &address.to_string()])
+            .env("KUBECONFIG", variable("TRANSOM_HOST_KUBECONFIG")?)
+            .env("TRANSOM_CACHE_DIR", folder.join("compiled"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&log).with_context(|| format!("cannot write {}", log.display()))?)
+            .spawn()
+            .context("cannot start the host")?;
+        let mut host = Self { process, address, log };
+        eprintln!("host {name} has PID {}, its log is {}", host.process.id(), host.log.display());
+        let deadline = Instant::now() + READY_WITHIN;
+        while host.http("/readyz").is_err() {
+            if let Some(status) = host.process.try_wait()? {
+                bail!("the host ended ({status}); see {}", host.log.display());
+            }
+            ensure!(Instant::now() < deadline, "the host did not become ready; see {}", host.log.display());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(host)
+    }
+
+    /// Lets it serve `Web`.
+    pub(crate) async fn install(&self, api: &Api) -> Result<()> {
+        let path = Path::new(&variable("TRANSOM_TEST_PLUGINS")?).join("web.wasm");
+        let wasm = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let record = json!({
+            "apiVersion": "transom.dev/v1alpha1",
+            "kind": "Plugin",
+            "metadata": { "name": "web" },
+            "spec": { "source": { "file": { "path": path } }, "digest": digest_of(&wasm) },
+        });
+        const PLUGINS: &str = "/apis/transom.dev/v1alpha1/plugins";
+        api.create(PLUGINS, record.to_string()).await?;
+        let deadline = Instant::now() + READY_WITHIN;
+        loop {
+            let record: Value = api.get(&format!("{PLUGINS}/web")).await?.unwrap_or_default();
+            if record.pointer("/status/phase").is_some_and(|phase| phase == "Ready") {
+                break;
+            }
+            ensure!(Instant::now() < deadline, "the plugin did not become ready: {record}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        // its definition may be established a moment later than it is served
+        while api.get::<Value>(&WEBS.collection("default")).await?.is_none() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    }
+
+    /// CPU seconds so far.
+    pub(crate) fn cpu(&self) -> f64 {
+        usage::cpu(&[self.process.id()])
+    }
+
+    pub(crate) fn memory(&self) -> Memory {
+        usage::memory(self.process.id())
+    }
+
+    /// Calls of plugins so far.
+    pub(crate) fn plugin_calls(&self) -> Result<f64> {
+        let text = self.http("/metrics")?;
+        let lines = text.lines().filter(|line| line.starts_with("transom_plugin_calls_total{"));
+        Ok(lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+    }
+
+    /// Tells it to end and waits until it has.
+    pub(crate) async fn stop(mut self) -> Result<()> {
+        if let Some(pid) = i32::try_from(self.process.id()).ok().and_then(Pid::from_raw) {
+            kill_process(pid, Signal::TERM)?;
+        }
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while self.process.try_wait()?.is_none() {
+            ensure!(Instant::now() < deadline, "the host does not end; see {}", self.log.display());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    /// The body of an answer with status 200.
+    fn http(&self, path: &str) -> Result<String> {
+        let mut stream = TcpStream::connect_timeout(&self.address, Duration::from_secs(1))?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
+        ensure!(head.split(' ').nth(1) == Some("200"), "{path}: {head}");
+        Ok(body.to_owned())
+    }
+}
+
+fn variable(name: &str) -> Result<std::ffi::OsString> {
+    std::env::var_os(name).with_context(|| format!("{name} is not set: use cargo xtask bench fleet"))
+}

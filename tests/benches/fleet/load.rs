@@ -1,0 +1,248 @@
+//! Creates objects and notes when their children are there and when they are ready.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use futures::TryStreamExt as _;
+use kube::core::WatchEvent;
+use serde::Deserialize;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+use crate::api::{Api, CHILDREN, Depth, Kind, WEBS};
+use crate::web;
+
+/// Without any progress for this long, something is broken.
+const STALLED: Duration = Duration::from_secs(120);
+
+/// What is created.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Target {
+    /// `Web`s, which the host turns into children; ready by their condition `Ready`.
+    Primaries,
+    /// The children themselves, by server-side apply; ready when the Deployment is `Available`.
+    Children,
+}
+
+/// When what was there, in seconds.
+pub(crate) struct Outcome {
+    /// From the creation of each primary to the last of its children.
+    pub(crate) children: Vec<f64>,
+    /// From the creation of each primary until it was ready.
+    pub(crate) ready: Vec<f64>,
+    pub(crate) last_child: Duration,
+    pub(crate) last_ready: Duration,
+    /// CPU seconds of the control plane meanwhile; filled in by who knows.
+    pub(crate) control_plane_cpu: f64,
+}
+
+impl Outcome {
+    /// From the first creation to the last child.
+    pub(crate) fn all_children(&self) -> f64 {
+        self.last_child.as_secs_f64()
+    }
+
+    /// From the first creation until the last is ready.
+    pub(crate) fn all_ready(&self) -> f64 {
+        self.last_ready.as_secs_f64()
+    }
+}
+
+/// Creates `count` of them by `creators` at a time, and waits until all are ready.
+pub(crate) async fn run(api: &Api, namespace: &str, target: Target, count: usize, creators: usize) -> Result<Outcome> {
+    let bodies = match target {
+        Target::Primaries => Vec::new(),
+        Target::Children => (0..count).map(|index| web::children(namespace, index)).collect::<Result<_>>()?,
+    };
+    let progress = Arc::new(Progress::new(count));
+    let watches = watch(api, namespace, target, &progress).await?;
+    let started = Instant::now();
+    let (progress_of, bodies) = (&progress, &bodies);
+    let create = |index: usize| async move {
+        progress_of.created(index);
+        if target == Target::Primaries {
+            return api.create(&WEBS.collection(namespace), web::primary(namespace, index).to_string()).await;
+        }
+        for (path, body) in bodies.get(index).into_iter().flatten() {
+            api.apply(path, body.clone()).await?;
+        }
+        Ok(())
+    };
+    futures::stream::iter((0..count).map(Ok)).try_for_each_concurrent(creators, create).await?;
+    progress.finished(watches).await?;
+    progress.outcome(started)
+}
+
+/// What is read of a watched object.
+#[derive(Clone, Deserialize)]
+struct Seen {
+    metadata: Meta,
+    #[serde(default)]
+    status: Status,
+}
+
+#[derive(Clone, Deserialize)]
+struct Meta {
+    name: String,
+}
+
+#[derive(Clone, Default, Deserialize)]
+struct Status {
+    #[serde(default)]
+    conditions: Vec<Condition>,
+}
+
+#[derive(Clone, Deserialize)]
+struct Condition {
+    r#type: String,
+    status: String,
+}
+
+impl Seen {
+    fn has(&self, condition: &str) -> bool {
+        self.status.conditions.iter().any(|c| c.r#type == condition && c.status == "True")
+    }
+}
+
+async fn watch(api: &Api, namespace: &str, target: Target, progress: &Arc<Progress>) -> Result<JoinSet<Result<()>>> {
+    let mut watches = JoinSet::new();
+    let bare = target == Target::Children;
+    for kind in CHILDREN {
+        let ready = (bare && kind.kind == "Deployment").then_some("Available");
+        follow(api, &kind, namespace, true, ready, progress, &mut watches).await?;
+    }
+    if !bare {
+        follow(api, &WEBS, namespace, false, Some("Ready"), progress, &mut watches).await?;
+    }
+    Ok(watches)
+}
+
+async fn follow(
+    api: &Api,
+    kind: &Kind,
+    namespace: &str,
+    is_child: bool,
+    ready: Option<&'static str>,
+    progress: &Arc<Progress>,
+    watches: &mut JoinSet<Result<()>>,
+) -> Result<()> {
+    let depth = if ready.is_some() { Depth::Whole } else { Depth::Metadata };
+    let events = api.watch::<Seen>(&kind.collection(namespace), depth).await?;
+    let (progress, kind) = (progress.clone(), kind.kind);
+    watches.spawn(async move {
+        let mut events = std::pin::pin!(events);
+        while let Some(event) = events.try_next().await? {
+            let (object, added) = match event {
+                WatchEvent::Added(object) => (object, true),
+                WatchEvent::Modified(object) => (object, false),
+                WatchEvent::Error(status) => bail!("the watch of {kind} failed: {}", status.message),
+                WatchEvent::Deleted(_) | WatchEvent::Bookmark(_) => continue,
+            };
+            if added && is_child {
+                progress.child(&object.metadata.name);
+            }
+            if ready.is_some_and(|condition| object.has(condition)) {
+                progress.ready(&object.metadata.name);
+            }
+        }
+        bail!("the watch of {kind} ended")
+    });
+    Ok(())
+}
+
+#[derive(Clone, Default)]
+struct Primary {
+    created: Option<Instant>,
+    children: usize,
+    complete: Option<Instant>,
+    ready: Option<Instant>,
+}
+
+struct Progress {
+    by_name: HashMap<String, usize>,
+    primaries: Mutex<Vec<Primary>>,
+    changed: Notify,
+}
+
+impl Progress {
+    fn new(count: usize) -> Self {
+        Self {
+            by_name: (0..count).map(|index| (web::name(index), index)).collect(),
+            primaries: Mutex::new(vec![Primary::default(); count]),
+            changed: Notify::new(),
+        }
+    }
+
+    fn change(&self, index: Option<usize>, change: impl FnOnce(&mut Primary)) {
+        let mut primaries = self.primaries.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(primary) = index.and_then(|index| primaries.get_mut(index)) {
+            change(primary);
+        }
+    }
+
+    fn created(&self, index: usize) {
+        self.change(Some(index), |primary| primary.created = Some(Instant::now()));
+    }
+
+    fn child(&self, name: &str) {
+        // others live in a namespace too: kube-root-ca.crt
+        self.change(self.by_name.get(name).copied(), |primary| {
+            primary.children += 1;
+            if primary.children == CHILDREN.len() {
+                primary.complete = Some(Instant::now());
+            }
+        });
+        self.changed.notify_one();
+    }
+
+    fn ready(&self, name: &str) {
+        self.change(self.by_name.get(name).copied(), |primary| {
+            primary.ready.get_or_insert_with(Instant::now);
+        });
+        self.changed.notify_one();
+    }
+
+    /// Primaries that lack children, and that are not ready.
+    fn left(&self) -> (usize, usize) {
+        let primaries = self.primaries.lock().unwrap_or_else(PoisonError::into_inner);
+        let lacking = primaries.iter().filter(|primary| primary.complete.is_none()).count();
+        (lacking, primaries.iter().filter(|primary| primary.ready.is_none()).count())
+    }
+
+    async fn finished(&self, mut watches: JoinSet<Result<()>>) -> Result<()> {
+        loop {
+            let (lacking, unready) = self.left();
+            if lacking + unready == 0 {
+                return Ok(());
+            }
+            tokio::select! {
+                () = self.changed.notified() => {}
+                Some(ended) = watches.join_next() => ended??,
+                () = tokio::time::sleep(STALLED) => {
+                    bail!("no progress for {STALLED:?}: {lacking} lack children, {unready} are not ready")
+                }
+            }
+            // a wake-up for each event would count everything each time
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn outcome(&self, started: Instant) -> Result<Outcome> {
+        let primaries = self.primaries.lock().unwrap_or_else(PoisonError::into_inner);
+        let times = |at: fn(&Primary) -> Option<Instant>| -> Result<(Vec<f64>, Duration)> {
+            let mut since_creation = Vec::with_capacity(primaries.len());
+            let mut last = Duration::ZERO;
+            for primary in primaries.iter() {
+                let (created, at) = primary.created.zip(at(primary)).context("not finished")?;
+                since_creation.push(at.saturating_duration_since(created).as_secs_f64());
+                last = last.max(at.saturating_duration_since(started));
+            }
+            Ok((since_creation, last))
+        };
+        let (children, last_child) = times(|primary| primary.complete)?;
+        let (ready, last_ready) = times(|primary| primary.ready)?;
+        Ok(Outcome { children, ready, last_child, last_ready, control_plane_cpu: 0.0 })
+    }
+}
