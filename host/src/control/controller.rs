@@ -153,7 +153,7 @@ impl Controller {
             let controller = self.clone();
             workers.spawn(async move {
                 while let Some(key) = controller.shared.queue.next().await {
-                    metrics().queue_depth(controller.shared.queue.len());
+                    metrics().queue_depth(controller.shared.queue.waiting());
                     let written = controller.reconcile(&key).await;
                     controller.shared.queue.done(&key, &written);
                 }

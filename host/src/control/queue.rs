@@ -110,7 +110,7 @@ impl Queue {
 
     /// How many primaries wait now.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn waiting(&self) -> usize {
         self.lock().queued.len()
     }
 
@@ -210,7 +210,7 @@ mod tests {
         let running = queue.next().await.unwrap();
         queue.add(running.clone(), 7);
         queue.add(running.clone(), 8);
-        assert_eq!(queue.len(), 0);
+        assert_eq!(queue.waiting(), 0);
         queue.done(&running, &[7]);
         assert_eq!(names(&queue, 1).await, ["x"]);
     }
@@ -269,7 +269,7 @@ mod tests {
                         let key = key(&format!("n{}", who % 2), &who.to_string());
                         queue.add(key.clone(), 0);
                         owed.insert(key);
-                    } else if what == 2 && queue.len() > 0 {
+                    } else if what == 2 && queue.waiting() > 0 {
                         let key = queue.next().await.unwrap();
                         owed.remove(&key);
                         assert!(!running.contains(&key), "two workers on one primary");
@@ -279,7 +279,7 @@ mod tests {
                     }
                 }
                 running.drain(..).for_each(|key| queue.done(&key, &[]));
-                while queue.len() > 0 {
+                while queue.waiting() > 0 {
                     let key = queue.next().await.unwrap();
                     owed.remove(&key);
                     queue.done(&key, &[]);

@@ -80,7 +80,6 @@ impl Metrics {
     }
 
     /// Times a request until the timer is dropped.
-    #[must_use]
     pub fn api_request(&self, verb: &str) -> prometheus::HistogramTimer {
         self.api_seconds.with_label_values(&[verb]).start_timer()
     }
