@@ -1,5 +1,6 @@
 //! `transom describe`
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -35,18 +36,18 @@ impl Args {
             let full = kind.to_lowercase();
             full == wanted || full.split('.').next() == Some(&wanted)
         };
-        let mut found = None;
-        for plugin in &plugins.items {
-            let status = plugin.status.clone().unwrap_or_default();
-            if let Some(kind) = status.kinds.iter().find(|kind| serves(kind)) {
-                found = Some((plugin, status.clone(), kind.clone()));
-            }
-        }
-        let Some((plugin, status, kind)) = found else {
-            let kinds: Vec<String> =
-                plugins.items.iter().filter_map(|p| p.status.as_ref()).flat_map(|s| s.kinds.clone()).collect();
+        let statuses = || plugins.items.iter().filter_map(|plugin| plugin.status.as_ref());
+        let Some(kind) = statuses().flat_map(|status| &status.kinds).find(|kind| serves(kind)).cloned() else {
+            let kinds: Vec<String> = statuses().flat_map(|status| status.kinds.clone()).collect();
             bail!("no plugin serves {:?}; served are: {}", self.kind, kinds.join(", "));
         };
+        let serving: Vec<&Plugin> = plugins
+            .items
+            .iter()
+            .filter(|plugin| plugin.status.as_ref().is_some_and(|status| status.kinds.contains(&kind)))
+            .collect();
+        let child_kinds: BTreeSet<_> =
+            serving.iter().filter_map(|plugin| plugin.status.as_ref()).flat_map(|status| &status.child_kinds).collect();
         let kind = resolve(&cluster, &kind).await?;
         let reference = ObjectRef { kind: kind.clone(), namespace: self.namespace.clone(), name: self.name.clone() };
         let Some(primary) = cluster.get(&reference).await? else {
@@ -54,18 +55,32 @@ impl Args {
         };
         let mut children = Vec::new();
         let selector = format!("{}={}", names::OWNER_LABEL, primary.uid);
-        for child in &status.child_kinds {
+        for child in child_kinds {
             let kind = TypeMeta::new(child.api_version.clone(), child.kind.clone());
             match cluster.list(&kind, None, &selector, 500).await {
                 Ok((objects, _)) => children.extend(objects.into_iter().map(|object| (kind.clone(), object))),
                 Err(error) => eprintln!("{kind}: {error}"),
             }
         }
-        let version = status.version.unwrap_or_default();
-        let name = plugin.metadata.name.clone().unwrap_or_default();
-        print!("{}", tree(&kind, &primary, &children, &format!("{name} {version}"))?);
+        let plugin = serving_names(&serving, &children);
+        print!("{}", tree(&kind, &primary, &children, &plugin)?);
         Ok(())
     }
+}
+
+/// Name and version of the plugin that made the children. Hosts split by selector can have several records for a kind;
+/// without children all of them are named.
+fn serving_names(serving: &[&Plugin], children: &[(TypeMeta, Object)]) -> String {
+    let label = |object: &Object| {
+        let value = object.value();
+        let labels = value.pointer("/metadata/labels").and_then(|labels| labels.get(names::PLUGIN_LABEL)).cloned();
+        labels.and_then(|name| name.as_str().map(ToOwned::to_owned))
+    };
+    let made_by = children.iter().find_map(|(_, child)| label(child));
+    let name = |plugin: &Plugin| plugin.metadata.name.clone().unwrap_or_default();
+    let version = |plugin: &Plugin| plugin.status.as_ref().and_then(|s| s.version.clone()).unwrap_or_default();
+    let chosen = serving.iter().filter(|plugin| made_by.as_ref().is_none_or(|made_by| *made_by == name(plugin)));
+    chosen.map(|plugin| format!("{} {}", name(plugin), version(plugin))).collect::<Vec<_>>().join(", ")
 }
 
 /// `Kind.group` to the version that is served and stored.

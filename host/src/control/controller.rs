@@ -181,7 +181,7 @@ impl Controller {
             return Vec::new();
         }
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner).remove(key).unwrap_or_default();
-        let span = tracing::error_span!("reconcile", kind = key.kind.kind, namespace = %key.namespace, name = %key.name,
+        let span = tracing::error_span!("reconcile", kind = key.kind.kind, namespace = %key.namespace, object = %key.name,
             plugin = active.name, digest = active.digest.get(..15));
         let reconcile = Reconcile { controller: self, active: &active, key, memory: &mut memory, written: Vec::new() };
         let Outcome { written, again } = reconcile.run().instrument(span).await;

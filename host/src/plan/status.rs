@@ -62,7 +62,13 @@ pub fn next(live: &Map<String, Value>, generation: i64, report: Option<&Report>,
         conditions.extend(report.conditions.iter().map(|c| condition(old, c, generation, now)));
     } else {
         let invalid = is_invalid(synced);
-        let said = |c: &&Value| type_of(c) != names::SYNCED && !(invalid && type_of(c) == names::READY);
+        // an unknown Ready is the host's own, of an earlier failure
+        let unknown = |c: &Value| c.get("status").and_then(Value::as_str) == Some(Truth::Unknown.as_str());
+        let said = |c: &&Value| match type_of(c) {
+            names::SYNCED => false,
+            names::READY => !invalid && !unknown(c),
+            _ => true,
+        };
         conditions.extend(old.iter().filter(said).cloned());
         if !conditions.iter().any(|c| type_of(c) == names::READY) {
             let status = if invalid { Truth::False } else { Truth::Unknown };
@@ -164,6 +170,14 @@ mod tests {
         let before = next(&Map::new(), 1, Some(&ready(Truth::True, "")), &Synced::applied(), "T1");
         let after = next(&map(before), 2, None, &Synced::failed("PluginTrapped", "boom"), "T2");
         insta::assert_yaml_snapshot!(after);
+    }
+
+    #[test]
+    fn an_unknown_ready_names_the_latest_failure() {
+        let first = next(&Map::new(), 1, None, &Synced::failed("DeadlineExceeded", "slow"), "T1");
+        let second = next(&map(first), 1, None, &Synced::failed("OutOfMemory", "big"), "T2");
+        assert_eq!(second["conditions"][0]["reason"], "OutOfMemory");
+        assert_eq!(second["conditions"][0]["lastTransitionTime"], "T1");
     }
 
     #[test]

@@ -32,6 +32,10 @@ pub struct LoadFailure {
 /// Condition types of the steps, in their order.
 pub(super) const STEPS: [&str; 5] = ["Fetched", "Verified", "Compiled", "Described", "Installed"];
 
+/// Label values are at most this long (`k8s.io/apimachinery/pkg/util/validation`), and every child has one with the name
+/// of its record.
+const MAX_NAME: usize = 63;
+
 /// The first list of one kind: a loaded API server with 100,000 objects takes some seconds.
 const SYNC_DEADLINE: Duration = Duration::from_secs(120);
 
@@ -135,6 +139,11 @@ pub(super) async fn prepare(
     spec: &PluginSpec,
     earlier: &[KindRef],
 ) -> Result<Active, LoadFailure> {
+    if name.len() > MAX_NAME {
+        let message =
+            format!("metadata.name has {} characters, at most {MAX_NAME} fit a label of the children", name.len());
+        return Err(failure("Fetched", "InvalidName", message));
+    }
     let bounds = spec.limits.bounds().map_err(|message| failure("Fetched", "InvalidLimits", message))?;
     let (wasm, digest) = fetch(loader, controller, spec).await?;
     let loaded = loader.load(name, &wasm, &digest, bounds).await?;
