@@ -12,6 +12,7 @@ use std::time::Duration;
 use wasmtime::component::Component;
 
 use super::engine::{Engine, EngineError};
+use crate::plan::check::shorten;
 
 /// A Python component of 18 MB takes about 15 s of CPU.
 const COMPILE_DEADLINE: Duration = Duration::from_secs(120);
@@ -96,8 +97,9 @@ pub async fn compile_in_child(
         .map_err(|e| CompileError::cache(program, e))?;
     if !done.status.success() {
         let said = String::from_utf8_lossy(&done.stderr);
-        let said = said.lines().last().unwrap_or_default().trim_start_matches("Error: ");
-        return Err(CompileError::Invalid(said.trim_start_matches("not a valid component: ").to_owned()));
+        let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+        let said = said.trim_start_matches("Error: ").trim_start_matches("not a valid component: ");
+        return Err(CompileError::Invalid(shorten(said, 1_024)));
     }
     // a rename is atomic: another process that compiles the same sees all or nothing
     tokio::fs::rename(&output, &path).await.map_err(|e| CompileError::cache(&path, e))?;
