@@ -3,7 +3,7 @@
 //! Each test has a namespace and hosts of its own; control plane and compiled plugins are shared. Hosts watch their
 //! namespace only, and select the `Plugin` records of their test by label, so tests run side by side.
 //!
-//! ```ignore
+//! ```text
 //! let ns = TestCluster::shared().await.namespace("drift").await;
 //! let host = ns.host().await;
 //! ns.install(&component("web").await).await;
