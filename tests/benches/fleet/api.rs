@@ -5,6 +5,7 @@ use futures::{Stream, StreamExt as _};
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use kube::client::Body;
+use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::WatchEvent;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -18,6 +19,7 @@ pub(crate) struct Kind {
 }
 
 pub(crate) const DEPLOYMENTS: Kind = Kind { kind: "Deployment", path: "/apis/apps/v1", plural: "deployments" };
+pub(crate) const CONFIG_MAPS: Kind = Kind { kind: "ConfigMap", path: "/api/v1", plural: "configmaps" };
 pub(crate) const WEBS: Kind = Kind { kind: "Web", path: "/apis/bench.dev/v1", plural: "webs" };
 
 /// What each primary gets.
@@ -25,7 +27,7 @@ pub(crate) const CHILDREN: [Kind; 4] = [
     DEPLOYMENTS,
     Kind { kind: "Service", path: "/api/v1", plural: "services" },
     Kind { kind: "NetworkPolicy", path: "/apis/networking.k8s.io/v1", plural: "networkpolicies" },
-    Kind { kind: "ConfigMap", path: "/api/v1", plural: "configmaps" },
+    CONFIG_MAPS,
 ];
 
 impl Kind {
@@ -52,16 +54,19 @@ pub(crate) enum Depth {
     Whole,
 }
 
-/// Requests as an administrator, without limits.
+/// Requests without limits.
 #[derive(Clone)]
 pub(crate) struct Api {
     client: kube::Client,
 }
 
 impl Api {
-    /// For the cluster of `KUBECONFIG`.
-    pub(crate) async fn new() -> Result<Self> {
-        let config = kube::Config::infer().await.context("no cluster: use cargo xtask bench")?;
+    /// As the user of the kubeconfig that this variable names.
+    pub(crate) async fn new(variable: &str) -> Result<Self> {
+        let path =
+            std::env::var_os(variable).with_context(|| format!("{variable} is not set: use cargo xtask bench"))?;
+        let options = KubeConfigOptions::default();
+        let config = kube::Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &options).await?;
         Ok(Self { client: kube::Client::try_from(config)? })
     }
 

@@ -8,11 +8,12 @@ use anyhow::{Context, Result, bail};
 use futures::TryStreamExt as _;
 use kube::core::WatchEvent;
 use serde::Deserialize;
+use serde_json::json;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use crate::api::{Api, CHILDREN, Depth, Kind, WEBS};
-use crate::web;
+use crate::api::{Api, CHILDREN, CONFIG_MAPS, Depth, Kind, WEBS};
+use crate::web::{self, Owner};
 
 /// Without any progress for this long, something is broken.
 const STALLED: Duration = Duration::from_secs(120);
@@ -54,7 +55,10 @@ impl Outcome {
 pub(crate) async fn run(api: &Api, namespace: &str, target: Target, count: usize, creators: usize) -> Result<Outcome> {
     let bodies = match target {
         Target::Primaries => Vec::new(),
-        Target::Children => (0..count).map(|index| web::children(namespace, index)).collect::<Result<_>>()?,
+        Target::Children => {
+            let owner = owner(api, namespace).await?;
+            (0..count).map(|index| web::children(namespace, index, &owner)).collect::<Result<_>>()?
+        }
     };
     let progress = Arc::new(Progress::new(count));
     let watches = watch(api, namespace, target, &progress).await?;
@@ -73,6 +77,23 @@ pub(crate) async fn run(api: &Api, namespace: &str, target: Target, count: usize
     futures::stream::iter((0..count).map(Ok)).try_for_each_concurrent(creators, create).await?;
     progress.finished(watches).await?;
     progress.outcome(started)
+}
+
+/// An object for the children to belong to.
+async fn owner(api: &Api, namespace: &str) -> Result<Owner> {
+    #[derive(Deserialize)]
+    struct Created {
+        metadata: Identity,
+    }
+    #[derive(Deserialize)]
+    struct Identity {
+        uid: String,
+    }
+    let collection = CONFIG_MAPS.collection(namespace);
+    let body = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "owner" } });
+    api.create(&collection, body.to_string()).await?;
+    let created = api.get::<Created>(&format!("{collection}/owner")).await?.context("the owner is gone")?;
+    Ok(Owner { name: "owner".into(), uid: created.metadata.uid })
 }
 
 /// What is read of a watched object.
