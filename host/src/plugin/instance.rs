@@ -3,16 +3,23 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use wasmtime::component::{HasSelf, Linker};
+use wasmtime::component::{
+    ComponentExportIndex, ComponentNamedList, ComponentType, HasSelf, InstancePre, Lift, Linker, Lower, TypedFunc,
+};
 use wasmtime::{ResourceLimiter, Store, Trap, UpdateDeadline};
 
+use super::bindings::exports::transom::plugin::reconciler as wit;
 use super::bindings::{PluginPre, transom::plugin::host as wit_host};
+
 use super::compile::Compiled;
 use super::convert;
 use super::engine::Engine;
 use super::error::CallError;
 use crate::api::plugin::Bounds;
 use crate::plan::contract::{Failure, Manifest, Request, Step};
+
+/// The interface that every plugin exports.
+const INTERFACE: &str = "transom:plugin/reconciler@0.1.0";
 
 /// Lines that one call may log, and the length of one.
 const MAX_LOG_LINES: u32 = 64;
@@ -42,7 +49,9 @@ pub struct CallStats {
 /// One loaded version. Cheap to clone.
 #[derive(Clone)]
 pub struct Plugin {
-    pre: Arc<PluginPre<State>>,
+    pre: InstancePre<State>,
+    describe: ComponentExportIndex,
+    reconcile: ComponentExportIndex,
     /// Keeps the epoch going for as long as there is something to call.
     _engine: Engine,
     name: Arc<str>,
@@ -54,13 +63,35 @@ impl Plugin {
     ///
     /// # Errors
     /// When it imports anything but `transom:plugin/host`, or misses an export.
-    pub fn new(engine: &Engine, compiled: &Compiled, name: &str, bounds: Bounds) -> Result<Self, LoadError> {
+    pub async fn new(engine: &Engine, compiled: &Compiled, name: &str, bounds: Bounds) -> Result<Self, LoadError> {
         let world = |error: wasmtime::Error| LoadError::World(format!("{error:#}"));
         let mut linker = Linker::<State>::new(engine.wasmtime());
         wit_host::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state).map_err(world)?;
         let pre = linker.instantiate_pre(&compiled.0).map_err(world)?;
-        let pre = Arc::new(PluginPre::new(pre).map_err(world)?);
-        Ok(Self { pre, _engine: engine.clone(), name: name.into(), bounds })
+        let export = |function: &str| {
+            let (_, interface) = compiled.0.get_export(None, INTERFACE)?;
+            Some(compiled.0.get_export(Some(&interface), function)?.1)
+        };
+        // the checks that find a missing export name it
+        let checked = PluginPre::new(pre.clone()).map_err(world)?;
+        let missing = || LoadError::World(format!("no exports of {INTERFACE}"));
+        let plugin = Self {
+            describe: export("describe").ok_or_else(missing)?,
+            reconcile: export("reconcile").ok_or_else(missing)?,
+            pre,
+            _engine: engine.clone(),
+            name: name.into(),
+            bounds,
+        };
+        // An instance with the types of its exports compared with ours: what `typed` relies on.
+        let mut store = plugin.store();
+        match checked.instantiate_async(&mut store).await {
+            Ok(_) => Ok(plugin),
+            Err(error) => match plugin.classify(&error, store.data(), CallError::Unavailable) {
+                CallError::Unavailable(text) => Err(LoadError::World(text)),
+                error => Err(LoadError::Describe(error)),
+            },
+        }
     }
 
     /// The bounds of one call.
@@ -80,9 +111,7 @@ impl Plugin {
     /// # Errors
     /// When the call fails.
     pub async fn describe(&self) -> Result<Manifest, LoadError> {
-        let (mut store, plugin) = self.instantiate().await.map_err(LoadError::Describe)?;
-        let answer = plugin.transom_plugin_reconciler().call_describe(&mut store).await;
-        let (manifest, _) = self.finish(&store, answer).map_err(LoadError::Describe)?;
+        let (manifest, _) = self.call::<_, wit::Manifest>(self.describe, ()).await.map_err(LoadError::Describe)?;
         Ok(convert::manifest(manifest))
     }
 
@@ -92,14 +121,12 @@ impl Plugin {
     /// When the call gives no answer. An answer that says the plugin failed is an `Ok(Err(…))`.
     pub async fn reconcile(&self, request: &Request) -> Result<(Result<Step, Failure>, CallStats), CallError> {
         let request = convert::request(request);
-        let (mut store, plugin) = self.instantiate().await?;
-        let answer = plugin.transom_plugin_reconciler().call_reconcile(&mut store, &request).await;
-        let (answer, stats) = self.finish(&store, answer)?;
+        let (answer, stats) = self.call::<_, Result<wit::Step, wit::Failure>>(self.reconcile, (&request,)).await?;
         Ok((answer.map(convert::step).map_err(convert::failure), stats))
     }
 
-    /// A fresh instance with its own limits, good for one call.
-    async fn instantiate(&self) -> Result<(Store<State>, super::bindings::Plugin), CallError> {
+    /// A store with its own limits, good for one instance and one call.
+    fn store(&self) -> Store<State> {
         let mut store = Store::new(self.pre.engine(), State::new(&self.name, self.bounds.memory_bytes));
         store.limiter(|state| &mut state.limits);
         // what a guest hands over is bounded before it is copied
@@ -112,18 +139,32 @@ impl Plugin {
             }
             Ok(UpdateDeadline::Yield(1)) // other tasks of this thread get their turn
         });
-        match self.pre.instantiate_async(&mut store).await {
-            Ok(plugin) => Ok((store, plugin)),
-            Err(error) => Err(self.classify(&error, store.data(), CallError::Unavailable)),
-        }
+        store
     }
 
-    /// What became of a call.
-    fn finish<T>(&self, store: &Store<State>, answer: wasmtime::Result<T>) -> Result<(T, CallStats), CallError> {
+    /// One call to a fresh instance.
+    async fn call<P, R>(&self, function: ComponentExportIndex, arguments: P) -> Result<(R, CallStats), CallError>
+    where
+        P: ComponentNamedList + Lower + Send + Sync,
+        R: ComponentType + Lift + Send + Sync + 'static,
+    {
+        let mut store = self.store();
+        let instance = self.pre.instantiate_async(&mut store).await;
+        let instance = instance.map_err(|error| self.classify(&error, store.data(), CallError::Unavailable))?;
+        let unavailable = || CallError::Unavailable("the component has lost an export".into());
+        let function = instance.get_func(&mut store, function).ok_or_else(unavailable)?;
+        #[allow(unsafe_code, reason = "comparing the types again in each call takes as long as a small call")]
+        // SAFETY: `new` has compared the types of this component's exports with those of the bindings. They are part of
+        // the component, the same in all of its instances.
+        let function = unsafe { TypedFunc::<P, (R,)>::new_unchecked(function) };
+        let answer = function.call_async(&mut store, arguments).await;
         let state = store.data();
         state.report_dropped_lines();
         let stats = CallStats { duration: state.started.elapsed(), memory_bytes: state.limits.memory };
-        answer.map(|value| (value, stats)).map_err(|e| self.classify(&e, state, CallError::MalformedResponse))
+        match answer {
+            Ok((answer,)) => Ok((answer, stats)),
+            Err(error) => Err(self.classify(&error, state, CallError::MalformedResponse)),
+        }
     }
 
     fn classify(&self, error: &wasmtime::Error, state: &State, other: fn(String) -> CallError) -> CallError {

@@ -81,6 +81,7 @@ impl Loader {
             .await
             .map_err(|error| compile_failure(&error))?;
         let plugin = Plugin::new(&self.engine, &compiled, name, bounds)
+            .await
             .map_err(|error| failure("Compiled", "NotAPlugin", error.to_string()))?;
         let manifest = plugin.describe().await.map_err(|error| {
             let cause = std::error::Error::source(&error).map(|c| format!(": {c}")).unwrap_or_default();

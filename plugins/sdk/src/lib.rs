@@ -13,6 +13,8 @@ mod context;
 mod crd;
 mod failure;
 mod health;
+#[cfg(target_family = "wasm")]
+mod heap;
 mod kind;
 pub mod log;
 mod manifest;
