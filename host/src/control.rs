@@ -5,6 +5,7 @@ pub mod backoff;
 pub mod cache;
 pub mod cluster;
 pub mod controller;
+pub mod damper;
 pub mod events;
 pub mod key;
 pub mod queue;

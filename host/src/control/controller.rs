@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::Instrument;
 
-use super::cluster::{Cluster, Served};
+use super::cluster::{ApiError, Cluster, Served};
 use super::events::Events;
 use super::key::PrimaryKey;
 use super::queue::Queue;
@@ -17,6 +17,7 @@ use super::watch::{Change, Selection, Watch, Watches};
 use crate::lookup::Lookups;
 use crate::plan::contract::{Manifest, TypeMeta};
 use crate::plan::object::Object;
+use crate::plan::request::Children;
 use crate::plugin::Plugin;
 use crate::telemetry::metrics;
 
@@ -25,7 +26,7 @@ use crate::telemetry::metrics;
 pub const RESYNC: Duration = Duration::from_secs(600);
 
 /// Reconciles that run at the same time. Each is mostly waiting for the API server.
-const WORKERS: usize = 16;
+pub const WORKERS: usize = 16;
 
 /// One version of a plugin, serving.
 pub struct Active {
@@ -43,8 +44,8 @@ pub struct Active {
     pub field_manager: String,
     /// Kinds that it serves.
     pub primary_watches: Vec<Arc<Watch>>,
-    /// Kinds that it, or a version before, makes.
-    pub child_watches: Vec<Arc<Watch>>,
+    /// Kinds that it, or a version before, makes; those that the API server did not serve at first come later.
+    pub child_watches: RwLock<Vec<Arc<Watch>>>,
 }
 
 impl Active {
@@ -67,8 +68,20 @@ impl Active {
 
     /// The watch of one kind of child.
     #[must_use]
-    pub fn child_watch(&self, kind: &TypeMeta) -> Option<&Arc<Watch>> {
-        self.child_watches.iter().find(|watch| *watch.kind == *kind)
+    pub fn child_watch(&self, kind: &TypeMeta) -> Option<Arc<Watch>> {
+        let watches = self.child_watches.read().unwrap_or_else(PoisonError::into_inner);
+        watches.iter().find(|watch| *watch.kind == *kind).cloned()
+    }
+
+    /// Children of one primary as the caches have them.
+    #[must_use]
+    pub fn children(&self, uid: &str) -> Children {
+        let watches = self.child_watches.read().unwrap_or_else(PoisonError::into_inner);
+        let of_kind = |watch: &Arc<Watch>| {
+            let kind = watch.kind.clone();
+            watch.cache.owned_by(uid).into_iter().map(move |object| (object.reference(&kind), object))
+        };
+        watches.iter().flat_map(of_kind).collect()
     }
 }
 
@@ -99,12 +112,12 @@ impl Controller {
     #[must_use]
     pub fn new(cluster: Arc<Cluster>) -> Arc<Self> {
         let shared = Arc::<Shared>::default();
-        let (watcher, asker) = (shared.clone(), shared.clone());
+        let (watcher, asker, worked) = (shared.clone(), shared.clone(), shared.clone());
         let observe = move |kind: &Arc<TypeMeta>, selection, change| watcher.observe(kind, selection, change);
         let stale = move |key: &PrimaryKey| asker.queue.add(key.clone(), 0);
         Arc::new(Self {
             lookups: Lookups::new(cluster.clone(), Arc::new(stale)),
-            events: Events::start(cluster.client().clone()),
+            events: Events::start(cluster.client().clone(), move || worked.queue.waiting() > 0),
             watches: Watches::new(cluster.clone(), Arc::new(observe)),
             cluster,
             shared,
@@ -116,6 +129,23 @@ impl Controller {
     /// Starts watches for a kind, or shares running ones.
     pub fn watch(&self, served: &Served, selection: Selection) -> Arc<Watch> {
         self.watches.open(served, selection)
+    }
+
+    /// Watches a kind of child from now on that the API server did not serve when the version was loaded.
+    ///
+    /// # Errors
+    /// When the API server does not serve it, or cannot be asked.
+    pub async fn watch_children(&self, active: &Active, kind: &TypeMeta) -> Result<(), ApiError> {
+        if active.child_watch(kind).is_some() {
+            return Ok(());
+        }
+        let watch = self.watch(&self.cluster.served(kind).await?, Selection::Children);
+        watch.synced().await;
+        let mut watches = active.child_watches.write().unwrap_or_else(PoisonError::into_inner);
+        if !watches.iter().any(|known| *known.kind == *kind) {
+            watches.push(watch);
+        }
+        Ok(())
     }
 
     /// The plugin that serves a kind.
@@ -154,8 +184,8 @@ impl Controller {
             workers.spawn(async move {
                 while let Some(key) = controller.shared.queue.next().await {
                     metrics().queue_depth(controller.shared.queue.waiting());
-                    let written = controller.reconcile(&key).await;
-                    controller.shared.queue.done(&key, &written);
+                    let (written, rest) = controller.reconcile(&key).await;
+                    controller.shared.queue.done(&key, &written, rest);
                 }
             });
         }
@@ -171,25 +201,26 @@ impl Controller {
         self.shared.queue.close();
     }
 
-    async fn reconcile(&self, key: &PrimaryKey) -> Vec<u64> {
+    /// Returns the resource versions that were written, and how long the primary has to rest.
+    async fn reconcile(&self, key: &PrimaryKey) -> (Vec<u64>, Option<Duration>) {
         let Some(active) = self.serving(&key.kind) else {
-            return Vec::new();
+            return (Vec::new(), None);
         };
         if active.primary(key).is_none() {
             self.memory.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
             self.lookups.forget(key);
-            return Vec::new();
+            return (Vec::new(), None);
         }
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner).remove(key).unwrap_or_default();
         let span = tracing::error_span!("reconcile", kind = key.kind.kind, namespace = %key.namespace, object = %key.name,
             plugin = active.name, digest = active.digest.get(..15));
         let reconcile = Reconcile { controller: self, active: &active, key, memory: &mut memory, written: Vec::new() };
-        let Outcome { written, again } = reconcile.run().instrument(span).await;
+        let Outcome { written, again, rest } = reconcile.run().instrument(span).await;
         self.memory.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), memory);
         if let Some(after) = again {
             self.shared.queue.add_at(key.clone(), Instant::now() + after);
         }
-        written
+        (written, rest)
     }
 }
 

@@ -1,4 +1,7 @@
-//! Kubernetes Events about primaries, sent in the background: an Event that cannot be sent never delays a reconcile.
+//! Kubernetes Events about primaries, sent in the background: an Event that cannot be sent never delays a reconcile, and
+//! while reconciles wait it takes little of the API server's time.
+
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event as KubeEvent, EventType, Recorder, Reporter};
@@ -8,8 +11,11 @@ use crate::plan::check::shorten;
 use crate::plan::contract::{Event, ObjectRef};
 use crate::telemetry::metrics;
 
-/// Events that wait to be sent; what comes on top is counted and dropped.
-const WAITING: usize = 1_000;
+/// Events that wait to be sent; what comes on top is counted and dropped. Some hundred bytes each.
+const WAITING: usize = 20_000;
+
+/// Wait before an Event while primaries wait for a worker.
+const PAUSE_WHILE_BUSY: Duration = Duration::from_millis(100);
 
 /// events.k8s.io/v1: `note` is at most 1 kB.
 const MAX_NOTE: usize = 1_024;
@@ -22,14 +28,17 @@ pub struct Events {
 }
 
 impl Events {
-    /// Starts the sender.
+    /// Starts the sender. `is_busy`: do reconciles wait?
     #[must_use]
-    pub fn start(client: kube::Client) -> Self {
+    pub fn start(client: kube::Client, is_busy: impl Fn() -> bool + Send + 'static) -> Self {
         let (sender, mut receiver) = mpsc::channel::<Message>(WAITING);
         tokio::spawn(async move {
             let instance = std::env::var("POD_NAME").ok();
             let recorder = Recorder::new(client, Reporter { controller: "transom.dev/host".into(), instance });
             while let Some((about, event)) = receiver.recv().await {
+                if is_busy() {
+                    tokio::time::sleep(PAUSE_WHILE_BUSY).await;
+                }
                 let event = KubeEvent {
                     type_: if event.warning { EventType::Warning } else { EventType::Normal },
                     reason: shorten(&event.reason, 128),

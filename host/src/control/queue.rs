@@ -2,11 +2,12 @@
 //!
 //! A primary is in the queue at most once and is worked on by one worker at a time; what happens to it meanwhile brings
 //! it back afterwards. Plugins and namespaces take turns, so that ten thousand objects of one tenant do not make the
-//! eleventh of another wait.
+//! eleventh of another wait, and no plugin takes all workers, so that a slow one leaves room for the rest.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -17,6 +18,9 @@ use crate::plan::contract::TypeMeta;
 /// Who takes turns: a kind (and with it a plugin) and a namespace.
 type Tenant = (Arc<TypeMeta>, Arc<str>);
 
+/// Primaries of one kind that are worked on at the same time, of [`WORKERS`](super::controller::WORKERS).
+const MOST_OF_A_KIND: usize = super::controller::WORKERS / 4 * 3;
+
 #[derive(Default)]
 struct Inner {
     /// Tenants with something to do, in the order of their turns.
@@ -24,6 +28,10 @@ struct Inner {
     ready: HashMap<Tenant, VecDeque<PrimaryKey>>,
     queued: HashSet<PrimaryKey>,
     running: HashSet<PrimaryKey>,
+    /// How many of each kind are running.
+    of_kind: HashMap<Arc<TypeMeta>, usize>,
+    /// Not to be worked on before then.
+    resting: HashMap<PrimaryKey, Instant>,
     /// Came up again while running, with the resource versions that caused it.
     again: HashMap<PrimaryKey, Vec<u64>>,
     later: BinaryHeap<Reverse<(Instant, PrimaryKey)>>,
@@ -58,13 +66,7 @@ impl Queue {
 
     /// Puts a primary in at a time. The earliest of several times counts.
     pub fn add_at(&self, key: PrimaryKey, at: Instant) {
-        let mut inner = self.lock();
-        if inner.later_at.get(&key).is_some_and(|&before| before <= at) {
-            return;
-        }
-        inner.later_at.insert(key.clone(), at);
-        inner.later.push(Reverse((at, key)));
-        drop(inner);
+        self.lock().postpone(key, at);
         self.wake.notify_one();
     }
 
@@ -79,7 +81,7 @@ impl Queue {
                 }
                 inner.promote(Instant::now());
                 if let Some(key) = inner.pop() {
-                    if !inner.queued.is_empty() {
+                    if inner.has_work() {
                         self.wake.notify_one();
                     }
                     return Some(key);
@@ -96,16 +98,23 @@ impl Queue {
         }
     }
 
-    /// The worker has finished. `written` are the resource versions that it made.
-    pub fn done(&self, key: &PrimaryKey, written: &[u64]) {
+    /// The worker has finished. `written` are the resource versions that it made. Whatever brings the primary up again
+    /// within `rest` waits until that is over.
+    pub fn done(&self, key: &PrimaryKey, written: &[u64], rest: Option<Duration>) {
         let mut inner = self.lock();
-        inner.running.remove(key);
+        inner.finish(key);
+        if let Some(rest) = rest {
+            let now = Instant::now();
+            inner.resting.retain(|_, until| *until > now);
+            inner.resting.insert(key.clone(), now + rest);
+        }
         let causes = inner.again.remove(key).unwrap_or_default();
         if causes.iter().any(|cause| *cause == 0 || !written.contains(cause)) {
             inner.push(key.clone());
-            drop(inner);
-            self.wake.notify_one();
         }
+        drop(inner);
+        // for this one, or for one of its kind that had to wait for a worker
+        self.wake.notify_one();
     }
 
     /// How many primaries wait now.
@@ -131,6 +140,12 @@ impl Queue {
 
 impl Inner {
     fn push(&mut self, key: PrimaryKey) {
+        if let Some(&until) = self.resting.get(&key) {
+            if until > Instant::now() {
+                return self.postpone(key, until);
+            }
+            self.resting.remove(&key);
+        }
         if !self.queued.insert(key.clone()) {
             return;
         }
@@ -142,8 +157,25 @@ impl Inner {
         line.push_back(key);
     }
 
+    fn postpone(&mut self, key: PrimaryKey, at: Instant) {
+        if self.later_at.get(&key).is_some_and(|&before| before <= at) {
+            return;
+        }
+        self.later_at.insert(key.clone(), at);
+        self.later.push(Reverse((at, key)));
+    }
+
+    fn has_room(&self, (kind, _): &Tenant) -> bool {
+        self.of_kind.get(kind).is_none_or(|running| *running < MOST_OF_A_KIND)
+    }
+
+    fn has_work(&self) -> bool {
+        self.turns.iter().any(|tenant| self.has_room(tenant))
+    }
+
     fn pop(&mut self) -> Option<PrimaryKey> {
-        let tenant = self.turns.pop_front()?;
+        let turn = self.turns.iter().position(|tenant| self.has_room(tenant))?;
+        let tenant = self.turns.remove(turn)?;
         let line = self.ready.get_mut(&tenant)?;
         let key = line.pop_front()?;
         if line.is_empty() {
@@ -152,8 +184,17 @@ impl Inner {
             self.turns.push_back(tenant);
         }
         self.queued.remove(&key);
+        *self.of_kind.entry(key.kind.clone()).or_default() += 1;
         self.running.insert(key.clone());
         Some(key)
+    }
+
+    fn finish(&mut self, key: &PrimaryKey) {
+        if self.running.remove(key)
+            && let Some(running) = self.of_kind.get_mut(&key.kind)
+        {
+            *running -= 1;
+        }
     }
 
     /// Moves what is due from `later` to the queue.
@@ -177,8 +218,6 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn key(namespace: &str, name: &str) -> PrimaryKey {
@@ -211,7 +250,7 @@ mod tests {
         queue.add(running.clone(), 7);
         queue.add(running.clone(), 8);
         assert_eq!(queue.waiting(), 0);
-        queue.done(&running, &[7]);
+        queue.done(&running, &[7], None);
         assert_eq!(names(&queue, 1).await, ["x"]);
     }
 
@@ -221,7 +260,7 @@ mod tests {
         queue.add(key("a", "x"), 0);
         let running = queue.next().await.unwrap();
         queue.add(running.clone(), 7);
-        queue.done(&running, &[7, 8]);
+        queue.done(&running, &[7, 8], None);
         assert!(queue.is_idle());
     }
 
@@ -234,8 +273,40 @@ mod tests {
         queue.add_at(key("a", "x"), start + Duration::from_secs(5));
         let got = queue.next().await.unwrap();
         assert_eq!(start.elapsed().as_secs(), 2);
-        queue.done(&got, &[]);
+        queue.done(&got, &[], None);
         assert!(tokio::time::timeout(Duration::from_secs(60), queue.next()).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_resting_primary_is_late_but_not_lost() {
+        let queue = Queue::default();
+        let start = Instant::now();
+        queue.add(key("a", "x"), 0);
+        let running = queue.next().await.unwrap();
+        queue.add(running.clone(), 0);
+        queue.done(&running, &[], Some(Duration::from_secs(7)));
+        queue.add(running.clone(), 9);
+        assert_eq!(names(&queue, 1).await, ["x"]);
+        assert_eq!(start.elapsed().as_secs(), 7);
+        queue.done(&running, &[], None);
+        queue.add(running, 0);
+        assert_eq!(names(&queue, 1).await, ["x"]);
+        assert_eq!(start.elapsed().as_secs(), 7);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_kind_leaves_workers_for_others() {
+        let queue = Queue::default();
+        for number in 0..100 {
+            queue.add(key("a", &number.to_string()), 0);
+        }
+        let slow = names(&queue, MOST_OF_A_KIND).await;
+        let other = PrimaryKey::new(Arc::new(TypeMeta::new("g/v1", "Other")), "a", "quick");
+        queue.add(other, 0);
+        assert_eq!(names(&queue, 1).await, ["quick"]);
+        assert!(tokio::time::timeout(Duration::from_secs(9), queue.next()).await.is_err());
+        queue.done(&key("a", &slow[0]), &[], None);
+        assert_eq!(names(&queue, 1).await, [MOST_OF_A_KIND.to_string()]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -275,14 +346,14 @@ mod tests {
                         assert!(!running.contains(&key), "two workers on one primary");
                         running.push(key);
                     } else if let Some(key) = running.pop() {
-                        queue.done(&key, &[]);
+                        queue.done(&key, &[], None);
                     }
                 }
-                running.drain(..).for_each(|key| queue.done(&key, &[]));
+                running.drain(..).for_each(|key| queue.done(&key, &[], None));
                 while queue.waiting() > 0 {
                     let key = queue.next().await.unwrap();
                     owed.remove(&key);
-                    queue.done(&key, &[]);
+                    queue.done(&key, &[], None);
                 }
                 assert!(owed.is_empty(), "{owed:?}");
             });

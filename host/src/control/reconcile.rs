@@ -21,14 +21,15 @@ use serde_json::{Map, Value, json};
 
 use super::cluster::{ApiError, Applied, CREATE_ONLY};
 use super::controller::{Active, Controller};
+use super::damper::Damper;
 use super::key::PrimaryKey;
 use crate::api::names;
 use crate::lookup::Lookups;
 use crate::plan::check::{Checked, Checker, PlanError, digest, shorten};
-use crate::plan::contract::{Answered, Event, Failure, Lookup, ObjectRef, Request, Step, TypeMeta};
+use crate::plan::contract::{Answered, Event, Failure, Lookup, ObjectRef, Plan, Request, Step, TypeMeta};
 use crate::plan::decide::{self, Apply, Prune, Writes};
 use crate::plan::object::Object;
-use crate::plan::request::{Children, Snapshot};
+use crate::plan::request::Snapshot;
 use crate::plan::rounds::{self, NoPlan, RoundsError, Session};
 use crate::plan::status::{self, INVALID, Report, Synced};
 use crate::plan::{check::Desired, diff};
@@ -175,6 +176,22 @@ pub struct Memory {
     status_at: Option<Instant>,
     /// By UID of the child: digest of what was applied, and of what the API server made of it.
     normalised: BTreeMap<String, (String, String)>,
+    /// Generation and digest of the plugin whose plan was carried out last.
+    wanted: Option<(i64, String)>,
+    damper: Damper,
+    settled: Option<Settled>,
+}
+
+/// A reconcile that left nothing to do: while its inputs are the same, another would not either.
+struct Settled {
+    /// [`Snapshot::digest`]
+    inputs: [u8; 32],
+    /// Digest of the version of the plugin.
+    plugin: String,
+    /// Resource version of the primary, status included.
+    primary: u64,
+    /// The plan's wish.
+    requeue: Option<Duration>,
 }
 
 /// How a reconcile ended.
@@ -184,6 +201,8 @@ pub struct Outcome {
     pub written: Vec<u64>,
     /// When to look again without a change.
     pub again: Option<Duration>,
+    /// Not to be looked at again before then, whatever happens.
+    pub rest: Option<Duration>,
 }
 
 /// One reconcile in progress.
@@ -238,10 +257,11 @@ impl Reconcile<'_> {
             }
         }
         if let Err(ReconcileError::Unstable(what)) = &mut result {
-            *what = last;
+            what.clone_from(&last);
         }
         let outcome = result.as_ref().map_or_else(|e| e.reason().to_owned(), |_| "Synced".into());
         metrics().reconcile(&self.active.name, &self.key.kind.kind, &outcome, started);
+        let rest = if last.is_empty() { None } else { self.damp(&last) };
         let again = match result {
             Ok(again) => {
                 self.memory.failures = 0;
@@ -249,7 +269,22 @@ impl Reconcile<'_> {
             }
             Err(error) => Some(self.failed(&error).await),
         };
-        Outcome { written: self.written, again }
+        Outcome { written: self.written, again, rest }
+    }
+
+    /// Something was written. Was it asked for by a new spec or a new version, or is it the same again?
+    fn damp(&mut self, what: &str) -> Option<Duration> {
+        let snapshot = self.snapshot()?;
+        let wanted = (snapshot.primary.generation, self.active.digest.clone());
+        if self.memory.wanted.as_ref() != Some(&wanted) {
+            self.memory.wanted = Some(wanted);
+            self.memory.damper.reset();
+        }
+        let rest = self.memory.damper.wrote()?;
+        tracing::warn!(again = %what, ?rest, "children are written again and again, waiting");
+        let note = format!("the same is written again and again, waiting {} s: {what}", rest.as_secs());
+        self.event(&snapshot, Event { warning: true, reason: "WritesDelayed".into(), note });
+        Some(rest)
     }
 
     async fn pass(&mut self) -> Result<Pass, ReconcileError> {
@@ -267,7 +302,21 @@ impl Reconcile<'_> {
             self.set_finalizer(&snapshot, true).await?;
             return Ok(Pass::Wrote("finalizer".into()));
         }
-        let (checked, used) = self.converse(&snapshot).await?;
+        let manifest = &self.active.manifest;
+        let request = snapshot.request(manifest, self.lookups().last(self.key, manifest).await);
+        let inputs = snapshot.digest(&request);
+        if let Some(settled) = self.memory.settled.take()
+            && settled.inputs == inputs
+            && settled.plugin == self.active.digest
+            && settled.primary == snapshot.primary.resource_version
+        {
+            metrics().memo_hit(&self.active.name);
+            let changes_in = self.lookups().keep(self.key, &request.answers);
+            let again = [settled.requeue, changes_in].into_iter().flatten().min();
+            self.memory.settled = Some(settled);
+            return Ok(Pass::Settled(again));
+        }
+        let (checked, used) = self.converse(&snapshot, request).await?;
         if snapshot.primary.deleting && checked.finalized {
             return self.finalize(&snapshot).await;
         }
@@ -293,6 +342,11 @@ impl Reconcile<'_> {
             Published::Later(wait) => later = Some(wait),
         }
         let requeue = checked.requeue_after_ms.map(Duration::from_millis);
+        if later.is_none() {
+            let plugin = self.active.digest.clone();
+            let primary = self.active.primary(self.key).map_or(0, |primary| primary.resource_version);
+            self.memory.settled = Some(Settled { inputs, plugin, primary, requeue });
+        }
         Ok(Pass::Settled([requeue, changes_in, later].into_iter().flatten().min()))
     }
 
@@ -303,30 +357,40 @@ impl Reconcile<'_> {
     /// The primary and its children as the caches have them.
     fn snapshot(&self) -> Option<Snapshot> {
         let primary = self.active.primary(self.key)?;
-        let mut children = Children::new();
-        for watch in &self.active.child_watches {
-            for object in watch.cache.owned_by(&primary.uid) {
-                children.insert(object.reference(&watch.kind), object);
-            }
-        }
+        let children = self.active.children(&primary.uid);
         Some(Snapshot { kind: (*self.key.kind).clone(), primary, children, config: self.active.config.clone() })
     }
 
     /// Calls the plugin until it has a plan.
-    async fn converse(&self, snapshot: &Snapshot) -> Result<(Checked, Vec<Answered>), ReconcileError> {
+    async fn converse(
+        &self,
+        snapshot: &Snapshot,
+        request: Request,
+    ) -> Result<(Checked, Vec<Answered>), ReconcileError> {
         let manifest = &self.active.manifest;
-        let answers = self.lookups().last(self.key, manifest).await;
         let bounds = self.active.plugin.bounds();
-        let request = snapshot.request(manifest, answers);
         let (plan, used) = rounds::converse(self, request, *bounds).await.map_err(|stop| match stop {
             NoPlan::Call(error) => ReconcileError::Call(error),
             NoPlan::Rounds(error) => ReconcileError::Rounds(error),
             NoPlan::Failed(failure) => plugin_failure(failure),
         })?;
+        self.discover(&plan).await;
         let scope = |kind: &TypeMeta| self.controller.cluster.known(kind).map(|served| served.scope);
         let checker = Checker { plugin: &self.active.name, manifest, bounds, scope: &scope };
         let checked = checker.check(snapshot, &plan)?;
         Ok((checked, used))
+    }
+
+    /// Asks again for kinds in a plan that the API server did not serve when the version was loaded.
+    async fn discover(&self, plan: &Plan) {
+        let cluster = &self.controller.cluster;
+        let unknown = |kind: &&TypeMeta| cluster.known(kind).is_none();
+        for kind in self.active.manifest.children.iter().map(|(kind, _)| kind).filter(unknown) {
+            let planned = plan.children.iter().any(|child| TypeMeta::of(&child.object).as_ref() == Some(kind));
+            if planned && let Err(error) = cluster.served(kind).await {
+                tracing::debug!(%kind, %error, "a kind of child is not served");
+            }
+        }
     }
 
     /// Applies by tiers, prunes when every apply succeeded. Returns what was done, for people.
@@ -379,6 +443,9 @@ impl Reconcile<'_> {
     async fn apply<'w>(&self, apply: &'w Apply) -> Result<Written<'w>, ReconcileError> {
         let desired = &apply.desired;
         let (child, manager) = (&desired.reference, &self.active.field_manager);
+        // nothing is made that would not be seen again
+        let watched = self.controller.watch_children(self.active, &child.kind).await;
+        watched.map_err(|source| ReconcileError::Apply { child: child.clone(), source })?;
         let new = apply.live.is_none() && !desired.adopt;
         let applied = if new {
             let mut body = desired.body.clone();

@@ -24,6 +24,12 @@ impl TypeMeta {
         Self { api_version: api_version.into(), kind: kind.into() }
     }
 
+    /// That of an object; none when the text is no object that says it.
+    #[must_use]
+    pub fn of(object: &str) -> Option<Self> {
+        serde_json::from_str(object).ok()
+    }
+
     /// API group; empty for the core group.
     #[must_use]
     pub fn group(&self) -> &str {
@@ -68,7 +74,7 @@ impl fmt::Display for ObjectRef {
 }
 
 /// A failure for code (`reason`) and for people (`message`).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Hash)]
 pub struct Problem {
     /// Stable CamelCase word.
     pub reason: String,
@@ -93,7 +99,7 @@ pub enum Lookup {
 }
 
 /// What a lookup found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Hash)]
 #[serde(rename_all = "camelCase")]
 #[allow(missing_docs, reason = "every field is documented in wit/types.wit")]
 pub enum Value {
@@ -107,7 +113,7 @@ pub enum Value {
 }
 
 /// The answer to a lookup. Absence and failure are answers too.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Hash)]
 #[serde(rename_all = "camelCase")]
 pub enum Answer {
     /// It is there.
@@ -121,7 +127,7 @@ pub enum Answer {
 }
 
 /// A lookup with its answer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Hash)]
 pub struct Answered {
     /// What was asked.
     pub lookup: Lookup,

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use sha2::{Digest as _, Sha256};
+
 use super::contract::{Answered, Delivery, Manifest, ObjectRef, Observed, Request, TypeMeta};
 use super::object::{Fields, Object, push_string};
 
@@ -53,6 +55,36 @@ impl Snapshot {
     }
 }
 
+impl Snapshot {
+    /// Digest of all that a reconcile rests on, beside the version of the plugin: what the plugin is shown, and the
+    /// children as they live. Equal inputs have equal plans, and nothing to be written if there was nothing before.
+    #[must_use]
+    pub fn digest(&self, request: &Request) -> [u8; 32] {
+        use std::hash::Hash as _;
+        let mut hasher = Digester(Sha256::new());
+        (&self.primary.uid, self.primary.generation, self.primary.deleting, self.primary.finalizer).hash(&mut hasher);
+        (&request.object, &request.config, &request.answers).hash(&mut hasher);
+        for (object_ref, object) in &self.children {
+            (object_ref, &object.uid, &object.json).hash(&mut hasher);
+        }
+        hasher.0.finalize().into()
+    }
+}
+
+/// SHA-256 for whatever can be hashed.
+struct Digester(Sha256);
+
+impl std::hash::Hasher for Digester {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// Not what this is for.
+    fn finish(&self) -> u64 {
+        0
+    }
+}
+
 /// The primary without what is derived from plans (`status.conditions`, `status.observedGeneration`): a plan must not
 /// rest on what the host made of the one before.
 fn primary_text(kind: &TypeMeta, primary: &Object) -> String {
@@ -91,7 +123,43 @@ fn primary_text(kind: &TypeMeta, primary: &Object) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::contract::{Answer, Lookup, Value};
     use super::*;
+
+    fn snapshot(child: &str) -> Snapshot {
+        let kind = TypeMeta::new("g/v1", "K");
+        let primary = Object::parse(r#"{"metadata":{"name":"a","uid":"u"},"spec":{}}"#).unwrap();
+        let child = Object::parse(child).unwrap();
+        let children = [(child.reference(&TypeMeta::new("v1", "ConfigMap")), Arc::new(child))].into();
+        Snapshot { kind, primary: Arc::new(primary), children, config: "{}".into() }
+    }
+
+    fn digest(snapshot: &Snapshot, answers: &[&str]) -> [u8; 32] {
+        let answer = |text: &&str| Answered {
+            lookup: Lookup::Clock { seconds: 1 },
+            answer: Answer::Found(Value::Object((*text).to_owned())),
+        };
+        let request = Request {
+            object: "{}".into(),
+            deleting: false,
+            children: vec![],
+            answers: answers.iter().map(answer).collect(),
+            config: "{}".into(),
+            round: 0,
+        };
+        snapshot.digest(&request)
+    }
+
+    #[test]
+    fn the_digest_changes_with_what_a_plan_rests_on_and_with_nothing_else() {
+        let live = r#"{"metadata":{"name":"c","resourceVersion":"1","managedFields":[]},"data":{"a":"1"}}"#;
+        let same = r#"{"metadata":{"name":"c","resourceVersion":"9","managedFields":[{}]},"data":{"a":"1"}}"#;
+        let first = digest(&snapshot(live), &["x"]);
+        assert_eq!(first, digest(&snapshot(same), &["x"]));
+        assert_ne!(first, digest(&snapshot(&live.replace("\"1\"}}", "\"2\"}}")), &["x"]), "a child");
+        assert_ne!(first, digest(&snapshot(live), &["y"]), "an answer");
+        assert_ne!(digest(&snapshot(live), &["x", "y"]), digest(&snapshot(live), &["xy"]), "where one ends");
+    }
 
     #[test]
     fn the_plugin_does_not_see_what_the_host_derived() {

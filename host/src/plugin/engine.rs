@@ -1,7 +1,8 @@
 //! The engine: configuration, pool and clock for all components.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::Thread;
 use std::time::Duration;
 
 use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
@@ -10,6 +11,9 @@ use crate::api::plugin::MAX_MEMORY_BYTES;
 
 /// How often the epoch advances: the grain of deadlines, and how long a guest may keep an async thread to itself.
 const TICK: Duration = Duration::from_millis(5);
+
+/// Ticks without a call after which the epoch rests: an idle host wakes no processor 200 times a second.
+const IDLE_TICKS: u32 = 100;
 
 /// Calls that can run at the same time, each with one component instance.
 const MAX_CALLS: u32 = 64;
@@ -30,7 +34,7 @@ pub struct EngineError(#[source] pub(super) wasmtime::Error);
 #[derive(Clone)]
 pub struct Engine {
     inner: wasmtime::Engine,
-    _ticker: Arc<Ticker>,
+    ticker: Arc<Ticker>,
 }
 
 impl Engine {
@@ -44,7 +48,7 @@ impl Engine {
             .or_else(|_| wasmtime::Engine::new(&config(Enabled::No)))
             .map_err(EngineError)?;
         let ticker = Arc::new(Ticker::start(inner.clone()));
-        Ok(Self { inner, _ticker: ticker })
+        Ok(Self { inner, ticker })
     }
 
     /// An engine that compiles and runs nothing: without pool and ticker, but with the same code generation.
@@ -59,6 +63,16 @@ impl Engine {
 
     pub(super) fn wasmtime(&self) -> &wasmtime::Engine {
         &self.inner
+    }
+
+    /// A call begins: without this its deadline may not be noticed.
+    pub(super) fn begin(&self) -> Running {
+        let state = &self.ticker.state;
+        state.running.fetch_add(1, Ordering::SeqCst);
+        if state.parked.load(Ordering::SeqCst) {
+            self.ticker.thread.unpark();
+        }
+        Running(self.ticker.clone())
     }
 
     /// Tells apart code that this engine can load from code that another version or CPU made.
@@ -99,27 +113,64 @@ fn config(pagemap_scan: Enabled) -> Config {
     config
 }
 
-/// Advances the epoch for as long as an engine lives. A thread of its own: the async threads may all be in guests.
+/// Advances the epoch for as long as an engine lives and something runs in it. A thread of its own: the async threads may
+/// all be in guests.
 struct Ticker {
-    stop: Arc<AtomicBool>,
+    state: Arc<TickerState>,
+    thread: Thread,
+}
+
+#[derive(Default)]
+struct TickerState {
+    /// Calls in flight.
+    running: AtomicUsize,
+    /// The thread sleeps until it is woken.
+    parked: AtomicBool,
+    stopped: AtomicBool,
 }
 
 impl Ticker {
     fn start(engine: wasmtime::Engine) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
-        std::thread::spawn(move || {
-            while !stopped.load(Ordering::Relaxed) {
-                std::thread::sleep(TICK);
-                engine.increment_epoch();
+        let state = Arc::<TickerState>::default();
+        let shared = state.clone();
+        let thread = std::thread::spawn(move || shared.tick(&engine)).thread().clone();
+        Self { state, thread }
+    }
+}
+
+impl TickerState {
+    fn tick(&self, engine: &wasmtime::Engine) {
+        let mut idle = 0;
+        while !self.stopped.load(Ordering::SeqCst) {
+            std::thread::sleep(TICK);
+            engine.increment_epoch();
+            idle = if self.running.load(Ordering::SeqCst) == 0 { idle + 1 } else { 0 };
+            if idle < IDLE_TICKS {
+                continue;
             }
-        });
-        Self { stop }
+            self.parked.store(true, Ordering::SeqCst);
+            // a call that began meanwhile has not seen the flag
+            while self.running.load(Ordering::SeqCst) == 0 && !self.stopped.load(Ordering::SeqCst) {
+                std::thread::park();
+            }
+            self.parked.store(false, Ordering::SeqCst);
+            idle = 0;
+        }
     }
 }
 
 impl Drop for Ticker {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.state.stopped.store(true, Ordering::SeqCst);
+        self.thread.unpark();
+    }
+}
+
+/// Keeps the epoch going for as long as a call runs.
+pub(super) struct Running(Arc<Ticker>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.state.running.fetch_sub(1, Ordering::SeqCst);
     }
 }

@@ -52,8 +52,7 @@ pub struct Plugin {
     pre: InstancePre<State>,
     describe: ComponentExportIndex,
     reconcile: ComponentExportIndex,
-    /// Keeps the epoch going for as long as there is something to call.
-    _engine: Engine,
+    engine: Engine,
     name: Arc<str>,
     bounds: Bounds,
 }
@@ -79,11 +78,12 @@ impl Plugin {
             describe: export("describe").ok_or_else(missing)?,
             reconcile: export("reconcile").ok_or_else(missing)?,
             pre,
-            _engine: engine.clone(),
+            engine: engine.clone(),
             name: name.into(),
             bounds,
         };
-        // An instance with the types of its exports compared with ours: what `typed` relies on.
+        // An instance with the types of its exports compared with ours: what `call` relies on.
+        let _running = plugin.engine.begin();
         let mut store = plugin.store();
         match checked.instantiate_async(&mut store).await {
             Ok(_) => Ok(plugin),
@@ -148,6 +148,7 @@ impl Plugin {
         P: ComponentNamedList + Lower + Send + Sync,
         R: ComponentType + Lift + Send + Sync + 'static,
     {
+        let _running = self.engine.begin();
         let mut store = self.store();
         let instance = self.pre.instantiate_async(&mut store).await;
         let instance = instance.map_err(|error| self.classify(&error, store.data(), CallError::Unavailable))?;

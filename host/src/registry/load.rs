@@ -228,7 +228,7 @@ async fn install(
         }
         match cluster.served(&kind).await {
             Ok(served) => child_watches.push(controller.watch(&served, Selection::Children)),
-            // a kind that is not served has no objects
+            // a kind that is not served has no objects; it is watched from the first apply
             Err(crate::control::cluster::ApiError::NotServed(_)) => {}
             Err(error) if needed => {
                 let message = format!("{kind}: {error}");
@@ -251,7 +251,7 @@ async fn install(
         config: spec.config.as_ref().map_or_else(|| "{}".into(), |c| serde_json::Value::from(c.clone()).to_string()),
         field_manager,
         primary_watches,
-        child_watches,
+        child_watches: child_watches.into(),
     })
 }
 

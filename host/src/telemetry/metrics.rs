@@ -14,6 +14,7 @@ pub struct Metrics {
     reconcile_seconds: HistogramVec,
     calls: IntCounterVec,
     call_seconds: HistogramVec,
+    memo_hits: IntCounterVec,
     api_seconds: HistogramVec,
     api_errors: IntCounterVec,
     watch_errors: IntCounterVec,
@@ -53,6 +54,7 @@ impl Metrics {
             reconcile_seconds: histogram("reconcile_seconds", "Duration of a reconcile.", &["plugin", "kind"]),
             calls: counter("plugin_calls_total", "Calls to plugins by outcome.", &["plugin", "outcome"]),
             call_seconds: histogram("plugin_call_seconds", "Duration of a call to a plugin.", &["plugin"]),
+            memo_hits: counter("memo_hits_total", "Reconciles that needed no call: inputs as before.", &["plugin"]),
             api_seconds: histogram("api_request_seconds", "Duration of a request to the API server.", &["verb"]),
             api_errors: counter("api_errors_total", "Requests that the API server refused.", &["verb", "code"]),
             watch_errors: counter("watch_errors_total", "Interrupted watches.", &["kind"]),
@@ -77,6 +79,11 @@ impl Metrics {
     pub fn call(&self, plugin: &str, outcome: &str, started: Instant) {
         self.calls.with_label_values(&[plugin, outcome]).inc();
         self.call_seconds.with_label_values(&[plugin]).observe(started.elapsed().as_secs_f64());
+    }
+
+    /// A reconcile needed no call.
+    pub fn memo_hit(&self, plugin: &str) {
+        self.memo_hits.with_label_values(&[plugin]).inc();
     }
 
     /// Times a request until the timer is dropped.

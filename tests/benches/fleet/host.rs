@@ -65,29 +65,46 @@ impl Host {
     /// Lets it serve `Web`.
     pub(crate) async fn install(&self, api: &Api) -> Result<()> {
         let path = Path::new(&variable("TRANSOM_TEST_PLUGINS")?).join("web.wasm");
-        let wasm = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let record = json!({
-            "apiVersion": "transom.dev/v1alpha1",
-            "kind": "Plugin",
-            "metadata": { "name": "web" },
-            "spec": { "source": { "file": { "path": path } }, "digest": digest_of(&wasm) },
-        });
-        const PLUGINS: &str = "/apis/transom.dev/v1alpha1/plugins";
-        api.create(PLUGINS, record.to_string()).await?;
-        let deadline = Instant::now() + READY_WITHIN;
-        loop {
-            let record: Value = api.get(&format!("{PLUGINS}/web")).await?.unwrap_or_default();
-            if record.pointer("/status/phase").is_some_and(|phase| phase == "Ready") {
-                break;
-            }
-            ensure!(Instant::now() < deadline, "the plugin did not become ready: {record}");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        self.serve(api, &path).await?;
         // its definition may be established a moment later than it is served
         while api.get::<Value>(&WEBS.collection("default")).await?.is_none() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         Ok(())
+    }
+
+    /// Lets another build of the same plugin serve: one more custom section, so another digest and the same plans.
+    pub(crate) async fn swap(&self, api: &Api) -> Result<()> {
+        const SECTION: &[u8] = b"\x00\x05\x04swap";
+        let path = Path::new(&variable("TRANSOM_TEST_PLUGINS")?).join("web.wasm");
+        let wasm = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fleet").join("web-again.wasm");
+        std::fs::write(&path, [&wasm, SECTION].concat())?;
+        self.serve(api, &path).await
+    }
+
+    /// Writes the plugin's record and waits until the component serves.
+    async fn serve(&self, api: &Api, path: &Path) -> Result<()> {
+        const RECORD: &str = "/apis/transom.dev/v1alpha1/plugins/web";
+        let wasm = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let digest = digest_of(&wasm);
+        let record = json!({
+            "apiVersion": "transom.dev/v1alpha1",
+            "kind": "Plugin",
+            "metadata": { "name": "web" },
+            "spec": { "source": { "file": { "path": path } }, "digest": digest },
+        });
+        api.apply(RECORD, record.to_string()).await?;
+        let deadline = Instant::now() + READY_WITHIN;
+        loop {
+            let record: Value = api.get(RECORD).await?.unwrap_or_default();
+            let is = |field: &str, value: &str| record.pointer(field).is_some_and(|found| found == value);
+            if is("/status/phase", "Ready") && is("/status/digest", &digest) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "the plugin did not become ready: {record}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// CPU seconds so far.

@@ -3,7 +3,8 @@
 //! 1. A bare client applies the children of N primaries, which do not exist: what the control plane can do.
 //! 2. The host runs; N primaries are created by as many creators. What it takes, what it asks of the API server.
 //! 3. The bare client again, in another namespace, so that a machine that gets slower or faster is seen.
-//! 4. The steady state, drift, a restart of the host, a restart with drift made meanwhile.
+//! 4. The steady state, drift, a swap to a version with the same plans, a restart of the host, a restart with drift made
+//!    meanwhile.
 //!
 //! Requests are counted from the API server's audit log, which has the host's only; CPU and memory are the kernel's
 //! figures for the host's process. Seconds depend on the machine; counts, CPU and ratios much less so.
@@ -62,6 +63,9 @@ const WARM_UP: usize = 25;
 /// How long after the last object became ready the host may still write.
 const TAIL: Duration = Duration::from_secs(2);
 
+/// The longest that looking at all primaries with a new version may take.
+const SWAP: Duration = Duration::from_secs(300);
+
 /// How long a restarted host is watched.
 const RESTART: Duration = Duration::from_secs(20);
 
@@ -93,6 +97,7 @@ async fn run(options: &Options) -> Result<()> {
     bench.compare(elapsed, before, after);
     bench.steady(&host).await?;
     bench.drift().await?;
+    bench.swap(&host).await?;
     bench.restart(host).await?;
     bench.report.write(options.json.as_deref())
 }
@@ -201,8 +206,33 @@ impl Bench<'_> {
         self.report.section(&format!("{} s of the steady state", self.options.steady));
         self.report.figure("steady_requests", count(counts.all()));
         self.report.figure("steady_writes", count(counts.writes()));
-        self.report.figure("steady_calls", host.plugin_calls()? - calls);
-        self.report.figure("steady_cpu_ms", (host.cpu() - cpu) * 1_000.0);
+        self.report.figure("idle_calls", host.plugin_calls()? - calls);
+        self.report.figure("idle_cpu_percent", (host.cpu() - cpu) * 100.0 / count(self.options.steady as usize));
+        Ok(())
+    }
+
+    /// Every primary is looked at by the new version, and nothing is written.
+    async fn swap(&mut self, host: &Host) -> Result<()> {
+        self.settle().await?;
+        let (cpu, calls, started) = (host.cpu(), host.plugin_calls()?, Instant::now());
+        host.swap(&self.api).await?;
+        while host.plugin_calls()? < calls + count(self.options.count) {
+            anyhow::ensure!(started.elapsed() < SWAP, "not all primaries were looked at within {SWAP:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let (cpu, took) = (host.cpu() - cpu, started.elapsed());
+        tokio::time::sleep(TAIL).await;
+        let counts = self.audit.counts_since_last()?;
+        self.report.section("a swap to a version with the same plans");
+        self.report.figure("swap_s", took.as_secs_f64());
+        self.report.figure("swap_cpu_s", cpu);
+        self.report.figure("swap_calls", host.plugin_calls()? - calls);
+        // the status of its own record is the host's to write
+        let own: usize = counts.by_request.iter().filter(|(what, _)| what.contains(" plugins")).map(|(_, n)| n).sum();
+        self.report.bar("swap_writes", count(counts.writes() - own), 0.0);
+        if counts.writes() > own {
+            print_all(&counts);
+        }
         Ok(())
     }
 

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ConfigMap, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
+use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -152,4 +153,47 @@ async fn what_is_no_longer_in_the_spec_goes_and_what_others_own_stays() {
     left.retain(|name| name != "EXTRA");
     assert_eq!((left, has(&after, "EXTRA")), (plain, true));
     ns.wait_for(&orders, condition("Synced", "True")).await;
+}
+
+/// Two who will not give in: nobody wins, but the API server must not be worn out by it.
+#[tokio::test]
+async fn a_fight_over_a_field_is_slowed_down_and_told_and_not_given_up() {
+    let (ns, host, web) = shop("drift-fight").await;
+    let deployment = of::<Deployment>("shop");
+    let fight = async {
+        loop {
+            ns.merge(&deployment, json!({ "spec": { "replicas": 7 } })).await;
+            ns.wait_until(&deployment, |d| d["spec"]["replicas"] == 2).await;
+        }
+    };
+    let told = tokio::select! {
+        () = fight => unreachable!("it has no end"),
+        told = ns.wait_for_any::<Event>("", |event| event["reason"] == "WritesDelayed") => told,
+    };
+    assert_eq!(told["regarding"]["uid"], web["metadata"]["uid"]);
+    assert!(told["note"].as_str().unwrap().contains("corrected Deployment"), "{told}");
+    // Once more while it rests: nothing for now, and then the repair.
+    ns.merge(&deployment, json!({ "spec": { "replicas": 7 } })).await;
+    let soon = host.observe(Duration::from_secs(2)).await;
+    assert_eq!(soon.writes().get("patch deployments"), None);
+    ns.wait_until(&deployment, |d| d["spec"]["replicas"] == 2).await;
+}
+
+#[tokio::test]
+async fn what_changes_nothing_for_the_plan_costs_no_call() {
+    let ns = TestCluster::shared().await.namespace("drift-memo").await;
+    let host = ns.host().await;
+    ns.install(&component("domain").await).await;
+    ready_domain(&ns, "orders").await;
+    host.settle(Duration::from_secs(3)).await;
+    // the plugin is shown that the secret is there, not what is in it
+    for password in ["once", "twice", "thrice"] {
+        let hits = host.metrics().await.sum("transom_memo_hits_total", &[]);
+        let before = host.metrics().await.series("transom_plugin_calls_total");
+        ns.merge(of::<Secret>("orders-app"), json!({ "stringData": { "password": password } })).await;
+        host.wait_for_metrics(|metrics| metrics.sum("transom_memo_hits_total", &[]) > hits).await;
+        if password != "once" {
+            assert_eq!(host.metrics().await.series("transom_plugin_calls_total"), before);
+        }
+    }
 }
