@@ -8,6 +8,7 @@ use kube::CustomResource;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
+use crate::plan::contract::TypeMeta;
 use crate::plan::quantity;
 
 /// A component that reconciles the kinds it brings along.
@@ -41,6 +42,15 @@ pub struct PluginSpec {
     /// Bounds of one call.
     #[serde(default)]
     pub limits: Limits,
+    /// How long the deletion of an object waits for a plugin that fails or cannot be loaded, in seconds. After that the host
+    /// deletes the object's children and lets it go; what the plugin would have cleaned up elsewhere stays.
+    #[serde(default = "default_deletion_timeout")]
+    #[schemars(range(min = 1, max = 604_800))]
+    pub deletion_timeout_seconds: u32,
+}
+
+fn default_deletion_timeout() -> u32 {
+    300
 }
 
 /// Where a component is fetched from: exactly one of these.
@@ -190,6 +200,9 @@ pub struct PluginStatus {
     /// Kinds that are reconciled: `Kind.group`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kinds: Vec<String>,
+    /// Every kind that a version of this plugin has served: its objects can be deleted even when no version can be loaded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub primary_kinds: Vec<KindRef>,
     /// Every kind of child that a version of this plugin could have made: these are watched, so that nothing is left
     /// behind when a newer version no longer declares one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -204,6 +217,20 @@ pub struct PluginStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+}
+
+impl KindRef {
+    /// From a kind of the contract.
+    #[must_use]
+    pub fn of(kind: &TypeMeta) -> Self {
+        Self { api_version: kind.api_version.clone(), kind: kind.kind.clone() }
+    }
+
+    /// As the contract has it.
+    #[must_use]
+    pub fn type_meta(&self) -> TypeMeta {
+        TypeMeta::new(self.api_version.clone(), self.kind.clone())
+    }
 }
 
 /// A kind as manifests spell it.
@@ -235,6 +262,8 @@ pub enum Phase {
     Ready,
     /// The version in the spec cannot serve; see the conditions. An earlier one may still do so.
     Failed,
+    /// The record is being deleted, but the plugin is still needed to clean up after objects.
+    Terminating,
 }
 
 fn any_object(_: &mut SchemaGenerator) -> Schema {

@@ -34,8 +34,10 @@ pub struct Active {
     pub name: String,
     /// `sha256:…`
     pub digest: String,
-    /// The component.
-    pub plugin: Plugin,
+    /// The component. None when it cannot be loaded: then nothing is reconciled, but objects can be deleted.
+    pub plugin: Option<Plugin>,
+    /// How long the deletion of a primary waits for a plugin that fails.
+    pub deletion_timeout: Duration,
     /// What it said of itself.
     pub manifest: Manifest,
     /// `spec.config` as JSON, `{}` when there is none.
@@ -169,6 +171,23 @@ impl Controller {
                 self.shared.queue.add(PrimaryKey::new(watch.kind.clone(), &primary.namespace, &primary.name), 0);
             }
         }
+    }
+
+    /// Does this plugin serve anything, be it only deletions?
+    #[must_use]
+    pub fn is_active(&self, plugin: &str) -> bool {
+        self.active.read().unwrap_or_else(PoisonError::into_inner).values().any(|serving| serving.name == plugin)
+    }
+
+    /// How many primaries of this plugin carry the host's finalizer.
+    #[must_use]
+    pub fn finalizers(&self, plugin: &str) -> usize {
+        let active = self.active.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(serving) = active.values().find(|serving| serving.name == plugin) else {
+            return 0;
+        };
+        let held = |watch: &Arc<Watch>| watch.cache.all().iter().filter(|primary| primary.finalizer).count();
+        serving.primary_watches.iter().map(held).sum()
     }
 
     /// No version of this plugin serves any more. Its objects stay as they are.

@@ -14,6 +14,8 @@
 
 use std::collections::BTreeMap;
 use std::error::Error as _;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -24,10 +26,11 @@ use super::controller::{Active, Controller};
 use super::damper::Damper;
 use super::key::PrimaryKey;
 use crate::api::names;
+use crate::api::plugin::Bounds;
 use crate::lookup::Lookups;
 use crate::plan::check::{Checked, Checker, PlanError, digest, shorten};
 use crate::plan::contract::{Answered, Event, Failure, Lookup, ObjectRef, Plan, Request, Step, TypeMeta};
-use crate::plan::decide::{self, Apply, Prune, Writes};
+use crate::plan::decide::{self, Apply, Experience, Prune, Writes};
 use crate::plan::object::Object;
 use crate::plan::request::Snapshot;
 use crate::plan::rounds::{self, NoPlan, RoundsError, Session};
@@ -46,6 +49,10 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 
 /// Applies of one tier that are on their way at the same time.
 const PARALLEL_WRITES: usize = 8;
+
+/// The API server serves a kind a moment after its definition was applied. After this long the objects of the kind are
+/// tried all the same, and their failure is told.
+const ESTABLISHED_WITHIN: Duration = Duration::from_secs(5);
 
 /// Why a reconcile stopped: one variant for each step, with what names the culprit.
 #[derive(Debug, thiserror::Error)]
@@ -176,10 +183,37 @@ pub struct Memory {
     status_at: Option<Instant>,
     /// By UID of the child: digest of what was applied, and of what the API server made of it.
     normalised: BTreeMap<String, (String, String)>,
+    /// Children that were compared and found to be as desired.
+    agreed: Vec<u64>,
     /// Generation and digest of the plugin whose plan was carried out last.
     wanted: Option<(i64, String)>,
     damper: Damper,
     settled: Option<Settled>,
+}
+
+impl Memory {
+    /// There was nothing to write: need not be compared again.
+    fn agree(&mut self, checked: &Checked, snapshot: &Snapshot) {
+        let pair = |desired: &Arc<Desired>| Some(agreement(desired, snapshot.children.get(&desired.reference)?));
+        self.agreed = checked.children.iter().filter_map(pair).collect();
+    }
+}
+
+impl Experience for Memory {
+    fn agrees(&self, desired: &Desired, live: &Object) -> bool {
+        self.agreed.contains(&agreement(desired, live))
+    }
+
+    fn is_normalised(&self, desired: &Desired, live: &Object) -> bool {
+        self.normalised.get(&live.uid) == Some(&(desired.digest.clone(), intent_digest(live)))
+    }
+}
+
+/// Desired and live state of one child.
+fn agreement(desired: &Desired, live: &Object) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (&desired.digest, &live.uid, live.shape).hash(&mut hasher);
+    hasher.finish()
 }
 
 /// A reconcile that left nothing to do: while its inputs are the same, another would not either.
@@ -244,7 +278,11 @@ impl Reconcile<'_> {
         let mut last = String::new();
         let mut result = Err(ReconcileError::Unstable(String::new()));
         for _ in 0..MAX_PASSES {
-            match self.pass().await {
+            let pass = match self.pass().await {
+                Err(error) => self.or_force(error).await,
+                pass => pass,
+            };
+            match pass {
                 Ok(Pass::Wrote(what)) => last = what,
                 Ok(Pass::Settled(again)) => {
                     result = Ok(again);
@@ -295,6 +333,13 @@ impl Reconcile<'_> {
         if snapshot.primary.deleting && !ours {
             return Ok(Pass::Settled(None)); // the garbage collector's
         }
+        if self.active.plugin.is_none() {
+            // Without a component: deletions are waited for and then forced, everything else stays as it is.
+            return match self.overdue(&snapshot) {
+                Some(Duration::ZERO) => self.force(&snapshot, "no version of the plugin can be loaded").await,
+                waits => Ok(Pass::Settled(waits)),
+            };
+        }
         if snapshot.primary.deleting && !self.active.manifest.finalizes {
             return self.finalize(&snapshot).await;
         }
@@ -324,16 +369,13 @@ impl Reconcile<'_> {
             self.set_finalizer(&snapshot, true).await?;
             return Ok(Pass::Wrote("finalizer".into()));
         }
-        let memory = &*self.memory;
-        let normalised = |desired: &Desired, object: &Object| {
-            memory.normalised.get(&object.uid) == Some(&(desired.digest.clone(), intent_digest(object)))
-        };
-        let writes = decide::writes(&checked, &snapshot.children, &normalised);
+        let writes = decide::writes(&checked, &snapshot.children, self.memory);
         let changes_in = self.lookups().keep(self.key, &used);
         if !writes.is_empty() {
             let what = self.carry_out(&snapshot, &checked, writes).await?;
             return Ok(Pass::Wrote(what));
         }
+        self.memory.agree(&checked, &snapshot);
         let report = Report { fields: checked.status, conditions: checked.conditions };
         let mut later = None;
         match self.publish(&snapshot, Some(&report), &Synced::applied()).await? {
@@ -368,15 +410,15 @@ impl Reconcile<'_> {
         request: Request,
     ) -> Result<(Checked, Vec<Answered>), ReconcileError> {
         let manifest = &self.active.manifest;
-        let bounds = self.active.plugin.bounds();
-        let (plan, used) = rounds::converse(self, request, *bounds).await.map_err(|stop| match stop {
+        let bounds = self.active.plugin.as_ref().map_or_else(Bounds::default, |plugin| *plugin.bounds());
+        let (plan, used) = rounds::converse(self, request, bounds).await.map_err(|stop| match stop {
             NoPlan::Call(error) => ReconcileError::Call(error),
             NoPlan::Rounds(error) => ReconcileError::Rounds(error),
             NoPlan::Failed(failure) => plugin_failure(failure),
         })?;
         self.discover(&plan).await;
         let scope = |kind: &TypeMeta| self.controller.cluster.known(kind).map(|served| served.scope);
-        let checker = Checker { plugin: &self.active.name, manifest, bounds, scope: &scope };
+        let checker = Checker { plugin: &self.active.name, manifest, bounds: &bounds, scope: &scope };
         let checked = checker.check(snapshot, &plan)?;
         Ok((checked, used))
     }
@@ -431,6 +473,9 @@ impl Reconcile<'_> {
                 }
             }
             failure.map_or(Ok(()), Err)?;
+            if tier.iter().any(|apply| apply.desired.reference.kind.kind == "CustomResourceDefinition") {
+                self.await_definitions(writes).await;
+            }
         }
         for prune in &writes.prunes {
             self.remove(snapshot, prune).await?;
@@ -438,6 +483,18 @@ impl Reconcile<'_> {
             done.add((reason, format!("{verb} {}", prune.reference)));
         }
         Ok(())
+    }
+
+    /// Waits until the API server serves all kinds that are still to be applied; their definitions were just applied.
+    async fn await_definitions(&self, writes: &Writes) {
+        let cluster = &self.controller.cluster;
+        let started = Instant::now();
+        for apply in writes.tiers.iter().flatten() {
+            while cluster.served(&apply.desired.reference.kind).await.is_err() && started.elapsed() < ESTABLISHED_WITHIN
+            {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
     }
 
     async fn apply<'w>(&self, apply: &'w Apply) -> Result<Written<'w>, ReconcileError> {
@@ -503,9 +560,12 @@ impl Reconcile<'_> {
     /// Puts what the API server answered into the cache, and notes where it is not what was sent.
     fn remember(&mut self, apply: &Apply, object: Object) {
         let desired = &apply.desired;
-        if !object.deleting && !diff::object_drift(&desired.body, &object.value()).is_empty() {
-            let pair = (desired.digest.clone(), intent_digest(&object));
-            self.memory.normalised.insert(object.uid.clone(), pair);
+        if !object.deleting {
+            if !diff::object_drift(&desired.body, &object.value()).is_empty() {
+                let pair = (desired.digest.clone(), intent_digest(&object));
+                self.memory.normalised.insert(object.uid.clone(), pair);
+            }
+            self.memory.agreed.push(agreement(desired, &object));
         }
         self.written.push(object.resource_version);
         if let Some(watch) = self.active.child_watch(&desired.reference.kind) {
@@ -555,6 +615,39 @@ impl Reconcile<'_> {
             return Ok(Pass::Settled(None)); // their watches tell when they are gone
         }
         Ok(Pass::Wrote("released children".into()))
+    }
+
+    /// How long the plugin still has to clean up after a primary that is being deleted; none when it is not.
+    fn overdue(&self, snapshot: &Snapshot) -> Option<Duration> {
+        let since = jiff::Timestamp::now().duration_since(snapshot.primary.deleted_at()?);
+        let since = Duration::try_from(since).unwrap_or_default();
+        Some(self.active.deletion_timeout.saturating_sub(since))
+    }
+
+    /// A plugin that has failed for too long must not keep a primary from being deleted.
+    async fn or_force(&mut self, error: ReconcileError) -> Result<Pass, ReconcileError> {
+        let of_plugin = !matches!(error, ReconcileError::Primary { .. } | ReconcileError::Prune { .. });
+        match self.snapshot() {
+            Some(snapshot)
+                if of_plugin && snapshot.primary.finalizer && self.overdue(&snapshot) == Some(Duration::ZERO) =>
+            {
+                self.force(&snapshot, &error.chain()).await
+            }
+            _ => Err(error),
+        }
+    }
+
+    /// Deletes what is left of a primary without its plugin, and lets it go.
+    async fn force(&mut self, snapshot: &Snapshot, why: &str) -> Result<Pass, ReconcileError> {
+        let last = snapshot.children.is_empty();
+        let pass = self.finalize(snapshot).await?;
+        if last {
+            let waited = self.active.deletion_timeout.as_secs();
+            tracing::warn!(why, "deleted without its plugin");
+            let note = format!("deleted without the plugin's clean-up, which was waited for {waited} s: {why}");
+            self.event(snapshot, Event { warning: true, reason: "CleanupForced".into(), note });
+        }
+        Ok(pass)
     }
 
     /// Adds or takes away the host's finalizer. Guarded by the resource version: the list is written as a whole.
@@ -638,11 +731,13 @@ impl Reconcile<'_> {
                 Err(error) => tracing::warn!(error = %error.chain(), "status could not be written"),
             }
         }
+        let forced_in = self.snapshot().and_then(|snapshot| self.overdue(&snapshot)).filter(|wait| !wait.is_zero());
         if invalid {
-            return super::controller::RESYNC;
+            return forced_in.unwrap_or(super::controller::RESYNC);
         }
         let seed = self.key.name.bytes().fold(self.memory.failures.into(), |h: u64, b| h.rotate_left(5) ^ u64::from(b));
         let delay = super::backoff::delay(self.memory.failures, seed);
+        let delay = forced_in.map_or(delay, |forced_in| delay.min(forced_in));
         delay.max(error.api().and_then(ApiError::retry_after).unwrap_or_default())
     }
 
@@ -656,7 +751,10 @@ impl Session for Reconcile<'_> {
 
     async fn call(&self, request: &Request) -> Result<Result<Step, Failure>, CallError> {
         let started = Instant::now();
-        let called = self.active.plugin.reconcile(request).await;
+        let Some(plugin) = &self.active.plugin else {
+            return Err(CallError::Unavailable("no version of the plugin can be loaded".into()));
+        };
+        let called = plugin.reconcile(request).await;
         let outcome = match &called {
             Ok((Ok(Step::Ask(_)), _)) => "Asked",
             Ok((Ok(Step::Done(_)), _)) => "Planned",

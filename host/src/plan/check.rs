@@ -2,11 +2,12 @@
 //! plan with one fault is refused whole.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::contract::{Condition, Disposition, Event, Manifest, ObjectRef, Plan, TypeMeta};
+use super::contract::{Child, Condition, Disposition, Event, Manifest, ObjectRef, Plan, TypeMeta};
 use super::request::Snapshot;
 use crate::api::names;
 use crate::api::plugin::Bounds;
@@ -57,7 +58,7 @@ pub struct Desired {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Checked {
     /// In the plugin's order.
-    pub children: Vec<Desired>,
+    pub children: Vec<Arc<Desired>>,
     /// The plugin's own fields under `.status`.
     pub status: Map<String, Value>,
     /// Without `Synced`.
@@ -113,11 +114,11 @@ impl Checker<'_> {
         let mut seen = BTreeSet::new();
         let mut children = Vec::with_capacity(plan.children.len());
         for (index, child) in plan.children.iter().enumerate() {
-            let desired = self.child(snapshot, index, child)?;
+            let desired = self.child(snapshot, plan, index, child)?;
             if !seen.insert(desired.reference.clone()) {
                 return refuse("DuplicateChild", format!("{} is in the plan twice", desired.reference));
             }
-            children.push(desired);
+            children.push(Arc::new(desired));
         }
         Ok(Checked {
             children,
@@ -129,7 +130,7 @@ impl Checker<'_> {
         })
     }
 
-    fn child(&self, snapshot: &Snapshot, index: usize, child: &super::contract::Child) -> Result<Desired, PlanError> {
+    fn child(&self, snapshot: &Snapshot, plan: &Plan, index: usize, child: &Child) -> Result<Desired, PlanError> {
         let mut body: Map<String, Value> = match serde_json::from_str(&child.object) {
             Ok(Value::Object(body)) => body,
             Ok(_) => {
@@ -163,7 +164,7 @@ impl Checker<'_> {
         if body.contains_key("status") {
             return refuse("MalformedChild", format!("{kind} {name}: status is not the plugin's to set"));
         }
-        let Some(scope) = (self.scope)(&kind) else {
+        let Some(scope) = (self.scope)(&kind).or_else(|| defined_scope(plan, &kind)) else {
             return refuse("KindNotServed", format!("{kind} {name}: the API server does not serve this kind"));
         };
         let namespace = self.namespace(snapshot, &kind, &name, scope, &text("namespace"))?;
@@ -255,11 +256,30 @@ impl Checker<'_> {
     }
 }
 
+/// Scope of a kind whose definition is in the same plan: it will be served when the definition is.
+fn defined_scope(plan: &Plan, kind: &TypeMeta) -> Option<Scope> {
+    let definition = TypeMeta::new("apiextensions.k8s.io/v1", "CustomResourceDefinition");
+    let candidates = plan.children.iter().filter(|child| TypeMeta::of(&child.object).as_ref() == Some(&definition));
+    candidates.filter_map(|child| serde_json::from_str::<Value>(&child.object).ok()).find_map(|object| {
+        let spec = object.get("spec")?;
+        let text = |pointer: &str| spec.pointer(pointer).and_then(Value::as_str);
+        let served = |version: &Value| version.get("name").and_then(Value::as_str) == Some(kind.version());
+        let defines = text("/group") == Some(kind.group())
+            && text("/names/kind") == Some(&kind.kind)
+            && spec.get("versions").and_then(Value::as_array).is_some_and(|versions| versions.iter().any(served));
+        defines.then(|| if text("/scope") == Some("Namespaced") { Scope::Namespaced } else { Scope::Cluster })
+    })
+}
+
 /// First 128 bits of SHA-256 over the canonical text (sorted keys), in hexadecimal.
 #[must_use]
 pub fn digest(value: &Value) -> String {
+    use std::fmt::Write as _;
     let hash = Sha256::digest(value.to_string().as_bytes());
-    hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    hash.iter().take(16).fold(String::with_capacity(32), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}"); // a String takes everything
+        text
+    })
 }
 
 fn status_fields(plan: &Plan) -> Result<Map<String, Value>, PlanError> {
@@ -338,11 +358,10 @@ pub fn shorten(text: &str, max: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
 
     use rstest::rstest;
 
-    use super::super::contract::{Child, Delivery, Truth};
+    use super::super::contract::{Delivery, Truth};
     use super::super::object::Object;
     use super::*;
 
@@ -415,6 +434,25 @@ mod tests {
     #[case::too_many(&[OK, OK, OK, OK], "TooManyChildren")]
     fn a_bad_child_refuses_the_plan(#[case] objects: &[&str], #[case] reason: &str) {
         assert_eq!(check(&children(objects)).unwrap_err().reason, reason);
+    }
+
+    #[test]
+    fn a_kind_may_be_defined_and_used_in_one_plan() {
+        let widget = TypeMeta::new("x.dev/v1", "Widget");
+        let definition = TypeMeta::new("apiextensions.k8s.io/v1", "CustomResourceDefinition");
+        let mut manifest = manifest();
+        manifest.children = [definition.clone(), widget].map(|kind| (kind, Delivery::Full)).to_vec();
+        let scope = |kind: &TypeMeta| (*kind == definition).then_some(Scope::Cluster);
+        let checker = Checker { plugin: "p", manifest: &manifest, bounds: &Bounds::default(), scope: &scope };
+        let used = r#"{"apiVersion":"x.dev/v1","kind":"Widget","metadata":{"name":"w"}}"#;
+        let defined = r#"{"apiVersion":"apiextensions.k8s.io/v1","kind":"CustomResourceDefinition","metadata":
+            {"name":"widgets.x.dev"},"spec":{"group":"x.dev","scope":"Namespaced","names":{"kind":"Widget"},
+            "versions":[{"name":"v1"}]}}"#;
+        let checked = checker.check(&snapshot(), &children(&[used, defined])).unwrap();
+        assert_eq!(checked.children[0].reference.namespace, "n");
+        assert_eq!(checker.check(&snapshot(), &children(&[used])).unwrap_err().reason, "KindNotServed");
+        let other = defined.replace("\"v1\"", "\"v2\"");
+        assert_eq!(checker.check(&snapshot(), &children(&[used, &other])).unwrap_err().reason, "KindNotServed");
     }
 
     #[rstest]

@@ -13,7 +13,7 @@ use super::request::Children;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Apply {
     /// What should be.
-    pub desired: Desired,
+    pub desired: Arc<Desired>,
     /// What is, when it is there and ours.
     pub live: Option<Arc<Object>>,
     /// Why: paths where live state differs. Empty for a creation and for a field that is no longer set.
@@ -34,7 +34,7 @@ pub struct Prune {
 /// All writes to children that a plan asks for.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Writes {
-    /// In tiers: everything in one may be applied at once, after all of the tier before.
+    /// In tiers: everything in one may be applied at once, begun in the order given, after all of the tier before.
     pub tiers: Vec<Vec<Apply>>,
     /// Only when every apply succeeded.
     pub prunes: Vec<Prune>,
@@ -48,20 +48,30 @@ impl Writes {
     }
 }
 
-/// Has the API server turned this desired state into this live state before? Some fields are normalised on the way, and
-/// comparing again would find the same difference for ever.
-pub type IsNormalised<'a> = dyn Fn(&Desired, &Object) -> bool + 'a;
+/// What earlier comparisons have shown; forgetting it costs time, and once more an apply.
+pub trait Experience {
+    /// Was this live state compared with this desired state before, and was there nothing to write?
+    fn agrees(&self, desired: &Desired, live: &Object) -> bool;
+
+    /// Has the API server turned this desired state into this live state before? Some fields are normalised on the way,
+    /// and comparing again would find the same difference for ever.
+    fn is_normalised(&self, desired: &Desired, live: &Object) -> bool;
+}
 
 /// What has to be written so that live state is as planned.
 #[must_use]
-pub fn writes(checked: &Checked, live: &Children, is_normalised: &IsNormalised<'_>) -> Writes {
+pub fn writes(checked: &Checked, live: &Children, experience: &dyn Experience) -> Writes {
     let mut writes = Writes::default();
     let mut tiers: [Vec<Apply>; 2] = Default::default();
     for desired in &checked.children {
-        if let Some(apply) = apply(desired, live.get(&desired.reference), is_normalised) {
+        if let Some(apply) = apply(desired, live.get(&desired.reference), experience) {
             let [first, second] = &mut tiers;
             if comes_first(&desired.reference) { first.push(apply) } else { second.push(apply) }
         }
+    }
+    for tier in &mut tiers {
+        // stable: the plugin's own order within one kind
+        tier.sort_by_key(|apply| install_order(&apply.desired.reference.kind.kind));
     }
     writes.tiers = tiers.into_iter().filter(|tier| !tier.is_empty()).collect();
     let wanted: BTreeSet<&ObjectRef> = checked.children.iter().map(|desired| &desired.reference).collect();
@@ -83,18 +93,19 @@ fn prune(reference: &ObjectRef, object: &Object) -> Prune {
     Prune { reference: reference.clone(), uid: object.uid.clone(), keep: object.keep }
 }
 
-fn apply(desired: &Desired, live: Option<&Arc<Object>>, is_normalised: &IsNormalised<'_>) -> Option<Apply> {
+fn apply(desired: &Arc<Desired>, live: Option<&Arc<Object>>, experience: &dyn Experience) -> Option<Apply> {
     let drift = match (desired.disposition, live) {
         (Disposition::Hold, _) | (Disposition::CreateOnce, Some(_)) => return None,
         (_, None) => Vec::new(),
         // it goes first; when it is gone the watch says so and it is made again
         (Disposition::Apply, Some(object)) if object.deleting => return None,
+        (Disposition::Apply, Some(object)) if experience.agrees(desired, object) => return None,
         (Disposition::Apply, Some(object)) => {
             let drift = diff::object_drift(&desired.body, &object.value());
             let unchanged = object.applied.as_deref() == Some(desired.digest.as_str());
             let normalised = || {
                 // labels and annotations are stored as they are sent
-                !drift.iter().any(|path| path.starts_with("metadata")) && is_normalised(desired, object)
+                !drift.iter().any(|path| path.starts_with("metadata")) && experience.is_normalised(desired, object)
             };
             if unchanged && (drift.is_empty() || normalised()) {
                 return None;
@@ -103,6 +114,42 @@ fn apply(desired: &Desired, live: Option<&Arc<Object>>, is_normalised: &IsNormal
         }
     };
     Some(Apply { desired: desired.clone(), live: live.cloned(), drift })
+}
+
+/// The order in which Helm installs kinds (`pkg/release/v1/util/kind_sorter.go`); kinds that it does not know come last.
+fn install_order(kind: &str) -> usize {
+    const ORDER: [&str; 29] = [
+        "PriorityClass",
+        "Namespace",
+        "NetworkPolicy",
+        "ResourceQuota",
+        "LimitRange",
+        "PodDisruptionBudget",
+        "ServiceAccount",
+        "Secret",
+        "ConfigMap",
+        "StorageClass",
+        "PersistentVolume",
+        "PersistentVolumeClaim",
+        "CustomResourceDefinition",
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "Role",
+        "RoleBinding",
+        "Service",
+        "DaemonSet",
+        "Pod",
+        "ReplicationController",
+        "ReplicaSet",
+        "Deployment",
+        "HorizontalPodAutoscaler",
+        "StatefulSet",
+        "Job",
+        "CronJob",
+        "IngressClass",
+        "Ingress",
+    ];
+    ORDER.iter().position(|known| *known == kind).unwrap_or(ORDER.len())
 }
 
 /// Kinds that others need to be there before they can be made.
@@ -124,6 +171,18 @@ mod tests {
         ObjectRef { kind: TypeMeta::new("v1", kind), namespace: "n".into(), name: name.into() }
     }
 
+    /// The same answer to both questions.
+    struct Always(bool);
+
+    impl Experience for Always {
+        fn agrees(&self, _: &Desired, _: &Object) -> bool {
+            false
+        }
+        fn is_normalised(&self, _: &Desired, _: &Object) -> bool {
+            self.0
+        }
+    }
+
     fn desired(name: &str, disposition: Disposition) -> Desired {
         Desired {
             reference: reference("ConfigMap", name),
@@ -138,7 +197,7 @@ mod tests {
 
     fn checked(children: Vec<Desired>) -> Checked {
         Checked {
-            children,
+            children: children.into_iter().map(Arc::new).collect(),
             status: Map::new(),
             conditions: vec![],
             events: vec![],
@@ -160,53 +219,66 @@ mod tests {
     #[test]
     fn nothing_is_written_where_live_state_is_as_desired() {
         let plan = checked(vec![desired("a", Disposition::Apply)]);
-        assert!(writes(&plan, &[live("a", "1", "d1")].into(), &no).is_empty());
+        assert!(writes(&plan, &[live("a", "1", "d1")].into(), &Always(false)).is_empty());
     }
 
     #[test]
     fn a_drifted_field_is_named() {
         let plan = checked(vec![desired("a", Disposition::Apply)]);
-        let writes = writes(&plan, &[live("a", "2", "d1")].into(), &no);
+        let writes = writes(&plan, &[live("a", "2", "d1")].into(), &Always(false));
         assert_eq!(writes.tiers[0][0].drift, ["data.a"]);
     }
 
     #[test]
     fn a_field_no_longer_set_is_noticed_by_the_digest() {
         let plan = checked(vec![desired("a", Disposition::Apply)]);
-        assert_eq!(writes(&plan, &[live("a", "1", "older")].into(), &no).tiers.len(), 1);
+        assert_eq!(writes(&plan, &[live("a", "1", "older")].into(), &Always(false)).tiers.len(), 1);
     }
 
     #[test]
     fn what_the_api_server_normalises_is_not_applied_for_ever() {
         let plan = checked(vec![desired("a", Disposition::Apply)]);
-        assert!(writes(&plan, &[live("a", "2", "d1")].into(), &|_, _| true).is_empty());
+        assert!(writes(&plan, &[live("a", "2", "d1")].into(), &Always(true)).is_empty());
     }
 
     #[test]
     fn what_is_held_is_neither_made_nor_changed_nor_pruned() {
         let plan = checked(vec![desired("a", Disposition::Hold), desired("b", Disposition::Hold)]);
-        assert!(writes(&plan, &[live("a", "2", "older")].into(), &no).is_empty());
+        assert!(writes(&plan, &[live("a", "2", "older")].into(), &Always(false)).is_empty());
     }
 
     #[test]
     fn create_once_is_made_and_then_left_alone() {
         let plan = checked(vec![desired("a", Disposition::CreateOnce), desired("b", Disposition::CreateOnce)]);
-        let writes = writes(&plan, &[live("a", "2", "older")].into(), &no);
+        let writes = writes(&plan, &[live("a", "2", "older")].into(), &Always(false));
         let made: Vec<_> = writes.tiers.iter().flatten().map(|a| a.desired.reference.name.as_str()).collect();
         assert_eq!(made, ["b"]);
     }
 
     #[test]
     fn what_left_the_plan_is_pruned() {
-        let writes = writes(&checked(vec![]), &[live("a", "1", "d1")].into(), &no);
+        let writes = writes(&checked(vec![]), &[live("a", "1", "d1")].into(), &Always(false));
         assert_eq!(writes.prunes, [Prune { reference: reference("ConfigMap", "a"), uid: "u".into(), keep: false }]);
+    }
+
+    #[test]
+    fn within_a_tier_the_order_is_helms() {
+        let children = ["Ingress", "Widget", "Deployment", "Secret", "Service"].map(|kind| {
+            let mut child = desired("a", Disposition::Apply);
+            child.reference = reference(kind, "a");
+            child
+        });
+        let writes = writes(&checked(children.into()), &Children::new(), &Always(false));
+        let order: Vec<_> = writes.tiers[0].iter().map(|apply| apply.desired.reference.kind.kind.as_str()).collect();
+        assert_eq!(order, ["Secret", "Service", "Deployment", "Ingress", "Widget"]);
     }
 
     #[test]
     fn namespaces_come_before_what_is_in_them() {
         let mut namespace = desired("a", Disposition::Apply);
         namespace.reference = reference("Namespace", "a");
-        let writes = writes(&checked(vec![desired("b", Disposition::Apply), namespace]), &Children::new(), &no);
+        let writes =
+            writes(&checked(vec![desired("b", Disposition::Apply), namespace]), &Children::new(), &Always(false));
         let order: Vec<_> = writes.tiers.iter().map(|t| t[0].desired.reference.kind.kind.as_str()).collect();
         assert_eq!(order, ["Namespace", "ConfigMap"]);
     }

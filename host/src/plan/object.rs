@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -36,6 +37,8 @@ pub struct Object {
     pub applied: Option<String>,
     /// Stays when its primary goes, from the annotations.
     pub keep: bool,
+    /// Hash of everything but the status: two versions with the same one differ in nothing that anybody wants.
+    pub shape: u64,
     /// The object, compact, without `managedFields`, `resourceVersion` and `selfLink`.
     pub json: Box<str>,
 }
@@ -86,6 +89,15 @@ impl Object {
         }
         out.push('}');
         out
+    }
+
+    /// When its deletion began.
+    #[must_use]
+    pub fn deleted_at(&self) -> Option<jiff::Timestamp> {
+        if !self.deleting {
+            return None;
+        }
+        self.value().pointer("/metadata/deletionTimestamp")?.as_str()?.parse().ok()
     }
 
     /// A digest-worthy part: everything but `status` and the metadata that the API server keeps.
@@ -189,6 +201,7 @@ impl<'de> Deserialize<'de> for Object {
         let raw = Box::<RawValue>::deserialize(deserializer)?;
         let fields: Fields<'_> = serde_json::from_str(raw.get()).map_err(D::Error::custom)?;
         let mut object = Self::default();
+        let mut shape = DefaultHasher::new();
         let mut out = String::with_capacity(raw.get().len());
         out.push('{');
         for (name, value) in &fields.0 {
@@ -205,14 +218,19 @@ impl<'de> Deserialize<'de> for Object {
                 }
                 inner.push('}');
                 push_field_text(&mut out, name, &inner);
+                inner.hash(&mut shape);
             } else {
                 push_field(&mut out, name, value);
+                if name != "status" {
+                    (name, value.get()).hash(&mut shape);
+                }
             }
         }
         out.push('}');
         if object.name.is_empty() {
             return Err(D::Error::custom("metadata.name is missing"));
         }
+        object.shape = shape.finish();
         object.json = out.into_boxed_str();
         Ok(object)
     }
@@ -261,7 +279,7 @@ mod tests {
         assert!(!object.json.contains("managedFields") && !object.json.contains("resourceVersion"));
         assert_eq!(object.value()["data"]["k"], "\"v\"");
         assert_eq!(
-            Object { json: "".into(), ..object },
+            Object { json: "".into(), shape: 0, ..object },
             Object {
                 namespace: "n".into(),
                 name: "a".into(),
@@ -288,6 +306,16 @@ mod tests {
         assert_eq!(keys(Delivery::Full), ["apiVersion", "data", "kind", "metadata", "status"]);
         assert_eq!(keys(Delivery::Status), ["apiVersion", "kind", "metadata", "status"]);
         assert_eq!(keys(Delivery::Metadata), ["apiVersion", "kind", "metadata"]);
+    }
+
+    #[test]
+    fn the_shape_is_that_of_everything_but_the_status() {
+        let shape = |text: &str| Object::parse(text).unwrap().shape;
+        let first = shape(LIVE);
+        assert_eq!(first, shape(&LIVE.replace("\"ok\":true", "\"ok\":false").replace("\"42\"", "\"43\"")));
+        for (old, new) in [("\\\"v\\\"", "w"), ("\"x\":\"y\"", "\"x\":\"z\""), ("\"d\"", "\"e\"")] {
+            assert_ne!(first, shape(&LIVE.replace(old, new)), "{old}");
+        }
     }
 
     #[test]

@@ -9,10 +9,11 @@ use sha2::{Digest as _, Sha256};
 use super::crd::Definition;
 use super::source;
 use crate::api::names;
-use crate::api::plugin::{Bounds, KindRef, PluginSpec};
+use crate::api::plugin::{Bounds, KindRef, PluginSpec, PluginStatus};
+use crate::control::cluster::ApiError;
 use crate::control::controller::{Active, Controller};
-use crate::control::watch::Selection;
-use crate::plan::contract::{Manifest, TypeMeta};
+use crate::control::watch::{Selection, Watch};
+use crate::plan::contract::Manifest;
 use crate::plugin::{CompileError, Engine, Plugin, compile_in_child};
 
 /// Which step failed, in the words of the record's conditions.
@@ -220,8 +221,8 @@ async fn install(
         primary_watches.push(controller.watch(&definition.served, Selection::Primaries));
     }
     let declared = loaded.manifest.children.iter().map(|(kind, _)| (kind.clone(), true));
-    let before = earlier.iter().map(|k| (TypeMeta::new(k.api_version.clone(), k.kind.clone()), false));
-    let mut child_watches: Vec<Arc<crate::control::watch::Watch>> = Vec::new();
+    let before = earlier.iter().map(|kind| (kind.type_meta(), false));
+    let mut child_watches: Vec<Arc<Watch>> = Vec::new();
     for (kind, needed) in declared.chain(before) {
         if child_watches.iter().any(|watch| *watch.kind == kind) {
             continue;
@@ -229,7 +230,7 @@ async fn install(
         match cluster.served(&kind).await {
             Ok(served) => child_watches.push(controller.watch(&served, Selection::Children)),
             // a kind that is not served has no objects; it is watched from the first apply
-            Err(crate::control::cluster::ApiError::NotServed(_)) => {}
+            Err(ApiError::NotServed(_)) => {}
             Err(error) if needed => {
                 let message = format!("{kind}: {error}");
                 return Err(LoadFailure { transient: true, ..failure("Installed", "DiscoveryFailed", message) });
@@ -237,19 +238,75 @@ async fn install(
             Err(_) => {}
         }
     }
-    for watch in primary_watches.iter().chain(&child_watches) {
+    fill(primary_watches.iter().chain(&child_watches)).await?;
+    Ok(Active {
+        name: name.to_owned(),
+        digest,
+        plugin: Some(loaded.plugin),
+        deletion_timeout: Duration::from_secs(spec.deletion_timeout_seconds.into()),
+        manifest: loaded.manifest,
+        config: spec.config.as_ref().map_or_else(|| "{}".into(), |c| serde_json::Value::from(c.clone()).to_string()),
+        field_manager,
+        primary_watches,
+        child_watches: child_watches.into(),
+    })
+}
+
+async fn fill(watches: impl Iterator<Item = &Arc<Watch>>) -> Result<(), LoadFailure> {
+    for watch in watches {
         if tokio::time::timeout(SYNC_DEADLINE, watch.synced()).await.is_err() {
             let message = format!("{} could not be listed within {SYNC_DEADLINE:?}", watch.kind);
             return Err(LoadFailure { transient: true, ..failure("Installed", "CacheNotFilled", message) });
         }
     }
+    Ok(())
+}
+
+/// What is served when no version can be loaded: deletions of objects of the kinds that versions before have served.
+///
+/// # Errors
+/// When a kind cannot be watched.
+pub(super) async fn without_component(
+    controller: &Arc<Controller>,
+    name: &str,
+    spec: &PluginSpec,
+    status: &PluginStatus,
+) -> Result<Active, LoadFailure> {
+    let watches = async |kinds: &[KindRef], selection| -> Result<Vec<Arc<Watch>>, LoadFailure> {
+        let mut watches = Vec::new();
+        for kind in kinds.iter().map(KindRef::type_meta) {
+            match controller.cluster.served(&kind).await {
+                Ok(served) => watches.push(controller.watch(&served, selection)),
+                Err(ApiError::NotServed(_)) => {}
+                Err(error) => {
+                    let message = format!("{kind}: {error}");
+                    return Err(LoadFailure { transient: true, ..failure("Installed", "DiscoveryFailed", message) });
+                }
+            }
+        }
+        Ok(watches)
+    };
+    let primary_watches = watches(&status.primary_kinds, Selection::Primaries).await?;
+    let child_watches = watches(&status.child_kinds, Selection::Children).await?;
+    fill(primary_watches.iter().chain(&child_watches)).await?;
     Ok(Active {
         name: name.to_owned(),
-        digest,
-        plugin: loaded.plugin,
-        manifest: loaded.manifest,
-        config: spec.config.as_ref().map_or_else(|| "{}".into(), |c| serde_json::Value::from(c.clone()).to_string()),
-        field_manager,
+        digest: String::new(),
+        plugin: None,
+        deletion_timeout: Duration::from_secs(spec.deletion_timeout_seconds.into()),
+        manifest: Manifest {
+            name: name.to_owned(),
+            version: String::new(),
+            crds: Vec::new(),
+            children: Vec::new(),
+            reads: Vec::new(),
+            endpoints: Vec::new(),
+            engines: Vec::new(),
+            config_schema: None,
+            finalizes: true,
+        },
+        config: "{}".into(),
+        field_manager: names::field_manager(name),
         primary_watches,
         child_watches: child_watches.into(),
     })

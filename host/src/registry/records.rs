@@ -8,21 +8,25 @@ use futures::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, CustomResourceExt, ResourceExt};
+use serde_json::json;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 use super::crd::{Definition, DefinitionError};
 use super::load::{self, LoadFailure, Loader, STEPS};
-use crate::api::names::READY;
+use crate::api::names::{FINALIZER, READY};
 use crate::api::plugin::{HistoryEntry, KindRef, Phase, Plugin, PluginStatus};
 use crate::control::backoff;
 use crate::control::controller::{Active, Controller};
+use crate::plan::check::Scope;
 use crate::plan::contract::{ObjectRef, TypeMeta};
 use crate::telemetry::{Readiness, metrics};
 
 /// Field manager of the host's own writes.
 const MANAGER: &str = "transom";
 const MAX_HISTORY: usize = 10;
+/// How often a record that is being deleted is looked at for objects that still need the plugin.
+const RETIRE_EVERY: Duration = Duration::from_secs(1);
 
 /// Follows the `Plugin` records.
 pub struct Registry {
@@ -130,6 +134,10 @@ impl Record {
         loop {
             let plugin = records.borrow_and_update().clone();
             let done = self.handle(&plugin).await;
+            if plugin.metadata.deletion_timestamp.is_some() {
+                let _ = tried.send(self.name.clone());
+                return self.retire(&mut records).await;
+            }
             let _ = tried.send(self.name.clone());
             failures = if done { 0 } else { failures.saturating_add(1) };
             // Our own writes of the status change the record, too.
@@ -158,7 +166,7 @@ impl Record {
         // The kinds of children are on record before the first one is made, so that a crash cannot hide any.
         let recorded = self.publish(plugin, &before, status).await;
         match result {
-            Ok(active) if recorded => {
+            Ok(active) if recorded && self.set_finalizer(plugin, self.needs_finalizer(&active)).await => {
                 tracing::info!(
                     plugin = self.name,
                     digest = active.digest,
@@ -170,6 +178,7 @@ impl Record {
             }
             Ok(_) => false,
             Err(failure) => {
+                self.serve_deletions(plugin, &before).await;
                 let LoadFailure { step, reason, message, transient } = failure;
                 tracing::warn!(plugin = self.name, step, reason, message, "plugin could not be loaded");
                 !transient && recorded
@@ -177,17 +186,89 @@ impl Record {
         }
     }
 
+    /// Can objects of this version come to carry the host's finalizer?
+    fn needs_finalizer(&self, active: &Active) -> bool {
+        let cluster = &self.controller.cluster;
+        let leaves_home = |kind: &TypeMeta| cluster.known(kind).is_some_and(|served| served.scope == Scope::Cluster);
+        active.manifest.finalizes || active.manifest.children.iter().any(|(kind, _)| leaves_home(kind))
+    }
+
+    /// While no version can be loaded, objects of the kinds it has served can at least be deleted.
+    async fn serve_deletions(&self, plugin: &Plugin, status: &PluginStatus) {
+        if self.controller.is_active(&self.name) || status.primary_kinds.is_empty() {
+            return;
+        }
+        match load::without_component(&self.controller, &self.name, &plugin.spec, status).await {
+            Ok(active) => self.controller.activate(active),
+            Err(failure) => {
+                tracing::warn!(
+                    plugin = self.name,
+                    reason = failure.reason,
+                    message = failure.message,
+                    "not even deletions"
+                )
+            }
+        }
+    }
+
+    /// The record is being deleted. The plugin goes on serving until no object carries the host's finalizer; returns when
+    /// the record is let go.
+    async fn retire(&self, records: &mut watch::Receiver<Plugin>) {
+        loop {
+            let plugin = &records.borrow_and_update().clone();
+            let held = self.controller.finalizers(&self.name);
+            if held == 0 && self.set_finalizer(plugin, false).await {
+                return;
+            }
+            let before = plugin.status.clone().unwrap_or_default();
+            let objects = if held == 1 { "object" } else { "objects" };
+            let message =
+                format!("needed to clean up after {held} {objects}: delete them, or wait until they are gone");
+            let ready = (READY, "False", "Terminating", message);
+            let kept = before.conditions.iter().filter(|condition| condition.type_ != READY).cloned();
+            let conditions = kept.chain(conditions(&before, plugin, [ready].into_iter())).collect();
+            let status = PluginStatus { phase: Phase::Terminating, conditions, ..before.clone() };
+            self.publish(plugin, &before, status).await;
+            tokio::time::sleep(RETIRE_EVERY).await;
+        }
+    }
+
+    /// The host's finalizer on the record itself, so that objects which need the plugin do not lose it. Returns whether
+    /// it is as it should be.
+    async fn set_finalizer(&self, plugin: &Plugin, there: bool) -> bool {
+        let is_there = plugin.finalizers().iter().any(|f| f == FINALIZER);
+        if is_there == there {
+            return true;
+        }
+        let mut list: Vec<&str> = plugin.finalizers().iter().map(String::as_str).filter(|f| *f != FINALIZER).collect();
+        if there {
+            list.push(FINALIZER);
+        }
+        let patch = json!({ "metadata": { "finalizers": list, "uid": plugin.uid() } });
+        match self.controller.cluster.merge(&self.reference(), MANAGER, &patch).await {
+            Ok(_) => true,
+            Err(error) if error.code() == 404 => true,
+            Err(error) => {
+                tracing::warn!(plugin = self.name, %error, "finalizers of the plugin could not be written");
+                false
+            }
+        }
+    }
+
+    fn reference(&self) -> ObjectRef {
+        let kind = TypeMeta::new("transom.dev/v1alpha1", "Plugin");
+        ObjectRef { kind, namespace: String::new(), name: self.name.clone() }
+    }
+
     async fn publish(&self, plugin: &Plugin, before: &PluginStatus, status: PluginStatus) -> bool {
         if *before == status {
             return true;
         }
-        let kind = TypeMeta::new("transom.dev/v1alpha1", "Plugin");
-        let reference = ObjectRef { kind, namespace: String::new(), name: self.name.clone() };
         let uid = plugin.uid().unwrap_or_default();
         let Ok(value) = serde_json::to_value(&status) else {
             return false;
         };
-        match self.controller.cluster.apply_status(&reference, &uid, MANAGER, &value).await {
+        match self.controller.cluster.apply_status(&self.reference(), &uid, MANAGER, &value).await {
             Ok(_) => true,
             Err(error) => {
                 tracing::warn!(plugin = self.name, error = %error, "status of the plugin could not be written");
@@ -197,9 +278,9 @@ impl Record {
     }
 }
 
-/// Changes with every edit of the spec, and with nothing else.
-fn identity(plugin: &Plugin) -> (Option<&str>, Option<i64>) {
-    (plugin.metadata.uid.as_deref(), plugin.metadata.generation)
+/// Changes with every edit of the spec and with deletion, and with nothing else.
+fn identity(plugin: &Plugin) -> (Option<&str>, Option<i64>, bool) {
+    (plugin.metadata.uid.as_deref(), plugin.metadata.generation, plugin.metadata.deletion_timestamp.is_some())
 }
 
 fn loaded(before: &PluginStatus, plugin: &Plugin, active: &Active) -> PluginStatus {
@@ -211,12 +292,11 @@ fn loaded(before: &PluginStatus, plugin: &Plugin, active: &Active) -> PluginStat
         status.history.insert(0, HistoryEntry { digest: digest.clone(), version: version.clone() });
         status.history.truncate(MAX_HISTORY);
     }
-    let kinds = active
-        .manifest
-        .children
-        .iter()
-        .map(|(kind, _)| KindRef { api_version: kind.api_version.clone(), kind: kind.kind.clone() });
-    status.child_kinds = kinds.chain(before.child_kinds.iter().cloned()).collect::<BTreeSet<_>>().into_iter().collect();
+    let union = |now: &mut dyn Iterator<Item = &TypeMeta>, before: &[KindRef]| -> Vec<KindRef> {
+        now.map(KindRef::of).chain(before.iter().cloned()).collect::<BTreeSet<_>>().into_iter().collect()
+    };
+    status.child_kinds = union(&mut active.manifest.children.iter().map(|(kind, _)| kind), &before.child_kinds);
+    status.primary_kinds = union(&mut active.primary_watches.iter().map(|watch| &*watch.kind), &before.primary_kinds);
     let primary = |kind: &TypeMeta| format!("{}.{}", kind.kind, kind.group());
     status.kinds = active.primary_watches.iter().map(|watch| primary(&watch.kind)).collect();
     status.phase = Phase::Ready;

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
+use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use serde_json::json;
-use transom_tests::{TestCluster, component, condition, of, sample};
+use transom_tests::{TestCluster, component, condition, condition_of, of, sample};
 
 use crate::{ready_web, writes};
 
@@ -66,4 +67,77 @@ async fn a_primary_stays_until_its_plugin_has_finished() {
     let left = ns.get(&endless).await;
     assert_eq!(left["metadata"]["finalizers"], json!(["transom.dev/cleanup"]));
     assert!(left["metadata"]["deletionTimestamp"].is_string());
+}
+
+/// Requirement H8: a plugin that is broken never makes an object undeletable.
+#[tokio::test]
+async fn a_plugin_that_fails_in_deletion_cannot_keep_an_object_for_ever() {
+    let ns = TestCluster::shared().await.namespace("forced").await;
+    let host = ns.host().await;
+    let mut spec = component("hostile").await.spec();
+    spec["deletionTimeoutSeconds"] = json!(2);
+    let record = ns.record("hostile", spec).await;
+    ns.wait_for(&record, condition("Ready", "True")).await;
+    let broken = ns.create(sample::hostile("broken", "trapInDeletion")).await;
+    ns.wait_for(&broken, condition("Ready", "True")).await;
+    let made = ns.get(of::<ConfigMap>("broken")).await;
+
+    ns.delete(&broken).await;
+    let told = ns.wait_until(&broken, |object| condition_of(object, "Synced")["reason"] == "PluginTrapped").await;
+    assert_eq!(told["metadata"]["finalizers"], json!(["transom.dev/cleanup"]), "it is waited for");
+    ns.wait_gone(&broken).await;
+    ns.wait_gone(&made).await;
+    let event = ns.wait_for_any::<Event>("", |event| event["reason"] == "CleanupForced").await;
+    assert!(event["note"].as_str().unwrap().contains("waited for 2 s"), "{event}");
+    assert_eq!(host.audit.all().writes().get("delete configmaps"), Some(&1));
+}
+
+/// Requirement H8: nor does one that is missing.
+#[tokio::test]
+async fn objects_can_be_deleted_when_no_version_of_their_plugin_can_be_loaded() {
+    let ns = TestCluster::shared().await.namespace("missing").await;
+    let host = ns.host().await;
+    let mut spec = component("hostile").await.spec();
+    spec["deletionTimeoutSeconds"] = json!(2);
+    let record = ns.record("hostile", spec).await;
+    ns.wait_for(&record, condition("Ready", "True")).await;
+    let [kept, gone] = ["kept", "gone"].map(|name| sample::hostile(name, "configMap"));
+    let (kept, gone) = (ns.create(kept).await, ns.create(gone).await);
+    for object in [&kept, &gone] {
+        ns.wait_for(object, condition("Ready", "True")).await;
+    }
+    host.settle(Duration::from_millis(500)).await;
+    host.stop().await;
+
+    let nowhere = json!({ "source": { "file": { "path": "/nowhere/hostile.wasm" } },
+        "digest": format!("sha256:{}", "0".repeat(64)) });
+    ns.merge(&record, json!({ "spec": nowhere })).await;
+    let host = ns.host().await;
+    ns.wait_for(&record, condition("Ready", "False").because("NotFound")).await;
+    let made = ns.get(of::<ConfigMap>("gone")).await;
+    ns.delete(&gone).await;
+    ns.wait_gone(&gone).await;
+    ns.wait_gone(&made).await;
+    host.settle(Duration::from_millis(500)).await;
+    ns.get(of::<ConfigMap>("kept")).await;
+    assert_eq!(ns.get(&kept).await["metadata"]["finalizers"], json!(["transom.dev/cleanup"]), "left as it was");
+}
+
+#[tokio::test]
+async fn a_plugin_that_objects_still_need_goes_after_them() {
+    let ns = TestCluster::shared().await.namespace("retire").await;
+    let host = ns.host().await;
+    let record = ns.install(&component("hostile").await).await;
+    let good = ns.create(sample::hostile("good", "configMap")).await;
+    ns.wait_for(&good, condition("Ready", "True")).await;
+    ns.delete(&record).await;
+    let waits = ns.wait_until(&record, |record| record["status"]["phase"] == "Terminating").await;
+    let message = condition_of(&waits, "Ready")["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("after 1 object:"), "{message}");
+
+    let calls = host.metrics().await.sum("transom_plugin_calls_total", &[]);
+    ns.delete(&good).await;
+    ns.wait_gone(&good).await;
+    assert!(host.metrics().await.sum("transom_plugin_calls_total", &[]) > calls, "its plugin was asked");
+    ns.wait_gone(&record).await;
 }

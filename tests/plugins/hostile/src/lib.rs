@@ -43,12 +43,15 @@ impl Guest for Hostile {
         let object: Value = serde_json::from_str(&request.object).unwrap();
         let behaviour = object["spec"]["behaviour"].as_str().unwrap_or_default();
         let name = object["spec"]["name"].as_str().or(object["metadata"]["name"].as_str()).unwrap_or_default();
+        if request.deleting && behaviour == "trapInDeletion" {
+            trap();
+        }
         if request.deleting {
             return Ok(Step::Done(Plan { finalized: behaviour != "finalizerNeverDone", ..plan(Vec::new()) }));
         }
         let good = || config_map(name, json!({})).to_string();
         Ok(Step::Done(match behaviour {
-            "configMap" | "finalizerNeverDone" => plan(vec![good()]),
+            "configMap" | "finalizerNeverDone" | "trapInDeletion" => plan(vec![good()]),
             "loop" => forever(),
             "trap" => trap(),
             "panic" => panic!("{name} wants a panic"),
