@@ -212,10 +212,6 @@ mod tests {
         (reference("ConfigMap", name), Arc::new(Object::parse(&text.to_string()).unwrap()))
     }
 
-    fn no(_: &Desired, _: &Object) -> bool {
-        false
-    }
-
     #[test]
     fn nothing_is_written_where_live_state_is_as_desired() {
         let plan = checked(vec![desired("a", Disposition::Apply)]);
