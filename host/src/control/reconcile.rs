@@ -25,14 +25,15 @@ use super::key::PrimaryKey;
 use crate::api::names;
 use crate::lookup::Lookups;
 use crate::plan::check::{Checked, Checker, PlanError, digest, shorten};
-use crate::plan::contract::{Answered, Event, Failure, Lookup, ObjectRef, Request, Step, TypeMeta};
+use crate::plan::contract::{Answered, Event, Failure, Lookup, ObjectRef, Problem, Request, Step, TypeMeta};
 use crate::plan::decide::{self, Apply, Prune, Writes};
 use crate::plan::object::Object;
 use crate::plan::request::{Children, Snapshot};
-use crate::plan::rounds::{self, NoPlan, RoundsError, Session};
+use crate::plan::rounds::{self, Conversation, NoPlan, RoundsError, Session};
 use crate::plan::status::{self, INVALID, Report, Synced};
 use crate::plan::{check::Desired, diff};
 use crate::plugin::CallError;
+use crate::record::{Outcome as Said, Recording, Write};
 use crate::telemetry::metrics;
 
 /// Looks at one primary before it goes to the back of the queue: write, look again, and once more for what the first
@@ -198,6 +199,8 @@ pub struct Reconcile<'a> {
     pub memory: &'a mut Memory,
     /// Resource versions written so far.
     pub written: Vec<u64>,
+    /// Of the look in progress, if it called the plugin.
+    pub recording: Option<Recording>,
 }
 
 /// What one look led to.
@@ -225,7 +228,9 @@ impl Reconcile<'_> {
         let mut last = String::new();
         let mut result = Err(ReconcileError::Unstable(String::new()));
         for _ in 0..MAX_PASSES {
-            match self.pass().await {
+            let pass = self.pass().await;
+            self.keep_recording(pass.as_ref().err());
+            match pass {
                 Ok(Pass::Wrote(what)) => last = what,
                 Ok(Pass::Settled(again)) => {
                     result = Ok(again);
@@ -282,6 +287,9 @@ impl Reconcile<'_> {
         let writes = decide::writes(&checked, &snapshot.children, &normalised);
         let changes_in = self.lookups().keep(self.key, &used);
         if !writes.is_empty() {
+            if let Some(recording) = &mut self.recording {
+                recording.carried_out.writes = Write::all(&writes);
+            }
             let what = self.carry_out(&snapshot, &checked, writes).await?;
             return Ok(Pass::Wrote(what));
         }
@@ -313,20 +321,43 @@ impl Reconcile<'_> {
     }
 
     /// Calls the plugin until it has a plan.
-    async fn converse(&self, snapshot: &Snapshot) -> Result<(Checked, Vec<Answered>), ReconcileError> {
-        let manifest = &self.active.manifest;
+    async fn converse(&mut self, snapshot: &Snapshot) -> Result<(Checked, Vec<Answered>), ReconcileError> {
+        let (active, controller) = (self.active, self.controller);
+        let manifest = &active.manifest;
         let answers = self.lookups().last(self.key, manifest).await;
-        let bounds = self.active.plugin.bounds();
-        let request = snapshot.request(manifest, answers);
-        let (plan, used) = rounds::converse(self, request, *bounds).await.map_err(|stop| match stop {
-            NoPlan::Call(error) => ReconcileError::Call(error),
-            NoPlan::Rounds(error) => ReconcileError::Rounds(error),
-            NoPlan::Failed(failure) => plugin_failure(failure),
-        })?;
-        let scope = |kind: &TypeMeta| self.controller.cluster.known(kind).map(|served| served.scope);
-        let checker = Checker { plugin: &self.active.name, manifest, bounds, scope: &scope };
-        let checked = checker.check(snapshot, &plan)?;
-        Ok((checked, used))
+        let bounds = active.plugin.bounds();
+        let (request, started) = (snapshot.request(manifest, answers), Instant::now());
+        let Conversation { request, rounds, end } = rounds::conversation(&*self, request, *bounds).await;
+        let record = |outcome| {
+            let duration = started.elapsed();
+            let draft = || Recording::new(active, snapshot, request, rounds, outcome, duration);
+            (!controller.recordings.is_off()).then(draft)
+        };
+        let (plan, used) = match end {
+            Ok(done) => done,
+            Err(stop) => {
+                self.recording = record(Said::of_failure(&stop));
+                return Err(match stop {
+                    NoPlan::Call(error) => ReconcileError::Call(error),
+                    NoPlan::Rounds(error) => ReconcileError::Rounds(error),
+                    NoPlan::Failed(failure) => plugin_failure(failure),
+                });
+            }
+        };
+        let scope = |kind: &TypeMeta| controller.cluster.known(kind).map(|served| served.scope);
+        let checker = Checker { plugin: &active.name, manifest, bounds, scope: &scope };
+        let checked = checker.check(snapshot, &plan);
+        self.recording = record(Said::Planned(Box::new(plan)));
+        Ok((checked?, used))
+    }
+
+    /// Puts what this look did into the host's recordings.
+    fn keep_recording(&mut self, error: Option<&ReconcileError>) {
+        if let Some(mut recording) = self.recording.take() {
+            recording.carried_out.error =
+                error.map(|error| Problem { reason: error.reason().to_owned(), message: error.chain() });
+            self.controller.recordings.push(self.key, recording);
+        }
     }
 
     /// Applies by tiers, prunes when every apply succeeded. Returns what was done, for people.
@@ -538,6 +569,9 @@ impl Reconcile<'_> {
         let manager = &self.active.field_manager;
         match self.controller.cluster.apply_status(&reference, &primary.uid, manager, &next).await {
             Ok(object) => {
+                if let Some(recording) = &mut self.recording {
+                    recording.carried_out.status = Some(next.clone());
+                }
                 self.memory.status = Some(digest(&next));
                 self.memory.status_at = Some(Instant::now());
                 self.written.push(object.resource_version);

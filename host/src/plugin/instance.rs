@@ -37,6 +37,8 @@ pub struct CallStats {
     pub duration: Duration,
     /// Linear memory at the end.
     pub memory_bytes: usize,
+    /// Where the engine counts it: the same for the same request, on every machine.
+    pub fuel: Option<u64>,
 }
 
 /// One loaded version. Cheap to clone.
@@ -44,7 +46,7 @@ pub struct CallStats {
 pub struct Plugin {
     pre: Arc<PluginPre<State>>,
     /// Keeps the epoch going for as long as there is something to call.
-    _engine: Engine,
+    engine: Engine,
     name: Arc<str>,
     bounds: Bounds,
 }
@@ -60,7 +62,7 @@ impl Plugin {
         wit_host::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state).map_err(world)?;
         let pre = linker.instantiate_pre(&compiled.0).map_err(world)?;
         let pre = Arc::new(PluginPre::new(pre).map_err(world)?);
-        Ok(Self { pre, _engine: engine.clone(), name: name.into(), bounds })
+        Ok(Self { pre, engine: engine.clone(), name: name.into(), bounds })
     }
 
     /// The bounds of one call.
@@ -104,6 +106,9 @@ impl Plugin {
         store.limiter(|state| &mut state.limits);
         // what a guest hands over is bounded before it is copied
         store.set_hostcall_fuel(self.bounds.response_bytes);
+        if self.engine.is_metered() {
+            store.set_fuel(u64::MAX).map_err(|error| CallError::Unavailable(format!("{error:#}")))?;
+        }
         store.set_epoch_deadline(1);
         let (started, deadline) = (store.data().started, self.bounds.deadline);
         store.epoch_deadline_callback(move |_| {
@@ -122,7 +127,8 @@ impl Plugin {
     fn finish<T>(&self, store: &Store<State>, answer: wasmtime::Result<T>) -> Result<(T, CallStats), CallError> {
         let state = store.data();
         state.report_dropped_lines();
-        let stats = CallStats { duration: state.started.elapsed(), memory_bytes: state.limits.memory };
+        let fuel = if self.engine.is_metered() { store.get_fuel().ok().map(|left| u64::MAX - left) } else { None };
+        let stats = CallStats { duration: state.started.elapsed(), memory_bytes: state.limits.memory, fuel };
         answer.map(|value| (value, stats)).map_err(|e| self.classify(&e, state, CallError::MalformedResponse))
     }
 
