@@ -14,26 +14,34 @@ pub const MAX_BYTES: usize = 16 << 20;
 const OVERHEAD: usize = 1 << 10;
 
 /// The recordings of one host.
-pub struct Ring {
+pub struct Ring<T = Recording> {
     per_object: usize,
     max_bytes: usize,
-    inner: Mutex<Inner>,
+    inner: Mutex<Inner<T>>,
 }
 
-#[derive(Default)]
-struct Inner {
+struct Inner<T> {
     /// Oldest first.
-    entries: BTreeMap<u64, (PrimaryKey, Arc<Recording>, usize)>,
+    entries: BTreeMap<u64, (PrimaryKey, Arc<T>, usize)>,
     by_key: HashMap<PrimaryKey, VecDeque<u64>>,
     bytes: usize,
     next: u64,
 }
 
 impl Ring {
+    /// Keeps one more; the oldest go where there is no room. One larger than all the room is not kept.
+    pub fn push(&self, key: &PrimaryKey, recording: Recording) {
+        let size = size(&recording);
+        self.insert(key, recording, size);
+    }
+}
+
+impl<T> Ring<T> {
     /// Keeps this many reconciles of each object; 0 keeps none.
     #[must_use]
     pub fn new(per_object: usize, max_bytes: usize) -> Self {
-        Self { per_object, max_bytes, inner: Mutex::default() }
+        let inner = Inner { entries: BTreeMap::new(), by_key: HashMap::new(), bytes: 0, next: 0 };
+        Self { per_object, max_bytes, inner: Mutex::new(inner) }
     }
 
     /// Nothing is kept.
@@ -42,9 +50,7 @@ impl Ring {
         self.per_object == 0
     }
 
-    /// Keeps one more; the oldest go where there is no room. One larger than all the room is not kept.
-    pub fn push(&self, key: &PrimaryKey, recording: Recording) {
-        let size = size(&recording);
+    fn insert(&self, key: &PrimaryKey, recording: T, size: usize) {
         if self.is_off() || size > self.max_bytes {
             return;
         }
@@ -80,7 +86,7 @@ impl Ring {
 
     /// Recordings of an object, newest first. `kind` is a kind, or kind and group (`Web.bench.dev`), in any case.
     #[must_use]
-    pub fn of(&self, kind: &str, namespace: &str, name: &str) -> Vec<Arc<Recording>> {
+    pub fn of(&self, kind: &str, namespace: &str, name: &str) -> Vec<Arc<T>> {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let is_kind = |key: &PrimaryKey| {
             let full = format!("{}.{}", key.kind.kind, key.kind.group());
@@ -119,4 +125,48 @@ fn size(recording: &Recording) -> usize {
         + plan
         + request.children.iter().map(|child| child.object.len() + 128).sum::<usize>()
         + request.answers.iter().map(|answered| answer(&answered.answer) + 256).sum::<usize>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::contract::TypeMeta;
+
+    fn key(name: &str) -> PrimaryKey {
+        PrimaryKey::new(Arc::new(TypeMeta::new("bench.dev/v1", "Web")), "n", name)
+    }
+
+    fn kept(ring: &Ring<u32>, name: &str) -> Vec<u32> {
+        ring.of("web", "n", name).iter().map(|kept| **kept).collect()
+    }
+
+    #[test]
+    fn the_last_few_of_each_object_are_kept_newest_first() {
+        let ring = Ring::new(2, 100);
+        (1..=3).for_each(|i| ring.insert(&key("a"), i, 1));
+        ring.insert(&key("b"), 9, 1);
+        assert_eq!((kept(&ring, "a"), kept(&ring, "b")), (vec![3, 2], vec![9]));
+        assert_eq!(ring.of("Web.bench.dev", "n", "a").len(), 2);
+        assert!(ring.of("Web.other.dev", "n", "a").is_empty() && ring.of("Web", "m", "a").is_empty());
+    }
+
+    #[test]
+    fn the_oldest_of_all_go_where_there_is_no_room() {
+        let ring = Ring::new(5, 10);
+        ring.insert(&key("a"), 1, 4);
+        ring.insert(&key("b"), 2, 4);
+        ring.insert(&key("c"), 3, 4);
+        assert_eq!((kept(&ring, "a"), kept(&ring, "b"), kept(&ring, "c")), (vec![], vec![2], vec![3]));
+        ring.insert(&key("d"), 4, 11);
+        assert_eq!((kept(&ring, "b"), kept(&ring, "d")), (vec![2], vec![]), "one that cannot fit drives nothing out");
+        let inner = ring.inner.lock().unwrap();
+        assert_eq!((inner.bytes, inner.by_key.len(), inner.entries.len()), (8, 2, 2));
+    }
+
+    #[test]
+    fn none_is_kept_when_it_is_off() {
+        let ring = Ring::new(0, 10);
+        ring.insert(&key("a"), 1, 1);
+        assert!(ring.is_off() && kept(&ring, "a").is_empty());
+    }
 }
