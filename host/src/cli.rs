@@ -3,8 +3,12 @@
 mod compile;
 mod crds;
 mod describe;
+mod explain;
+mod record;
 mod render;
+mod replay;
 mod run;
+mod subject;
 
 use std::path::PathBuf;
 
@@ -39,6 +43,12 @@ pub enum Command {
     Render(render::Args),
     /// Shows an object of the cluster with its children and their health.
     Describe(describe::Args),
+    /// Shows why an object or a field of a child is as it is.
+    Explain(explain::Args),
+    /// Writes the last reconciles of an object to a file, without values of Secrets.
+    Record(record::Args),
+    /// Runs a plugin on a recorded reconcile, without a cluster, and says what differs.
+    Replay(replay::Args),
     /// Writes the custom resource definitions of the host and of components.
     Crds(crds::Args),
     /// Compiles a component; used by the host for itself.
@@ -62,6 +72,9 @@ impl Cli {
             Command::Compile(args) => args.run(),
             Command::Render(args) => runtime.block_on(args.run(cache_dir)),
             Command::Describe(args) => runtime.block_on(args.run()),
+            Command::Explain(args) => runtime.block_on(args.run()),
+            Command::Record(args) => runtime.block_on(args.run(cache_dir)),
+            Command::Replay(args) => runtime.block_on(args.run(cache_dir)),
             Command::Crds(args) => runtime.block_on(args.run(cache_dir)),
         }
     }

@@ -10,5 +10,6 @@ pub mod control;
 pub mod lookup;
 pub mod plan;
 pub mod plugin;
+pub mod record;
 pub mod registry;
 pub mod telemetry;

@@ -55,6 +55,7 @@ impl Host {
         let program = environment::program();
         let mut command = Command::new(&program);
         command.args(["run", "--listen", "127.0.0.1:0", "--log-format", "json"]);
+        command.args(["--recordings-listen", "127.0.0.1:0"]);
         command.args(["--watch-namespace", namespace, "--plugin-selector", selector, "--cache-dir"]);
         command.arg(options.cache_dir.unwrap_or_else(cache_dir));
         command.env("KUBECONFIG", kubeconfig).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());

@@ -11,10 +11,13 @@ pub struct Args {
     input: PathBuf,
     /// Where the machine code goes.
     output: PathBuf,
+    /// Count fuel.
+    #[arg(long)]
+    fuel: bool,
 }
 
 impl Args {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        Ok(compile_to_file(&self.input, &self.output)?)
+        Ok(compile_to_file(&self.input, &self.output, self.fuel)?)
     }
 }

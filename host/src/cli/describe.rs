@@ -126,7 +126,7 @@ fn list<'a>(value: &'a Value, path: &str) -> &'a [Value] {
 }
 
 /// One line about an object, from the conditions and counts that its kind has.
-fn health(value: &Value, deleting: bool) -> String {
+pub(super) fn health(value: &Value, deleting: bool) -> String {
     if deleting {
         return "being deleted".into();
     }

@@ -11,6 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::control::cluster::Cluster;
 use crate::control::controller::Controller;
 use crate::plugin::Engine;
+use crate::record::ring::{MAX_BYTES, Ring};
 use crate::registry::{Loader, Registry};
 use crate::telemetry::{Readiness, serve};
 
@@ -29,6 +30,12 @@ pub struct Args {
     /// Only Plugin records with these labels (default: all records).
     #[arg(long, env = "TRANSOM_PLUGIN_SELECTOR", default_value = "", value_name = "SELECTOR")]
     plugin_selector: String,
+    /// Reconciles that are kept of each object for `transom record`; 0 keeps none.
+    #[arg(long, env = "TRANSOM_RECORDINGS", default_value_t = 5, value_name = "COUNT")]
+    recordings: usize,
+    /// Loopback address where they are served; port 0 picks a free one (default: 127.0.0.1:8081 if it is free).
+    #[arg(long, env = "TRANSOM_RECORDINGS_LISTEN", value_name = "ADDRESS")]
+    recordings_listen: Option<SocketAddr>,
 }
 
 impl Args {
@@ -43,7 +50,9 @@ impl Args {
             .with_context(|| format!("cannot listen on {}: choose another --listen", self.listen))?;
         tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "serving health and metrics");
         let loader = Loader { engine: Engine::new()?, program: std::env::current_exe()?, cache_dir };
-        let controller = Controller::new(cluster);
+        let recordings = Arc::new(Ring::new(self.recordings, MAX_BYTES));
+        serve_recordings(self.recordings_listen, &recordings).await?;
+        let controller = Controller::new(cluster, recordings);
         let registry = Registry::new(controller.clone(), loader, self.plugin_selector);
         registry.install().await.context("cannot install the custom resource definition of Plugin")?;
         let records = tokio::spawn(registry.run(readiness));
@@ -64,4 +73,22 @@ impl Args {
         }
         Ok(())
     }
+}
+
+/// Serves the recordings, if there are any. The default port may be taken (two hosts on a laptop), and that is no reason
+/// not to run.
+async fn serve_recordings(listen: Option<SocketAddr>, ring: &Arc<Ring>) -> anyhow::Result<()> {
+    if ring.is_off() {
+        return Ok(());
+    }
+    let address = listen.unwrap_or(super::record::DEFAULT_HOST);
+    match crate::record::serve::serve(address, ring.clone()).await {
+        Ok(address) => tracing::info!(%address, "serving recordings"),
+        Err(error) if listen.is_some() => {
+            return Err(error)
+                .with_context(|| format!("cannot listen on {address}: choose another --recordings-listen"));
+        }
+        Err(error) => tracing::warn!(%address, %error, "recordings are not served: choose --recordings-listen"),
+    }
+    Ok(())
 }

@@ -19,6 +19,7 @@ use crate::plan::contract::{Manifest, TypeMeta};
 use crate::plan::object::Object;
 use crate::plan::request::Children;
 use crate::plugin::Plugin;
+use crate::record::ring::Ring;
 use crate::telemetry::metrics;
 
 /// How long an object is left alone that only a change can mend. Changes come by watch; this is for what a watch
@@ -103,6 +104,8 @@ pub struct Controller {
     pub lookups: Lookups,
     /// Kubernetes Events.
     pub events: Events,
+    /// The last reconciles of each object.
+    pub recordings: Arc<Ring>,
     watches: Watches,
     shared: Arc<Shared>,
     active: RwLock<HashMap<TypeMeta, Arc<Active>>>,
@@ -112,7 +115,7 @@ pub struct Controller {
 impl Controller {
     /// Without any plugin yet.
     #[must_use]
-    pub fn new(cluster: Arc<Cluster>) -> Arc<Self> {
+    pub fn new(cluster: Arc<Cluster>, recordings: Arc<Ring>) -> Arc<Self> {
         let shared = Arc::<Shared>::default();
         let (watcher, asker, worked) = (shared.clone(), shared.clone(), shared.clone());
         let observe = move |kind: &Arc<TypeMeta>, selection, change| watcher.observe(kind, selection, change);
@@ -120,6 +123,7 @@ impl Controller {
         Arc::new(Self {
             lookups: Lookups::new(cluster.clone(), Arc::new(stale)),
             events: Events::start(cluster.client().clone(), move || worked.queue.waiting() > 0),
+            recordings,
             watches: Watches::new(cluster.clone(), Arc::new(observe)),
             cluster,
             shared,
@@ -233,7 +237,9 @@ impl Controller {
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner).remove(key).unwrap_or_default();
         let span = tracing::error_span!("reconcile", kind = key.kind.kind, namespace = %key.namespace, object = %key.name,
             plugin = active.name, digest = active.digest.get(..15));
-        let reconcile = Reconcile { controller: self, active: &active, key, memory: &mut memory, written: Vec::new() };
+        let (memory_of_key, written) = (&mut memory, Vec::new());
+        let reconcile =
+            Reconcile { controller: self, active: &active, key, memory: memory_of_key, written, recording: None };
         let Outcome { written, again, rest } = reconcile.run().instrument(span).await;
         self.memory.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), memory);
         if let Some(after) = again {

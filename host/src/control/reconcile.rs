@@ -29,14 +29,15 @@ use crate::api::names;
 use crate::api::plugin::Bounds;
 use crate::lookup::Lookups;
 use crate::plan::check::{Checked, Checker, PlanError, digest, shorten};
-use crate::plan::contract::{Answered, Event, Failure, Lookup, ObjectRef, Plan, Request, Step, TypeMeta};
+use crate::plan::contract::{Answered, Event, Failure, Lookup, ObjectRef, Plan, Problem, Request, Step, TypeMeta};
 use crate::plan::decide::{self, Apply, Experience, Prune, Writes};
 use crate::plan::object::Object;
 use crate::plan::request::Snapshot;
-use crate::plan::rounds::{self, NoPlan, RoundsError, Session};
+use crate::plan::rounds::{self, Conversation, NoPlan, RoundsError, Session};
 use crate::plan::status::{self, INVALID, Report, Synced};
 use crate::plan::{check::Desired, diff};
 use crate::plugin::CallError;
+use crate::record::{Outcome as Said, Recording, Write};
 use crate::telemetry::metrics;
 
 /// Looks at one primary before it goes to the back of the queue: write, look again, and once more for what the first
@@ -251,6 +252,8 @@ pub struct Reconcile<'a> {
     pub memory: &'a mut Memory,
     /// Resource versions written so far.
     pub written: Vec<u64>,
+    /// Of the look in progress, if it called the plugin.
+    pub recording: Option<Recording>,
 }
 
 /// What one look led to.
@@ -278,7 +281,9 @@ impl Reconcile<'_> {
         let mut last = String::new();
         let mut result = Err(ReconcileError::Unstable(String::new()));
         for _ in 0..MAX_PASSES {
-            let pass = match self.pass().await {
+            let pass = self.pass().await;
+            self.keep_recording(pass.as_ref().err());
+            let pass = match pass {
                 Err(error) => self.or_force(error).await,
                 pass => pass,
             };
@@ -372,6 +377,9 @@ impl Reconcile<'_> {
         let writes = decide::writes(&checked, &snapshot.children, self.memory);
         let changes_in = self.lookups().keep(self.key, &used);
         if !writes.is_empty() {
+            if let Some(recording) = &mut self.recording {
+                recording.carried_out.writes = Write::all(&writes);
+            }
             let what = self.carry_out(&snapshot, &checked, writes).await?;
             return Ok(Pass::Wrote(what));
         }
@@ -405,22 +413,46 @@ impl Reconcile<'_> {
 
     /// Calls the plugin until it has a plan.
     async fn converse(
-        &self,
+        &mut self,
         snapshot: &Snapshot,
         request: Request,
     ) -> Result<(Checked, Vec<Answered>), ReconcileError> {
-        let manifest = &self.active.manifest;
-        let bounds = self.active.plugin.as_ref().map_or_else(Bounds::default, |plugin| *plugin.bounds());
-        let (plan, used) = rounds::converse(self, request, bounds).await.map_err(|stop| match stop {
-            NoPlan::Call(error) => ReconcileError::Call(error),
-            NoPlan::Rounds(error) => ReconcileError::Rounds(error),
-            NoPlan::Failed(failure) => plugin_failure(failure),
-        })?;
+        let (active, controller) = (self.active, self.controller);
+        let manifest = &active.manifest;
+        let bounds = active.plugin.as_ref().map_or_else(Bounds::default, |plugin| *plugin.bounds());
+        let started = Instant::now();
+        let Conversation { request, rounds, end } = rounds::conversation(&*self, request, bounds).await;
+        let record = |outcome| {
+            let duration = started.elapsed();
+            let plugin = active.plugin.as_ref().filter(|_| !controller.recordings.is_off())?;
+            Some(Recording::new(active, plugin, snapshot, request, rounds, outcome, duration))
+        };
+        let (plan, used) = match end {
+            Ok(done) => done,
+            Err(stop) => {
+                self.recording = record(Said::of_failure(&stop));
+                return Err(match stop {
+                    NoPlan::Call(error) => ReconcileError::Call(error),
+                    NoPlan::Rounds(error) => ReconcileError::Rounds(error),
+                    NoPlan::Failed(failure) => plugin_failure(failure),
+                });
+            }
+        };
         self.discover(&plan).await;
-        let scope = |kind: &TypeMeta| self.controller.cluster.known(kind).map(|served| served.scope);
-        let checker = Checker { plugin: &self.active.name, manifest, bounds: &bounds, scope: &scope };
-        let checked = checker.check(snapshot, &plan)?;
-        Ok((checked, used))
+        let scope = |kind: &TypeMeta| controller.cluster.known(kind).map(|served| served.scope);
+        let checker = Checker { plugin: &active.name, manifest, bounds: &bounds, scope: &scope };
+        let checked = checker.check(snapshot, &plan);
+        self.recording = record(Said::Planned(Box::new(plan)));
+        Ok((checked?, used))
+    }
+
+    /// Puts what this look did into the host's recordings.
+    fn keep_recording(&mut self, error: Option<&ReconcileError>) {
+        if let Some(mut recording) = self.recording.take() {
+            recording.carried_out.error =
+                error.map(|error| Problem { reason: error.reason().to_owned(), message: error.chain() });
+            self.controller.recordings.push(self.key, recording);
+        }
     }
 
     /// Asks again for kinds in a plan that the API server did not serve when the version was loaded.
@@ -698,6 +730,9 @@ impl Reconcile<'_> {
         let manager = &self.active.field_manager;
         match self.controller.cluster.apply_status(&reference, &primary.uid, manager, &next).await {
             Ok(object) => {
+                if let Some(recording) = &mut self.recording {
+                    recording.carried_out.status = Some(next.clone());
+                }
                 self.memory.status = Some(digest(&next));
                 self.memory.status_at = Some(Instant::now());
                 self.written.push(object.resource_version);

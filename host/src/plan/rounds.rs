@@ -43,6 +43,26 @@ pub trait Session: Sync {
     fn answer(&self, lookups: Vec<Lookup>) -> impl Future<Output = Vec<Answered>> + Send;
 }
 
+/// What was said in one conversation.
+#[derive(Debug)]
+pub struct Conversation<E> {
+    /// The request of the last call: with the answers of all rounds.
+    pub request: Request,
+    /// One for each call, in their order.
+    pub rounds: Vec<Round>,
+    /// The plan and the answers that it says it rests on.
+    pub end: Result<(Plan, Vec<Answered>), NoPlan<E>>,
+}
+
+/// One call.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Round {
+    /// How many of the request's answers the plugin had then.
+    pub answers: usize,
+    /// What it asked for; empty when it ended the conversation.
+    pub asked: Vec<Lookup>,
+}
+
 /// Calls a plugin until it has a plan. Returns the plan and the answers that it says it rests on.
 ///
 /// # Errors
@@ -52,19 +72,42 @@ pub async fn converse<S: Session>(
     request: Request,
     bounds: Bounds,
 ) -> Result<(Plan, Vec<Answered>), NoPlan<S::Error>> {
+    conversation(session, request, bounds).await.end
+}
+
+/// As [`converse`], with all that was said. Nothing large is copied for it.
+pub async fn conversation<S: Session>(session: &S, request: Request, bounds: Bounds) -> Conversation<S::Error> {
     let mut rounds = Rounds::new(request, bounds);
-    loop {
-        match session.call(rounds.request()).await.map_err(NoPlan::Call)?.map_err(NoPlan::Failed)? {
+    let mut said = Vec::new();
+    let end = loop {
+        let answers = rounds.request().answers.len();
+        let step = match session.call(rounds.request()).await {
+            Ok(Ok(step)) => step,
+            Ok(Err(failure)) => {
+                said.push(Round { answers, asked: Vec::new() });
+                break Err(NoPlan::Failed(failure));
+            }
+            Err(error) => {
+                said.push(Round { answers, asked: Vec::new() });
+                break Err(NoPlan::Call(error));
+            }
+        };
+        match step {
             Step::Done(plan) => {
+                said.push(Round { answers, asked: Vec::new() });
                 let used = rounds.used(&plan.uses);
-                return Ok((*plan, used));
+                break Ok((*plan, used));
             }
             Step::Ask(lookups) => {
-                let open = rounds.ask(lookups).map_err(NoPlan::Rounds)?;
-                rounds.answer(session.answer(open).await);
+                said.push(Round { answers, asked: lookups.clone() });
+                match rounds.ask(lookups) {
+                    Ok(open) => rounds.answer(session.answer(open).await),
+                    Err(error) => break Err(NoPlan::Rounds(error)),
+                }
             }
         }
-    }
+    };
+    Conversation { request: rounds.request, rounds: said, end }
 }
 
 /// One reconcile's conversation.
@@ -117,16 +160,16 @@ impl Rounds {
 
     /// The answers that a finished plan says it rests on, or all of them when it names one that does not exist.
     #[must_use]
-    pub fn used(self, uses: &[u32]) -> Vec<Answered> {
-        let answers = self.request.answers;
+    pub fn used(&self, uses: &[u32]) -> Vec<Answered> {
+        let answers = &self.request.answers;
         if uses.iter().any(|&i| i as usize >= answers.len()) {
-            return answers;
+            return answers.clone();
         }
         answers
-            .into_iter()
+            .iter()
             .enumerate()
             .filter(|(i, _)| uses.iter().any(|&used| used as usize == *i))
-            .map(|(_, answered)| answered)
+            .map(|(_, answered)| answered.clone())
             .collect()
     }
 }

@@ -49,13 +49,13 @@ impl CompileError {
 /// Machine code that was loaded.
 pub struct Compiled(pub(super) Component);
 
-/// Compiles `wasm` into the file `out`. What the hidden command `transom compile` does.
+/// Compiles `wasm` into the file `out`, for an engine that counts fuel or not. What the hidden command `transom compile` does.
 ///
 /// # Errors
 /// When the bytes are no component or the file cannot be written.
-pub fn compile_to_file(wasm: &Path, out: &Path) -> Result<(), CompileError> {
+pub fn compile_to_file(wasm: &Path, out: &Path, metered: bool) -> Result<(), CompileError> {
     let bytes = std::fs::read(wasm).map_err(|e| CompileError::cache(wasm, e))?;
-    let engine = Engine::compiler()?;
+    let engine = Engine::compiler(metered)?;
     let code = engine.precompile_component(&bytes).map_err(|e| CompileError::Invalid(format!("{e:#}")))?;
     std::fs::write(out, code).map_err(|e| CompileError::cache(out, e))
 }
@@ -85,6 +85,7 @@ pub async fn compile_in_child(
     let child = tokio::process::Command::new(program)
         .arg("compile")
         .args([&input, &output])
+        .args(engine.is_metered().then_some("--fuel"))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())

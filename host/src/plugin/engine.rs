@@ -35,6 +35,7 @@ pub struct EngineError(#[source] pub(super) wasmtime::Error);
 pub struct Engine {
     inner: wasmtime::Engine,
     ticker: Arc<Ticker>,
+    metered: bool,
 }
 
 impl Engine {
@@ -44,20 +45,37 @@ impl Engine {
     /// When the kernel refuses the address space for the pool, or the CPU is not supported.
     pub fn new() -> Result<Self, EngineError> {
         // Clearing by what was touched (pagemap scan) needs Linux 6.7.
-        let inner = wasmtime::Engine::new(&config(Enabled::Yes))
-            .or_else(|_| wasmtime::Engine::new(&config(Enabled::No)))
-            .map_err(EngineError)?;
+        Self::with_fuel(false)
+    }
+
+    /// An engine that counts the fuel of every call, which makes calls about a third slower; for replay.
+    ///
+    /// # Errors
+    /// As [`Engine::new`].
+    pub fn metered() -> Result<Self, EngineError> {
+        Self::with_fuel(true)
+    }
+
+    fn with_fuel(metered: bool) -> Result<Self, EngineError> {
+        let engine = |scan| wasmtime::Engine::new(config(scan).consume_fuel(metered));
+        let inner = engine(Enabled::Yes).or_else(|_| engine(Enabled::No)).map_err(EngineError)?;
         let ticker = Arc::new(Ticker::start(inner.clone()));
-        Ok(Self { inner, ticker })
+        Ok(Self { inner, ticker, metered })
+    }
+
+    /// Does it count fuel?
+    #[must_use]
+    pub fn is_metered(&self) -> bool {
+        self.metered
     }
 
     /// An engine that compiles and runs nothing: without pool and ticker, but with the same code generation.
     ///
     /// # Errors
     /// When the CPU is not supported.
-    pub(super) fn compiler() -> Result<wasmtime::Engine, EngineError> {
+    pub(super) fn compiler(metered: bool) -> Result<wasmtime::Engine, EngineError> {
         let mut config = base_config();
-        config.parallel_compilation(true);
+        config.parallel_compilation(true).consume_fuel(metered);
         wasmtime::Engine::new(&config).map_err(EngineError)
     }
 

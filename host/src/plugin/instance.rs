@@ -44,6 +44,8 @@ pub struct CallStats {
     pub duration: Duration,
     /// Linear memory at the end.
     pub memory_bytes: usize,
+    /// Where the engine counts it: the same for the same request, on every machine.
+    pub fuel: Option<u64>,
 }
 
 /// One loaded version. Cheap to clone.
@@ -131,6 +133,10 @@ impl Plugin {
         store.limiter(|state| &mut state.limits);
         // what a guest hands over is bounded before it is copied
         store.set_hostcall_fuel(self.bounds.response_bytes);
+        if self.engine.is_metered() {
+            // fails only for an engine that counts no fuel
+            let _ = store.set_fuel(u64::MAX);
+        }
         store.set_epoch_deadline(1);
         let (started, deadline) = (store.data().started, self.bounds.deadline);
         store.epoch_deadline_callback(move |_| {
@@ -161,7 +167,8 @@ impl Plugin {
         let answer = function.call_async(&mut store, arguments).await;
         let state = store.data();
         state.report_dropped_lines();
-        let stats = CallStats { duration: state.started.elapsed(), memory_bytes: state.limits.memory };
+        let fuel = if self.engine.is_metered() { store.get_fuel().ok().map(|left| u64::MAX - left) } else { None };
+        let stats = CallStats { duration: state.started.elapsed(), memory_bytes: state.limits.memory, fuel };
         match answer {
             Ok((answer,)) => Ok((answer, stats)),
             Err(error) => Err(self.classify(&error, state, CallError::MalformedResponse)),

@@ -18,6 +18,7 @@ mod drift;
 mod hostile;
 mod loading;
 mod ownership;
+mod record;
 mod restart;
 mod steady;
 mod swap;

@@ -23,6 +23,9 @@ async fn help_names_every_command_and_none_that_is_not_for_people() {
 #[case("run")]
 #[case("render")]
 #[case("describe")]
+#[case("explain")]
+#[case("record")]
+#[case("replay")]
 #[case("crds")]
 #[tokio::test]
 async fn every_command_explains_itself(#[case] command: &str) {
