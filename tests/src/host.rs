@@ -12,7 +12,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::{Audit, DEADLINE, Environment, Mark, Metrics, Requests, cache_dir, environment};
+use crate::{Audit, DEADLINE, Environment, Mark, Metrics, Proxy, Requests, cache_dir, environment};
 
 /// How often a host's health and metrics are asked for, which nobody announces.
 const POLL: Duration = Duration::from_millis(50);
@@ -22,6 +22,53 @@ const POLL: Duration = Duration::from_millis(50);
 pub struct HostOptions {
     /// Where compiled plugins are kept, if not where all tests keep them.
     pub cache_dir: Option<PathBuf>,
+    /// Where the API server is, if not where the kubeconfig says: the URL of a [`Proxy`](crate::Proxy).
+    pub server: Option<String>,
+}
+
+/// A host that is started again whenever it ends, as Kubernetes would. Dropping it ends it for good.
+pub struct Immortal {
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Immortal {
+    /// Starts hosts that reach the API server through this proxy, one after the other.
+    pub(crate) fn start(environment: &Environment, proxy: Arc<Proxy>, namespace: &str, selector: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let kubeconfig = folder.path().join("kubeconfig");
+        let user = format!("transom-test-{namespace}");
+        std::fs::write(&kubeconfig, impersonating(&environment.host_kubeconfig, &user, Some(&proxy.url()))).unwrap();
+        let (namespace, selector) = (namespace.to_owned(), selector.to_owned());
+        let task = tokio::spawn(async move {
+            let _folder = folder;
+            loop {
+                let mut command = command(&namespace, &selector, &cache_dir(), &kubeconfig);
+                let mut child = command.stderr(Stdio::null()).spawn().expect("the host's program");
+                proxy.aim(pid(&child));
+                child.wait().await.expect("a child can be waited for");
+            }
+        });
+        Self { task }
+    }
+}
+
+impl Drop for Immortal {
+    fn drop(&mut self) {
+        // the child is killed with the task
+        self.task.abort();
+    }
+}
+
+fn command(namespace: &str, selector: &str, cache_dir: &Path, kubeconfig: &Path) -> Command {
+    let mut command = Command::new(environment::program());
+    command.args(["run", "--listen", "127.0.0.1:0", "--recordings-listen", "127.0.0.1:0", "--log-format", "json"]);
+    command.args(["--watch-namespace", namespace, "--plugin-selector", selector, "--cache-dir"]);
+    command.arg(cache_dir).env("KUBECONFIG", kubeconfig).stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
+    command
+}
+
+fn pid(child: &Child) -> rustix::process::Pid {
+    child.id().and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed())).expect("it lives")
 }
 
 /// `transom run` as a child process. Dropping it kills it.
@@ -51,15 +98,11 @@ impl Host {
     ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let kubeconfig = folder.path().join("kubeconfig");
-        std::fs::write(&kubeconfig, impersonating(&environment.host_kubeconfig, &user)).unwrap();
-        let program = environment::program();
-        let mut command = Command::new(&program);
-        command.args(["run", "--listen", "127.0.0.1:0", "--log-format", "json"]);
-        command.args(["--recordings-listen", "127.0.0.1:0"]);
-        command.args(["--watch-namespace", namespace, "--plugin-selector", selector, "--cache-dir"]);
-        command.arg(options.cache_dir.unwrap_or_else(cache_dir));
-        command.env("KUBECONFIG", kubeconfig).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = command.kill_on_drop(true).spawn().unwrap_or_else(|e| panic!("{}: {e}", program.display()));
+        std::fs::write(&kubeconfig, impersonating(&environment.host_kubeconfig, &user, options.server.as_deref()))
+            .unwrap();
+        let cache_dir = options.cache_dir.unwrap_or_else(cache_dir);
+        let mut command = command(namespace, selector, &cache_dir, &kubeconfig);
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("the host's program");
         let log = Log::follow(child.stderr.take().expect("it is piped").into_owned_fd().expect("a pipe").into());
         let http = http_client(&log.address().await);
         let audit = Audit::new(environment.audit_log.clone(), user);
@@ -164,14 +207,27 @@ impl Host {
         self.child.kill().await.unwrap();
     }
 
+    /// Its process.
+    pub(crate) fn pid(&self) -> rustix::process::Pid {
+        pid(&self.child)
+    }
+
+    /// Waits until it has ended, which somebody else sees to.
+    ///
+    /// # Panics
+    ///
+    /// When it goes on.
+    pub async fn ended(mut self) {
+        timeout(DEADLINE, self.child.wait()).await.expect("it was killed").unwrap();
+    }
+
     /// Asks it to end (SIGTERM).
     ///
     /// # Panics
     ///
     /// When it does not end in time.
     pub async fn stop(mut self) -> ExitStatus {
-        let pid = self.child.id().and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed()));
-        rustix::process::kill_process(pid.expect("it lives"), rustix::process::Signal::TERM).unwrap();
+        rustix::process::kill_process(self.pid(), rustix::process::Signal::TERM).unwrap();
         let ended = timeout(DEADLINE, self.child.wait()).await;
         ended.expect("it ends when it is told to").unwrap()
     }
@@ -222,11 +278,18 @@ impl Log {
 }
 
 /// The kubeconfig of the hosts, for one that is told apart by its name in the audit log.
-fn impersonating(kubeconfig: &Path, user: &str) -> String {
+fn impersonating(kubeconfig: &Path, user: &str, server: Option<&str>) -> String {
     let mut config = Kubeconfig::read_from(kubeconfig).unwrap_or_else(|e| panic!("{}: {e}", kubeconfig.display()));
     for auth in config.auth_infos.iter_mut().filter_map(|named| named.auth_info.as_mut()) {
         auth.impersonate = Some(user.to_owned());
         auth.impersonate_groups = Some(vec!["system:masters".into()]);
+    }
+    if let Some(server) = server {
+        for cluster in config.clusters.iter_mut().filter_map(|named| named.cluster.as_mut()) {
+            cluster.server = Some(server.to_owned());
+            cluster.certificate_authority = None;
+            cluster.certificate_authority_data = None;
+        }
     }
     json!(config).to_string()
 }

@@ -28,6 +28,7 @@ mod metrics;
 mod namespace;
 pub mod native;
 mod object;
+mod proxy;
 mod recording;
 pub mod sample;
 
@@ -38,10 +39,11 @@ pub use cluster::TestCluster;
 pub use command::{Output, transom, transom_with_cluster};
 pub use component::{Component, cache_dir, component, component_at, unique};
 pub use environment::Environment;
-pub use host::{Host, HostOptions};
+pub use host::{Host, HostOptions, Immortal};
 pub use metrics::Metrics;
 pub use namespace::Namespace;
 pub use object::{Condition, Target, condition, condition_of, of, stripped};
+pub use proxy::{Fault, Proxy, Seen};
 pub use recording::Recording;
 
 /// How long anything may take that a test waits for. On an idle machine nothing takes more than a few seconds, except

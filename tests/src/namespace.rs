@@ -1,4 +1,5 @@
 use std::fmt::Display;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures::StreamExt;
@@ -10,7 +11,10 @@ use kube::{Client, Resource};
 use serde_json::{Value, json};
 
 use crate::object::shown;
-use crate::{Component, Condition, DEADLINE, Environment, Host, HostOptions, Recording, Target, cluster, of, sample};
+use crate::{
+    Component, Condition, DEADLINE, Environment, Host, HostOptions, Immortal, Proxy, Recording, Target, cluster, of,
+    sample,
+};
 
 /// Which records a test's hosts follow.
 const RUN_LABEL: &str = "tests.transom.dev/run";
@@ -49,6 +53,25 @@ impl Namespace {
         // A user for each start, so that the audit log tells them apart.
         let user = format!("transom-test-{}-{number}", self.name);
         Host::start(&self.environment, &self.name, &self.selector(), user, options).await
+    }
+
+    /// A proxy for this test's hosts.
+    pub async fn proxy(&self) -> Proxy {
+        Proxy::start(&self.environment.host_kubeconfig).await
+    }
+
+    /// Starts a host that reaches the API server through a proxy, and waits until it is ready.
+    pub async fn host_through(&self, proxy: &Proxy) -> Host {
+        let options = HostOptions { server: Some(proxy.url()), ..HostOptions::default() };
+        let host = self.host_with(options).await;
+        proxy.aim(host.pid());
+        host
+    }
+
+    /// A host that reaches the API server through a proxy and is started again whenever it ends.
+    #[must_use]
+    pub fn immortal(&self, proxy: &Arc<Proxy>) -> Immortal {
+        Immortal::start(&self.environment, proxy.clone(), &self.name, &self.selector())
     }
 
     fn selector(&self) -> String {
@@ -266,9 +289,14 @@ impl Namespace {
     async fn clear(&self) -> kube::Result<()> {
         let client = cluster::client(&self.environment).await;
         let plugins: Api<DynamicObject> = Api::all_with(client.clone(), &of::<sample::Plugin>("").resource());
-        let records = ListParams::default().labels(&self.selector());
-        absent_is_fine(plugins.delete_collection(&DeleteParams::default(), &records).await)?;
+        let records_of = ListParams::default().labels(&self.selector());
+        absent_is_fine(plugins.delete_collection(&DeleteParams::default(), &records_of).await)?;
         Api::<KubeNamespace>::all(client.clone()).delete(&self.name, &DeleteParams::background()).await?;
+        for record in absent_is_fine(plugins.list(&records_of).await)?.into_iter().flatten() {
+            let none = Patch::Merge(json!({ "metadata": { "finalizers": null } }));
+            let name = record.meta().name.clone().unwrap_or_default();
+            absent_is_fine(plugins.patch(&name, &PatchParams::default(), &none).await)?;
+        }
         for target in [of::<sample::Web>(""), of::<sample::Domain>(""), of::<sample::Hostile>("")] {
             let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &self.name, &target.resource());
             let Some(primaries) = absent_is_fine(api.list(&ListParams::default()).await)? else { continue };

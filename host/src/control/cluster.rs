@@ -268,8 +268,12 @@ impl Cluster {
             "preconditions": {"uid": uid}});
         match self.send("delete", Method::DELETE, &path, JSON, body.to_string()).await {
             Ok(_) => Ok(()),
-            // 409: another object has the name by now, and is not ours
-            Err(error) if matches!(error.code(), 404 | 409) => Ok(()),
+            Err(error) if error.code() == 404 => Ok(()),
+            // another object has the name by now, or somebody else was quicker
+            Err(error) if error.code() == 409 => match self.get(reference).await? {
+                Some(object) if object.uid == uid => Err(error),
+                _ => Ok(()),
+            },
             Err(error) => Err(error),
         }
     }

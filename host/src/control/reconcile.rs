@@ -701,6 +701,15 @@ impl Reconcile<'_> {
                 Ok(())
             }
             Err(error) if error.code() == 404 => Ok(()),
+            // the watch is behind: look again at what is there now
+            Err(error) if error.code() == 409 => match self.controller.cluster.get(&reference).await {
+                Ok(Some(object)) => {
+                    self.active.put_primary(self.key, object);
+                    Ok(())
+                }
+                Ok(None) => Ok(()),
+                Err(source) => Err(ReconcileError::Primary { what: "finalizers", source }),
+            },
             Err(source) => Err(ReconcileError::Primary { what: "finalizers", source }),
         }
     }
@@ -739,8 +748,15 @@ impl Reconcile<'_> {
                 self.active.put_primary(self.key, object);
                 Ok(Published::Written)
             }
-            // gone, or another of the same name
-            Err(error) if matches!(error.code(), 404 | 409) => Ok(Published::Unchanged),
+            Err(error) if error.code() == 404 => Ok(Published::Unchanged),
+            Err(source) if source.code() == 409 => match self.controller.cluster.get(&reference).await {
+                // somebody else was quicker: again
+                Ok(Some(object)) if object.uid == primary.uid => {
+                    Err(ReconcileError::Primary { what: "status", source })
+                }
+                // another of the same name
+                _ => Ok(Published::Unchanged),
+            },
             Err(source) => Err(ReconcileError::Primary { what: "status", source }),
         }
     }

@@ -136,7 +136,7 @@ async fn the_api_server_refuses_a_record_that_can_never_work(#[case] change: Val
 #[tokio::test]
 async fn a_component_is_fetched_from_a_config_map_and_served_after_the_config_map_is_gone() {
     let (ns, folder) = (TestCluster::shared().await.namespace("config-map").await, tempfile::tempdir().unwrap());
-    let options = HostOptions { cache_dir: Some(folder.path().join("cache")) };
+    let options = HostOptions { cache_dir: Some(folder.path().join("cache")), ..HostOptions::default() };
     let host = ns.host_with(options.clone()).await;
     let plugin = unique(&component("hostile").await, &ns.name, folder.path());
     let binary = base64::prelude::BASE64_STANDARD.encode(std::fs::read(&plugin.path).unwrap());

@@ -11,15 +11,18 @@
 )]
 
 mod children;
+mod crash;
 mod deletion;
 mod describe;
 mod domain;
 mod drift;
+mod faults;
 mod hostile;
 mod loading;
 mod ownership;
 mod record;
 mod restart;
+mod seeds;
 mod steady;
 mod swap;
 
