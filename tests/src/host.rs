@@ -55,7 +55,15 @@ impl Host {
         let program = environment::program();
         let mut command = Command::new(&program);
         command.args(["run", "--listen", "127.0.0.1:0", "--log-format", "json"]);
-        command.args(["--watch-namespace", namespace, "--plugin-selector", selector, "--cache-dir"]);
+        command.args([
+            "--namespace",
+            namespace,
+            "--watch-namespace",
+            namespace,
+            "--plugin-selector",
+            selector,
+            "--cache-dir",
+        ]);
         command.arg(options.cache_dir.unwrap_or_else(cache_dir));
         command.env("KUBECONFIG", kubeconfig).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.kill_on_drop(true).spawn().unwrap_or_else(|e| panic!("{}: {e}", program.display()));
@@ -152,6 +160,16 @@ impl Host {
         let lines = self.log.lines.lock().unwrap();
         let lines = lines.iter().map(|line| serde_json::from_str::<Value>(line).expect("every line is JSON"));
         lines.filter(|line| line["message"] == message).collect()
+    }
+
+    /// Its whole log.
+    ///
+    /// # Panics
+    ///
+    /// When a thread that wrote to it has panicked.
+    #[must_use]
+    pub fn log_text(&self) -> String {
+        self.log.lines.lock().unwrap().join("\n")
     }
 
     /// Ends it without a warning (SIGKILL).

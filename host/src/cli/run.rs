@@ -10,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::control::cluster::Cluster;
 use crate::control::controller::Controller;
+use crate::lookup::Places;
 use crate::plugin::Engine;
 use crate::registry::{Loader, Registry};
 use crate::telemetry::{Readiness, serve};
@@ -29,12 +30,17 @@ pub struct Args {
     /// Only Plugin records with these labels (default: all records).
     #[arg(long, env = "TRANSOM_PLUGIN_SELECTOR", default_value = "", value_name = "SELECTOR")]
     plugin_selector: String,
+    /// Namespace of the Secret with the key that random bytes are derived from (default: that of the kubeconfig or the
+    /// pod).
+    #[arg(long, env = "TRANSOM_NAMESPACE", value_name = "NAMESPACE")]
+    namespace: Option<String>,
 }
 
 impl Args {
     pub(super) async fn run(self, cache_dir: PathBuf) -> anyhow::Result<()> {
         let mut config = kube::Config::infer().await.context("no cluster: set KUBECONFIG, or run inside one")?;
         config.default_namespace = self.watch_namespace.clone().unwrap_or(config.default_namespace);
+        let namespace = self.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
         let client = kube::Client::try_from(config).context("the kubeconfig cannot be used")?;
         let cluster = Arc::new(Cluster::new(client, self.watch_namespace));
         let readiness = Readiness::default();
@@ -42,8 +48,9 @@ impl Args {
             .await
             .with_context(|| format!("cannot listen on {}: choose another --listen", self.listen))?;
         tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "serving health and metrics");
+        let places = Places { namespace, cache_dir: cache_dir.clone() };
         let loader = Loader { engine: Engine::new()?, program: std::env::current_exe()?, cache_dir };
-        let controller = Controller::new(cluster);
+        let controller = Controller::new(cluster, places);
         let registry = Registry::new(controller.clone(), loader, self.plugin_selector);
         registry.install().await.context("cannot install the custom resource definition of Plugin")?;
         let records = tokio::spawn(registry.run(readiness));

@@ -23,7 +23,7 @@ use super::cluster::{ApiError, Applied, CREATE_ONLY};
 use super::controller::{Active, Controller};
 use super::key::PrimaryKey;
 use crate::api::names;
-use crate::lookup::Lookups;
+use crate::lookup::{Asker, Lookups};
 use crate::plan::check::{Checked, Checker, PlanError, digest, shorten};
 use crate::plan::contract::{Answered, Event, Failure, Lookup, ObjectRef, Request, Step, TypeMeta};
 use crate::plan::decide::{self, Apply, Prune, Writes};
@@ -300,6 +300,12 @@ impl Reconcile<'_> {
         &self.controller.lookups
     }
 
+    fn asker(&self) -> Asker<'_> {
+        let uid = self.active.primary(self.key).map(|primary| primary.uid.clone()).unwrap_or_default();
+        let Active { name, manifest, grants, .. } = self.active;
+        Asker { key: self.key, uid, plugin: name, manifest, grants }
+    }
+
     /// The primary and its children as the caches have them.
     fn snapshot(&self) -> Option<Snapshot> {
         let primary = self.active.primary(self.key)?;
@@ -315,7 +321,7 @@ impl Reconcile<'_> {
     /// Calls the plugin until it has a plan.
     async fn converse(&self, snapshot: &Snapshot) -> Result<(Checked, Vec<Answered>), ReconcileError> {
         let manifest = &self.active.manifest;
-        let answers = self.lookups().last(self.key, manifest).await;
+        let answers = self.lookups().last(&self.asker()).await;
         let bounds = self.active.plugin.bounds();
         let request = snapshot.request(manifest, answers);
         let (plan, used) = rounds::converse(self, request, *bounds).await.map_err(|stop| match stop {
@@ -601,7 +607,7 @@ impl Session for Reconcile<'_> {
     }
 
     async fn answer(&self, lookups: Vec<Lookup>) -> Vec<Answered> {
-        self.lookups().answer(self.key, &self.active.manifest, lookups).await
+        self.lookups().answer(&self.asker(), lookups).await
     }
 }
 
