@@ -269,7 +269,9 @@ impl Namespace {
         let records = ListParams::default().labels(&self.selector());
         absent_is_fine(plugins.delete_collection(&DeleteParams::default(), &records).await)?;
         Api::<KubeNamespace>::all(client.clone()).delete(&self.name, &DeleteParams::background()).await?;
-        for target in [of::<sample::Web>(""), of::<sample::Domain>(""), of::<sample::Hostile>("")] {
+        for target in
+            [of::<sample::Web>(""), of::<sample::Domain>(""), of::<sample::Hostile>(""), of::<sample::Asker>("")]
+        {
             let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &self.name, &target.resource());
             let Some(primaries) = absent_is_fine(api.list(&ListParams::default()).await)? else { continue };
             for primary in

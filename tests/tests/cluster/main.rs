@@ -17,6 +17,7 @@ mod domain;
 mod drift;
 mod hostile;
 mod loading;
+mod lookups;
 mod ownership;
 mod restart;
 mod steady;
