@@ -1,48 +1,117 @@
 //! Answers for plugins: one file for each kind of lookup.
 //!
-//! An answer is kept for as long as a plan rests on it, shared by all primaries that asked the same, and thrown away
-//! when what it speaks of changes; then exactly the primaries that used it are reconciled again.
+//! An answer is kept for as long as a plan rests on it and shared by all primaries that asked the same under the same
+//! grant. When what it speaks of changes, exactly the primaries that used it are reconciled again. What nobody watches
+//! (gRPC, HTTP, registries, artifacts) is asked for again when it gets too old; see [`table`].
+//!
+//! # Limits
+//! gRPC: request 64 KiB, response 4 MiB, 5 s. HTTP: body 4 MiB, 10 s. Image: 10 s. Artifact: 16 MiB and 10,000 files
+//! unpacked, 60 s. Engine: input and output 16 MiB, by default 10 s and 256 MiB. Objects: 1,000 and 4 MiB. Answers in
+//! memory: 128 MiB, and as much again for outputs of engines; requests to one endpoint at the same time: 32.
 
+mod artifact;
+mod client;
 mod clock;
+mod engine;
+mod glob;
+mod grants;
+mod grpc;
+mod http;
+mod image;
 mod kubernetes;
+mod random;
+mod registry;
+mod selector;
 mod table;
+#[cfg(test)]
+mod testing;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+use crate::api::plugin::SecretRef;
 use crate::control::cluster::Cluster;
 use crate::control::key::PrimaryKey;
-use crate::plan::contract::{Answer, Answered, Lookup, Manifest, ObjectRef, Problem, TypeMeta};
+use crate::plan::contract::{Answer, Answered, Delivery, Lookup, Manifest, ObjectRef, TypeMeta};
 
+use artifact::Artifacts;
+use client::{Clients, SecretData};
+use grants::Protocol;
+use table::{Freshness, Table};
+
+pub use engine::Runner;
+pub use grants::{Endpoint, Grants};
 pub use table::Stale;
-use table::Table;
+
+/// Where the host keeps what it needs for lookups.
+pub struct Places {
+    /// Namespace of the Secret with the host's key.
+    pub namespace: String,
+    /// Folder for artifacts, of the host alone.
+    pub cache_dir: PathBuf,
+}
+
+/// On whose behalf a lookup is made.
+pub struct Asker<'a> {
+    /// The primary.
+    pub key: &'a PrimaryKey,
+    /// Its UID.
+    pub uid: String,
+    /// Name of the `Plugin` record.
+    pub plugin: &'a str,
+    /// What the plugin declares.
+    pub manifest: &'a Manifest,
+    /// What the record grants.
+    pub grants: &'a Grants,
+}
+
+/// What fetching an answer needs.
+struct Sources {
+    cluster: Arc<Cluster>,
+    clients: Clients,
+    artifacts: Artifacts,
+}
 
 /// Answers lookups for the whole host.
 pub struct Lookups {
-    cluster: Arc<Cluster>,
+    sources: Arc<Sources>,
     table: Arc<Table>,
     kinds: kubernetes::Kinds,
+    engines: engine::Engines,
+    random: random::Random,
 }
 
 impl Lookups {
-    /// `stale` is called with every primary whose plan rests on an answer that no longer holds.
+    /// `stale` is called with every primary whose plan rests on an answer that no longer holds. Must be called within a
+    /// runtime.
     #[must_use]
-    pub fn new(cluster: Arc<Cluster>, stale: Arc<Stale>) -> Self {
-        let table = Arc::new(Table::new(stale));
+    pub fn new(cluster: Arc<Cluster>, places: Places, stale: Arc<Stale>) -> Self {
+        let table = Table::new(stale);
         let kinds = kubernetes::Kinds::new(cluster.clone(), table.clone());
-        Self { cluster, table, kinds }
+        let reader = cluster.clone();
+        let read = move |reference| read_secret(reader.clone(), reference).boxed();
+        let clients = Clients::new(Arc::new(read));
+        let artifacts = Artifacts::new(places.cache_dir.join("artifacts"));
+        let random = random::Random::new(places.namespace);
+        let sources = Arc::new(Sources { cluster, clients, artifacts });
+        Self { sources, table, kinds, engines: engine::Engines::new(), random }
     }
 
     /// Answers to what the last plan of a primary used, as of now.
-    pub async fn last(&self, key: &PrimaryKey, manifest: &Manifest) -> Vec<Answered> {
-        self.answer(key, manifest, self.table.used_by(key)).await
+    pub async fn last(&self, asker: &Asker<'_>) -> Vec<Answered> {
+        self.answer(asker, self.table.used_by(asker.key)).await
     }
 
     /// Answers lookups, all at the same time, in the order in which they were asked.
-    pub async fn answer(&self, key: &PrimaryKey, manifest: &Manifest, lookups: Vec<Lookup>) -> Vec<Answered> {
+    pub async fn answer(&self, asker: &Asker<'_>, lookups: Vec<Lookup>) -> Vec<Answered> {
         let mut answers = Vec::with_capacity(lookups.len());
         for lookup in &lookups {
-            answers.push(self.one(key, manifest, lookup));
+            answers.push(self.one(asker, lookup));
         }
         let answers = futures::future::join_all(answers).await;
         lookups.into_iter().zip(answers).map(|(lookup, answer)| Answered { lookup, answer }).collect()
@@ -56,45 +125,147 @@ impl Lookups {
 
     /// Remembers what a plan rests on, and forgets the rest. Returns after how long an answer changes by itself.
     pub fn keep(&self, key: &PrimaryKey, used: &[Answered]) -> Option<Duration> {
-        self.table.keep(key, used.iter().map(|answered| answered.lookup.clone()).collect());
+        self.table.keep(key, used.iter().map(|answered| &answered.lookup));
         used.iter().filter_map(|answered| clock::changes_in(&answered.lookup)).min()
     }
 
     /// Forgets a primary.
     pub fn forget(&self, key: &PrimaryKey) {
-        self.table.keep(key, Vec::new());
+        self.table.keep(key, []);
     }
 
-    async fn one(&self, key: &PrimaryKey, manifest: &Manifest, lookup: &Lookup) -> Answer {
-        match lookup {
-            Lookup::Clock { seconds } => clock::answer(*seconds),
-            Lookup::Object(reference) => match may_read(key, manifest, &reference.kind, Some(&reference.namespace)) {
-                Err(denied) => denied,
-                Ok(delivery) => {
-                    self.kinds.watch(&reference.kind).await;
-                    let fetch = || kubernetes::object(&self.cluster, reference, delivery);
-                    self.table.answer(key, lookup, fetch).await
-                }
-            },
-            Lookup::Objects { kind, namespace, label_selector } => {
-                match may_read(key, manifest, kind, namespace.as_deref()) {
-                    Err(denied) => denied,
-                    Ok(delivery) => {
-                        self.kinds.watch(kind).await;
-                        let namespace = namespace.as_deref();
-                        let fetch = || kubernetes::objects(&self.cluster, kind, namespace, label_selector, delivery);
-                        self.table.answer(key, lookup, fetch).await
-                    }
-                }
-            }
-            Lookup::Grpc { .. } => unsupported("gRPC"),
-            Lookup::Http { .. } => unsupported("HTTP"),
-            Lookup::Image { .. } => unsupported("image"),
-            Lookup::Artifact { .. } => unsupported("artifact"),
-            Lookup::Engine { .. } => unsupported("engine"),
-            Lookup::Random { .. } => unsupported("random"),
+    /// Makes a unary gRPC call, now and without memory: for the calls of a plan.
+    pub async fn call(&self, grants: &Grants, endpoint: &str, path: &str, message: &[u8]) -> Answer {
+        match grants.endpoint(endpoint, &[Protocol::Grpc]) {
+            Ok(endpoint) => grpc::answer(&self.sources.clients, endpoint, path, message).await,
+            Err(denied) => denied,
         }
     }
+
+    async fn one(&self, asker: &Asker<'_>, lookup: &Lookup) -> Answer {
+        match self.try_one(asker, lookup).await {
+            Ok(answer) | Err(answer) => answer,
+        }
+    }
+
+    /// `Err` is an answer, too: the one that stops.
+    async fn try_one(&self, asker: &Asker<'_>, lookup: &Lookup) -> Result<Answer, Answer> {
+        let Asker { grants, .. } = asker;
+        Ok(match lookup {
+            Lookup::Clock { seconds } => clock::answer(*seconds),
+            Lookup::Random { label, length } => {
+                self.random.answer(&self.sources.cluster, &asker.uid, label, *length).await
+            }
+            Lookup::Engine { engine, input } => self.engines.answer(grants.engine(engine)?, input).await,
+            Lookup::Object(reference) => {
+                let delivery = may_read(asker.key, asker.manifest, &reference.kind, Some(&reference.namespace))?;
+                self.kinds.watch(&reference.kind).await;
+                let reference = reference.clone();
+                self.watched(asker, lookup, delivery, move |sources| {
+                    let reference = reference.clone();
+                    async move { kubernetes::object(&sources.cluster, &reference, delivery).await }.boxed()
+                })
+                .await
+            }
+            Lookup::Objects { kind, namespace, label_selector } => {
+                let delivery = may_read(asker.key, asker.manifest, kind, namespace.as_deref())?;
+                self.kinds.watch(kind).await;
+                let asked = (kind.clone(), namespace.clone(), label_selector.clone());
+                self.watched(asker, lookup, delivery, move |sources| {
+                    let (kind, namespace, selector) = asked.clone();
+                    async move {
+                        let namespace = namespace.as_deref();
+                        kubernetes::objects(&sources.cluster, &kind, namespace, &selector, delivery).await
+                    }
+                    .boxed()
+                })
+                .await
+            }
+            Lookup::Grpc { endpoint, path, message, max_age_ms } => {
+                let endpoint = grants.endpoint(endpoint, &[Protocol::Grpc])?;
+                let asked = (path.clone(), message.clone());
+                self.aged(asker, lookup, endpoint, *max_age_ms, move |sources, endpoint| {
+                    let (path, message) = asked.clone();
+                    async move { grpc::answer(&sources.clients, &endpoint, &path, &message).await }.boxed()
+                })
+                .await
+            }
+            Lookup::Http { endpoint, head, path, max_age_ms } => {
+                let endpoint = grants.endpoint(endpoint, &[Protocol::Http])?;
+                let (head, path) = (*head, path.clone());
+                self.aged(asker, lookup, endpoint, *max_age_ms, move |sources, endpoint| {
+                    let path = path.clone();
+                    async move { http::answer(&sources.clients, &endpoint, head, &path).await }.boxed()
+                })
+                .await
+            }
+            Lookup::Image { reference, max_age_ms } => {
+                let image = image::Reference::parse(reference)?;
+                let endpoint = grants.registry(&image.authority, &image.repository)?;
+                self.aged(asker, lookup, endpoint, *max_age_ms, move |sources, endpoint| {
+                    let image = image.clone();
+                    async move { image::answer(&sources.clients, &endpoint, &image).await }.boxed()
+                })
+                .await
+            }
+            Lookup::Artifact { endpoint, reference, include, max_age_ms } => {
+                let any = [Protocol::Oci, Protocol::Http, Protocol::Git, Protocol::Folder];
+                let endpoint = grants.endpoint(endpoint, &any)?;
+                let asked = (reference.clone(), include.clone());
+                self.aged(asker, lookup, endpoint, *max_age_ms, move |sources, endpoint| {
+                    let (reference, include) = asked.clone();
+                    async move { sources.artifacts.answer(&sources.clients, &endpoint, &reference, &include).await }
+                        .boxed()
+                })
+                .await
+            }
+        })
+    }
+
+    /// Something in the API server. Plugins do not share such answers: each reads as itself.
+    async fn watched(
+        &self,
+        asker: &Asker<'_>,
+        lookup: &Lookup,
+        delivery: Delivery,
+        fetch: impl Fn(Arc<Sources>) -> BoxFuture<'static, Answer> + Send + Sync + 'static,
+    ) -> Answer {
+        let grant: Arc<str> = format!("{} {delivery:?}", asker.plugin).into();
+        let sources = self.sources.clone();
+        let source = Arc::new(move || fetch(sources.clone()));
+        self.table.answer(asker.key, lookup, &grant, Freshness::Watched, source).await
+    }
+
+    /// Something outside. Plugins share answers when their records grant the same.
+    async fn aged(
+        &self,
+        asker: &Asker<'_>,
+        lookup: &Lookup,
+        endpoint: &Arc<Endpoint>,
+        max_age_ms: u32,
+        fetch: impl Fn(Arc<Sources>, Arc<Endpoint>) -> BoxFuture<'static, Answer> + Send + Sync + 'static,
+    ) -> Answer {
+        let (sources, granted) = (self.sources.clone(), endpoint.clone());
+        let source = Arc::new(move || fetch(sources.clone(), granted.clone()));
+        let freshness = Freshness::Aged(Duration::from_millis(max_age_ms.into()));
+        self.table.answer(asker.key, lookup, &endpoint.digest, freshness, source).await
+    }
+}
+
+/// `data` of a Secret.
+async fn read_secret(cluster: Arc<Cluster>, reference: SecretRef) -> Result<Option<SecretData>, String> {
+    let SecretRef { namespace, name } = reference;
+    let reference = ObjectRef { kind: TypeMeta::new("v1", "Secret"), namespace, name };
+    let Some(secret) = cluster.get(&reference).await.map_err(|error| error.to_string())? else {
+        return Ok(None);
+    };
+    let value = secret.value();
+    let data = value.get("data").and_then(serde_json::Value::as_object);
+    let decode = |(key, text): (&String, &serde_json::Value)| {
+        let bytes = base64::engine::general_purpose::STANDARD.decode(text.as_str()?).ok()?;
+        Some((key.clone(), bytes))
+    };
+    Ok(Some(data.into_iter().flatten().filter_map(decode).collect()))
 }
 
 /// May this plugin read this kind in this namespace for this primary, and how much of it?
@@ -103,7 +274,7 @@ fn may_read(
     manifest: &Manifest,
     kind: &TypeMeta,
     namespace: Option<&str>,
-) -> Result<crate::plan::contract::Delivery, Answer> {
+) -> Result<Delivery, Answer> {
     let Some((_, delivery)) = manifest.reads.iter().find(|(declared, _)| declared == kind) else {
         return Err(Answer::Denied(format!("the plugin did not declare that it reads {kind}")));
     };
@@ -116,28 +287,9 @@ fn may_read(
     Ok(*delivery)
 }
 
-fn unsupported(what: &str) -> Answer {
-    Answer::Failed(Problem {
-        reason: "Unsupported".into(),
-        message: format!("this version of the host answers no {what} lookups"),
-    })
-}
-
-/// Does a change of this object make the answer to this lookup stale?
-fn concerns(lookup: &Lookup, changed: &ObjectRef) -> bool {
-    match lookup {
-        Lookup::Object(reference) => reference == changed,
-        Lookup::Objects { kind, namespace, .. } => {
-            *kind == changed.kind && namespace.as_ref().is_none_or(|asked| *asked == changed.namespace)
-        }
-        _ => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::contract::Delivery;
 
     fn manifest() -> Manifest {
         Manifest {

@@ -10,8 +10,10 @@ mod convert;
 mod engine;
 mod error;
 mod instance;
+mod runner;
 
 pub use compile::{CompileError, Compiled, compile_in_child, compile_to_file};
 pub use engine::{Engine, EngineError};
 pub use error::CallError;
 pub use instance::{CallStats, LoadError, Plugin};
+pub use runner::EngineComponent;

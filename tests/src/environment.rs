@@ -43,3 +43,8 @@ pub(crate) fn program() -> PathBuf {
 pub(crate) fn plugins() -> PathBuf {
     required("TRANSOM_TEST_PLUGINS")
 }
+
+/// The OCI registry's program.
+pub(crate) fn registry() -> PathBuf {
+    required("TRANSOM_TEST_REGISTRY")
+}

@@ -62,7 +62,15 @@ impl Drop for Immortal {
 fn command(namespace: &str, selector: &str, cache_dir: &Path, kubeconfig: &Path) -> Command {
     let mut command = Command::new(environment::program());
     command.args(["run", "--listen", "127.0.0.1:0", "--recordings-listen", "127.0.0.1:0", "--log-format", "json"]);
-    command.args(["--watch-namespace", namespace, "--plugin-selector", selector, "--cache-dir"]);
+    command.args([
+        "--namespace",
+        namespace,
+        "--watch-namespace",
+        namespace,
+        "--plugin-selector",
+        selector,
+        "--cache-dir",
+    ]);
     command.arg(cache_dir).env("KUBECONFIG", kubeconfig).stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
     command
 }
@@ -196,6 +204,16 @@ impl Host {
         let lines = self.log.lines.lock().unwrap();
         let lines = lines.iter().map(|line| serde_json::from_str::<Value>(line).expect("every line is JSON"));
         lines.filter(|line| line["message"] == message).collect()
+    }
+
+    /// Its whole log.
+    ///
+    /// # Panics
+    ///
+    /// When a thread that wrote to it has panicked.
+    #[must_use]
+    pub fn log_text(&self) -> String {
+        self.log.lines.lock().unwrap().join("\n")
     }
 
     /// Ends it without a warning (SIGKILL).

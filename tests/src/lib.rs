@@ -30,6 +30,7 @@ pub mod native;
 mod object;
 mod proxy;
 mod recording;
+mod registry;
 pub mod sample;
 
 use std::time::Duration;
@@ -45,6 +46,7 @@ pub use namespace::Namespace;
 pub use object::{Condition, Target, condition, condition_of, of, stripped};
 pub use proxy::{Fault, Proxy, Seen};
 pub use recording::Recording;
+pub use registry::Registry;
 
 /// How long anything may take that a test waits for. On an idle machine nothing takes more than a few seconds, except
 /// Kubernetes' garbage collector, which learns of a new kind after up to 30.

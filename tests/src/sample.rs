@@ -33,6 +33,10 @@ kind!(
     Hostile, "tests.transom.dev", "v1", "hostiles"
 );
 kind!(
+    /// Of the plugin `asker`.
+    Asker, "tests.transom.dev", "v1", "askers"
+);
+kind!(
     /// A database of CloudNativePG.
     Cluster, "postgresql.cnpg.io", "v1", "clusters"
 );

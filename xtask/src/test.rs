@@ -9,7 +9,7 @@ use crate::controlplane::ControlPlane;
 use crate::kubectl::Kubectl;
 use crate::progress::Steps;
 use crate::tools::Tools;
-use crate::{command, crds, demo, guests, host, workspace};
+use crate::{command, crds, demo, guests, host, tools, workspace};
 
 /// What was asked for on the command line.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +29,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 fn all(options: &Options, steps: &mut Steps) -> Result<()> {
     let tools = steps.run("tools", Tools::prepare)?;
+    let registry = steps.run("registry", tools::registry)?;
     let plugins = steps.run("plugins", || guests::build(&[]))?;
     let host = steps.run("build", build)?;
     steps.run("crds --check", || crds::check(&host))?;
@@ -43,6 +44,7 @@ fn all(options: &Options, steps: &mut Steps) -> Result<()> {
         let mut tests = command::cargo();
         tests.current_dir(workspace::root()).args(["test", "--workspace"]).args(&options.arguments);
         environment.set(&mut tests);
+        tests.env("TRANSOM_TEST_REGISTRY", &registry);
         command::run(&mut tests)
     })?;
     // Two cores run one control plane well, not two.

@@ -69,6 +69,18 @@ const KUBE: Module = Module {
     takes: "about 5 minutes the first time",
 };
 
+/// The registry that lookups of images and artifacts are tested against.
+const REGISTRY: Module = Module {
+    folder: "registry",
+    programs: &[Program {
+        name: "registry",
+        package: "github.com/distribution/distribution/v3/cmd/registry",
+        is_asset: false,
+    }],
+    ldflags: "-s -w",
+    takes: "about 2 minutes the first time",
+};
+
 /// The stages of kwok that make nodes ready and pods run, complete and go, in its module's `kustomize/stage/`.
 const STAGES: &[&str] =
     &["node/fast/node-initialize", "pod/fast/pod-ready", "pod/fast/pod-complete", "pod/fast/pod-delete"];
@@ -84,6 +96,12 @@ pub(crate) struct Tools {
     pub(crate) kwok: PathBuf,
     /// The stages as kwok ships them, one YAML document each.
     pub(crate) stages: PathBuf,
+}
+
+/// The OCI registry for tests; built when they are run, no part of a control plane.
+pub(crate) fn registry() -> Result<PathBuf> {
+    let folder = REGISTRY.prepare(None)?.context("nothing was built")?;
+    Ok(folder.join("registry"))
 }
 
 impl Tools {

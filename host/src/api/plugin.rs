@@ -42,6 +42,15 @@ pub struct PluginSpec {
     /// Bounds of one call.
     #[serde(default)]
     pub limits: Limits,
+    /// Services outside the API server that the plugin may ask, by the names that it declares. What is not here is
+    /// denied. An OCI registry under a name that the plugin does not declare is one whose images it may look up.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub endpoints: Vec<EndpointSpec>,
+    /// Engines that the plugin may run, by the names that it declares.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub engines: Vec<EngineSpec>,
     /// How long the deletion of an object waits for a plugin that fails or cannot be loaded, in seconds. After that the host
     /// deletes the object's children and lets it go; what the plugin would have cleaned up elsewhere stays.
     #[serde(default = "default_deletion_timeout")]
@@ -51,6 +60,106 @@ pub struct PluginSpec {
 
 fn default_deletion_timeout() -> u32 {
     300
+}
+
+/// A service that lookups go to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EndpointSpec {
+    /// Name that the plugin uses.
+    #[schemars(regex(pattern = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"))]
+    pub name: String,
+    /// Where it is: `https://host:port/base` for gRPC and HTTP, `oci://registry/repository` for a registry or a part of
+    /// it, `https://…` or `file:///…` for a git repository, `file:///…` for a folder that the host can read.
+    #[schemars(length(max = 2048), regex(pattern = r"^(https?|oci|file)://.+"))]
+    pub address: String,
+    /// Talk without TLS: needed for `http://`, and for an `oci://` registry that has none.
+    #[serde(default)]
+    pub plaintext: bool,
+    /// Paths that may be asked for, as globs with `*`, `**` and `?`: `/package.Service/*`, `/v1/**`, `/team/app`. Empty:
+    /// all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub paths: Vec<String>,
+    /// Secret with what the service wants: `username` and `password`, or `token`, and `tls.crt` with `tls.key` for a
+    /// client certificate. Read again within 30 seconds after a change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<SecretRef>,
+    /// Secret with `ca.crt`: the only authorities that are trusted here, in place of the system's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<SecretRef>,
+}
+
+/// A Secret.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SecretRef {
+    /// Namespace of the Secret.
+    pub namespace: String,
+    /// Name of the Secret.
+    pub name: String,
+}
+
+/// An engine that lookups run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EngineSpec {
+    /// Name that the plugin uses.
+    #[schemars(regex(pattern = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"))]
+    pub name: String,
+    /// Where the component is fetched from.
+    pub source: Source,
+    /// SHA-256 of the component: `sha256:` and 64 hexadecimal digits. Nothing else is ever run.
+    #[schemars(regex(pattern = r"^sha256:[0-9a-f]{64}$"))]
+    pub digest: String,
+    /// Bounds of one run.
+    #[serde(default)]
+    pub limits: EngineLimits,
+}
+
+/// Bounds of one run of an engine.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EngineLimits {
+    /// Memory of one instance, a quantity; 256Mi by default, at most 1Gi.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|k|M|G)?$"))]
+    pub memory: Option<String>,
+    /// Wall-clock time of one run in milliseconds; 10,000 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 10, max = 120_000))]
+    pub deadline_milliseconds: Option<u32>,
+}
+
+impl EngineLimits {
+    /// The bounds that these limits mean: those of a call, with an engine's defaults.
+    ///
+    /// # Errors
+    /// The field's path and what is wrong with it.
+    pub fn bounds(&self, engine: &str) -> Result<Bounds, String> {
+        let mut bounds = Bounds {
+            memory_bytes: 256 << 20,
+            deadline: Duration::from_secs(10),
+            response_bytes: 17 << 20, // 16 MiB of output and what is around it
+            ..Bounds::default()
+        };
+        if let Some(text) = &self.memory {
+            let field = format!("spec.engines[{engine}].limits.memory");
+            bounds.memory_bytes = size(&field, text, MAX_MEMORY_BYTES)?;
+        }
+        if let Some(ms) = self.deadline_milliseconds {
+            bounds.deadline = Duration::from_millis(ms.into());
+        }
+        Ok(bounds)
+    }
+}
+
+/// A quantity of bytes, at most `max`.
+fn size(field: &str, text: &str, max: usize) -> Result<usize, String> {
+    quantity::bytes(text)
+        .filter(|&n| n <= max as u64)
+        .and_then(|n| usize::try_from(n).ok())
+        .ok_or_else(|| format!("{field}: {text:?} must be a size such as 64Mi, at most {max} bytes"))
 }
 
 /// Where a component is fetched from: exactly one of these.
@@ -163,16 +272,11 @@ impl Limits {
     /// The field's path and what is wrong with it.
     pub fn bounds(&self) -> Result<Bounds, String> {
         let mut bounds = Bounds::default();
-        let size = |field: &str, text: &str, max: usize| {
-            quantity::bytes(text).filter(|&n| n <= max as u64).and_then(|n| usize::try_from(n).ok()).ok_or_else(|| {
-                format!("spec.limits.{field}: {text:?} must be a size such as 64Mi, at most {max} bytes")
-            })
-        };
         if let Some(text) = &self.memory {
-            bounds.memory_bytes = size("memory", text, MAX_MEMORY_BYTES)?;
+            bounds.memory_bytes = size("spec.limits.memory", text, MAX_MEMORY_BYTES)?;
         }
         if let Some(text) = &self.response {
-            bounds.response_bytes = size("response", text, MAX_MEMORY_BYTES)?;
+            bounds.response_bytes = size("spec.limits.response", text, MAX_MEMORY_BYTES)?;
         }
         if let Some(ms) = self.deadline_milliseconds {
             bounds.deadline = Duration::from_millis(ms.into());

@@ -10,8 +10,8 @@ use http_body_util::BodyExt;
 
 use super::subject::Subject;
 use crate::control::key::PrimaryKey;
-use crate::lookup::Lookups;
-use crate::plan::contract::{Answered, Failure, Lookup, Request, Step};
+use crate::lookup::{Asker, Grants, Lookups, Places};
+use crate::plan::contract::{Answer, Answered, Failure, Lookup, Request, Step};
 use crate::plan::request::Snapshot;
 use crate::plan::rounds::{self, Conversation, Session};
 use crate::plugin::{CallError, Engine};
@@ -136,9 +136,14 @@ async fn evaluate(subject: &Subject, (loaded, digest): &(Loaded, String)) -> any
         children: subject.children.clone(),
         config,
     };
+    let folder = tempfile::tempdir().context("no folder for what lookups bring")?;
+    let places = Places { namespace: subject.reference.namespace.clone(), cache_dir: folder.path().to_path_buf() };
     let session = Live {
         key: PrimaryKey::new(Arc::new(snapshot.kind.clone()), &snapshot.primary.namespace, &snapshot.primary.name),
-        lookups: Lookups::new(subject.cluster.clone(), Arc::new(|_| {})),
+        uid: snapshot.primary.uid.clone(),
+        plugin: subject.plugin_name(),
+        lookups: Lookups::new(subject.cluster.clone(), places, Arc::new(|_| {})),
+        grants: Grants::default(),
         loaded,
     };
     let started = Instant::now();
@@ -169,7 +174,11 @@ async fn evaluate(subject: &Subject, (loaded, digest): &(Loaded, String)) -> any
 /// A conversation with the cluster as it is.
 struct Live<'a> {
     key: PrimaryKey,
+    uid: String,
+    plugin: String,
     lookups: Lookups,
+    /// None: credentials of endpoints are the host's.
+    grants: Grants,
     loaded: &'a Loaded,
 }
 
@@ -181,6 +190,17 @@ impl Session for Live<'_> {
     }
 
     async fn answer(&self, lookups: Vec<Lookup>) -> Vec<Answered> {
-        self.lookups.answer(&self.key, &self.loaded.manifest, lookups).await
+        let Self { key, plugin, grants, loaded, .. } = self;
+        let asker = Asker { key, uid: self.uid.clone(), plugin, manifest: &loaded.manifest, grants };
+        let mut answers = Vec::with_capacity(lookups.len());
+        for lookup in lookups {
+            if matches!(lookup, Lookup::Random { .. }) {
+                let only = "only the host has the key of random bytes: take the recording from it";
+                answers.push(Answered { lookup, answer: Answer::Denied(only.into()) });
+            } else {
+                answers.extend(self.lookups.answer(&asker, vec![lookup]).await);
+            }
+        }
+        answers
     }
 }

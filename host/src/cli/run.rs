@@ -10,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::control::cluster::Cluster;
 use crate::control::controller::Controller;
+use crate::lookup::Places;
 use crate::plugin::Engine;
 use crate::record::ring::{MAX_BYTES, Ring};
 use crate::registry::{Loader, Registry};
@@ -36,12 +37,17 @@ pub struct Args {
     /// Loopback address where they are served; port 0 picks a free one (default: 127.0.0.1:8081 if it is free).
     #[arg(long, env = "TRANSOM_RECORDINGS_LISTEN", value_name = "ADDRESS")]
     recordings_listen: Option<SocketAddr>,
+    /// Namespace of the Secret with the key that random bytes are derived from (default: that of the kubeconfig or the
+    /// pod).
+    #[arg(long, env = "TRANSOM_NAMESPACE", value_name = "NAMESPACE")]
+    namespace: Option<String>,
 }
 
 impl Args {
     pub(super) async fn run(self, cache_dir: PathBuf) -> anyhow::Result<()> {
         let mut config = kube::Config::infer().await.context("no cluster: set KUBECONFIG, or run inside one")?;
         config.default_namespace = self.watch_namespace.clone().unwrap_or(config.default_namespace);
+        let namespace = self.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
         let client = kube::Client::try_from(config).context("the kubeconfig cannot be used")?;
         let cluster = Arc::new(Cluster::new(client, self.watch_namespace));
         let readiness = Readiness::default();
@@ -49,10 +55,11 @@ impl Args {
             .await
             .with_context(|| format!("cannot listen on {}: choose another --listen", self.listen))?;
         tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "serving health and metrics");
+        let places = Places { namespace, cache_dir: cache_dir.clone() };
         let loader = Loader { engine: Engine::new()?, program: std::env::current_exe()?, cache_dir };
         let recordings = Arc::new(Ring::new(self.recordings, MAX_BYTES));
         serve_recordings(self.recordings_listen, &recordings).await?;
-        let controller = Controller::new(cluster, recordings);
+        let controller = Controller::new(cluster, recordings, places);
         let registry = Registry::new(controller.clone(), loader, self.plugin_selector);
         registry.install().await.context("cannot install the custom resource definition of Plugin")?;
         let records = tokio::spawn(registry.run(readiness));

@@ -14,7 +14,7 @@ use super::key::PrimaryKey;
 use super::queue::Queue;
 use super::reconcile::{Memory, Outcome, Reconcile};
 use super::watch::{Change, Selection, Watch, Watches};
-use crate::lookup::Lookups;
+use crate::lookup::{Grants, Lookups, Places};
 use crate::plan::contract::{Manifest, TypeMeta};
 use crate::plan::object::Object;
 use crate::plan::request::Children;
@@ -45,6 +45,8 @@ pub struct Active {
     pub config: String,
     /// Field manager of its applies.
     pub field_manager: String,
+    /// What its record lets it ask outside the API server.
+    pub grants: Grants,
     /// Kinds that it serves.
     pub primary_watches: Vec<Arc<Watch>>,
     /// Kinds that it, or a version before, makes; those that the API server did not serve at first come later.
@@ -115,13 +117,13 @@ pub struct Controller {
 impl Controller {
     /// Without any plugin yet.
     #[must_use]
-    pub fn new(cluster: Arc<Cluster>, recordings: Arc<Ring>) -> Arc<Self> {
+    pub fn new(cluster: Arc<Cluster>, recordings: Arc<Ring>, places: Places) -> Arc<Self> {
         let shared = Arc::<Shared>::default();
         let (watcher, asker, worked) = (shared.clone(), shared.clone(), shared.clone());
         let observe = move |kind: &Arc<TypeMeta>, selection, change| watcher.observe(kind, selection, change);
         let stale = move |key: &PrimaryKey| asker.queue.add(key.clone(), 0);
         Arc::new(Self {
-            lookups: Lookups::new(cluster.clone(), Arc::new(stale)),
+            lookups: Lookups::new(cluster.clone(), places, Arc::new(stale)),
             events: Events::start(cluster.client().clone(), move || worked.queue.waiting() > 0),
             recordings,
             watches: Watches::new(cluster.clone(), Arc::new(observe)),

@@ -27,7 +27,7 @@ use super::damper::Damper;
 use super::key::PrimaryKey;
 use crate::api::names;
 use crate::api::plugin::Bounds;
-use crate::lookup::Lookups;
+use crate::lookup::{Asker, Lookups};
 use crate::plan::check::{Checked, Checker, PlanError, digest, shorten};
 use crate::plan::contract::{Answered, Event, Failure, Lookup, ObjectRef, Plan, Problem, Request, Step, TypeMeta};
 use crate::plan::decide::{self, Apply, Experience, Prune, Writes};
@@ -353,7 +353,7 @@ impl Reconcile<'_> {
             return Ok(Pass::Wrote("finalizer".into()));
         }
         let manifest = &self.active.manifest;
-        let request = snapshot.request(manifest, self.lookups().last(self.key, manifest).await);
+        let request = snapshot.request(manifest, self.lookups().last(&self.asker()).await);
         let inputs = snapshot.digest(&request);
         if let Some(settled) = self.memory.settled.take()
             && settled.inputs == inputs
@@ -402,6 +402,12 @@ impl Reconcile<'_> {
 
     fn lookups(&self) -> &Lookups {
         &self.controller.lookups
+    }
+
+    fn asker(&self) -> Asker<'_> {
+        let uid = self.active.primary(self.key).map(|primary| primary.uid.clone()).unwrap_or_default();
+        let Active { name, manifest, grants, .. } = self.active;
+        Asker { key: self.key, uid, plugin: name, manifest, grants }
     }
 
     /// The primary and its children as the caches have them.
@@ -817,7 +823,7 @@ impl Session for Reconcile<'_> {
     }
 
     async fn answer(&self, lookups: Vec<Lookup>) -> Vec<Answered> {
-        self.lookups().answer(self.key, &self.active.manifest, lookups).await
+        self.lookups().answer(&self.asker(), lookups).await
     }
 }
 

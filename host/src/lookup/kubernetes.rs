@@ -145,11 +145,13 @@ async fn follow_once(
             match event? {
                 WatchEvent::Added(object) | WatchEvent::Modified(object) | WatchEvent::Deleted(object) => {
                     version = object.metadata.resource_version.unwrap_or_default();
-                    table.changed(&ObjectRef {
+                    let labels: Vec<_> = object.metadata.labels.unwrap_or_default().into_iter().collect();
+                    let reference = ObjectRef {
                         kind: served.kind.clone(),
                         namespace: object.metadata.namespace.unwrap_or_default(),
                         name: object.metadata.name.unwrap_or_default(),
-                    });
+                    };
+                    table.changed(&reference, &labels);
                 }
                 WatchEvent::Bookmark(bookmark) => version = bookmark.metadata.resource_version,
                 WatchEvent::Error(status) => return Err(kube::Error::Api(status).into()),

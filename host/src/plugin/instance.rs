@@ -32,6 +32,9 @@ pub enum LoadError {
     /// It imports something that no plugin may have, or misses an export.
     #[error("does not fit the world transom:plugin/plugin: {0}")]
     World(String),
+    /// The same for an engine.
+    #[error("does not fit the world transom:plugin/engine: {0}")]
+    Engine(String),
     /// `describe` failed.
     #[error("could not describe itself")]
     Describe(#[source] CallError),
@@ -129,22 +132,11 @@ impl Plugin {
 
     /// A store with its own limits, good for one instance and one call.
     fn store(&self) -> Store<State> {
-        let mut store = Store::new(self.pre.engine(), State::new(&self.name, self.bounds.memory_bytes));
-        store.limiter(|state| &mut state.limits);
-        // what a guest hands over is bounded before it is copied
-        store.set_hostcall_fuel(self.bounds.response_bytes);
+        let mut store = store(self.pre.engine(), &self.name, &self.bounds);
         if self.engine.is_metered() {
             // fails only for an engine that counts no fuel
             let _ = store.set_fuel(u64::MAX);
         }
-        store.set_epoch_deadline(1);
-        let (started, deadline) = (store.data().started, self.bounds.deadline);
-        store.epoch_deadline_callback(move |_| {
-            if started.elapsed() > deadline {
-                return Err(wasmtime::Error::from(DeadlineExceeded));
-            }
-            Ok(UpdateDeadline::Yield(1)) // other tasks of this thread get their turn
-        });
         store
     }
 
@@ -176,22 +168,49 @@ impl Plugin {
     }
 
     fn classify(&self, error: &wasmtime::Error, state: &State, other: fn(String) -> CallError) -> CallError {
-        if error.is::<DeadlineExceeded>() {
-            return CallError::DeadlineExceeded(self.bounds.deadline);
-        }
-        if state.limits.refused {
-            return CallError::OutOfMemory(self.bounds.memory_bytes);
-        }
-        if let Some(trap) = error.downcast_ref::<Trap>() {
-            let said = state.last_error.as_deref().map_or_else(|| trap.to_string(), ToOwned::to_owned);
-            return CallError::Trapped(said);
-        }
-        let text = crate::plan::check::shorten(&format!("{error:#}"), 512);
-        if text.contains("fuel allocated for hostcalls") {
-            return CallError::ResponseTooLarge(self.bounds.response_bytes);
-        }
-        other(text)
+        classify(error, state, &self.bounds, other)
     }
+}
+
+/// What one call runs in: with its own limits, thrown away afterwards.
+pub(super) fn store(engine: &wasmtime::Engine, name: &Arc<str>, bounds: &Bounds) -> Store<State> {
+    let mut store = Store::new(engine, State::new(name, bounds.memory_bytes));
+    store.limiter(|state| &mut state.limits);
+    // what a guest hands over is bounded before it is copied
+    store.set_hostcall_fuel(bounds.response_bytes);
+    store.set_epoch_deadline(1);
+    let (started, deadline) = (store.data().started, bounds.deadline);
+    store.epoch_deadline_callback(move |_| {
+        if started.elapsed() > deadline {
+            return Err(wasmtime::Error::from(DeadlineExceeded));
+        }
+        Ok(UpdateDeadline::Yield(1)) // other tasks of this thread get their turn
+    });
+    store
+}
+
+/// How a call failed.
+pub(super) fn classify(
+    error: &wasmtime::Error,
+    state: &State,
+    bounds: &Bounds,
+    other: fn(String) -> CallError,
+) -> CallError {
+    if error.is::<DeadlineExceeded>() {
+        return CallError::DeadlineExceeded(bounds.deadline);
+    }
+    if state.limits.refused {
+        return CallError::OutOfMemory(bounds.memory_bytes);
+    }
+    if let Some(trap) = error.downcast_ref::<Trap>() {
+        let said = state.last_error.as_deref().map_or_else(|| trap.to_string(), ToOwned::to_owned);
+        return CallError::Trapped(said);
+    }
+    let text = crate::plan::check::shorten(&format!("{error:#}"), 512);
+    if text.contains("fuel allocated for hostcalls") {
+        return CallError::ResponseTooLarge(bounds.response_bytes);
+    }
+    other(text)
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -199,7 +218,7 @@ impl Plugin {
 struct DeadlineExceeded;
 
 /// What belongs to one call.
-struct State {
+pub(super) struct State {
     plugin: Arc<str>,
     started: Instant,
     limits: Limits,
@@ -219,7 +238,7 @@ impl State {
         }
     }
 
-    fn report_dropped_lines(&self) {
+    pub(super) fn report_dropped_lines(&self) {
         let dropped = self.lines.saturating_sub(MAX_LOG_LINES);
         if dropped > 0 {
             tracing::warn!(plugin = &*self.plugin, dropped, "plugin logs too much");

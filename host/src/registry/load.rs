@@ -9,12 +9,13 @@ use sha2::{Digest as _, Sha256};
 use super::crd::Definition;
 use super::source;
 use crate::api::names;
-use crate::api::plugin::{Bounds, KindRef, PluginSpec, PluginStatus};
+use crate::api::plugin::{Bounds, KindRef, PluginSpec, PluginStatus, Source};
 use crate::control::cluster::ApiError;
 use crate::control::controller::{Active, Controller};
 use crate::control::watch::{Selection, Watch};
+use crate::lookup::{Grants, Runner};
 use crate::plan::contract::Manifest;
-use crate::plugin::{CompileError, Engine, Plugin, compile_in_child};
+use crate::plugin::{CompileError, Engine, EngineComponent, Plugin, compile_in_child};
 
 /// Which step failed, in the words of the record's conditions.
 #[derive(Debug, thiserror::Error)]
@@ -31,7 +32,7 @@ pub struct LoadFailure {
 }
 
 /// Condition types of the steps, in their order.
-pub(super) const STEPS: [&str; 5] = ["Fetched", "Verified", "Compiled", "Described", "Installed"];
+pub(super) const STEPS: [&str; 6] = ["Fetched", "Verified", "Compiled", "Described", "Granted", "Installed"];
 
 /// Label values are at most this long (`k8s.io/apimachinery/pkg/util/validation`), and every child has one with the name
 /// of its record.
@@ -115,20 +116,72 @@ fn check_manifest(manifest: &Manifest) -> Result<Vec<Definition>, LoadFailure> {
     if manifest.children.len() > 64 || manifest.reads.len() > 64 {
         return Err(refuse("more than 64 kinds of children or of reads".into()));
     }
-    let unserved = manifest.endpoints.iter().find(|e| !e.optional).map(|e| format!("the endpoint {}", e.name));
-    if let Some(what) = unserved.or_else(|| manifest.engines.first().map(|e| format!("the engine {e}"))) {
-        return Err(failure(
-            "Described",
-            "Unsupported",
-            format!("needs {what}, which this version of the host cannot give"),
-        ));
-    }
+    check_endpoints(manifest).map_err(refuse)?;
     let definitions: Vec<Definition> = manifest
         .crds
         .iter()
         .map(|text| Definition::parse(text).map_err(|error| refuse(format!("custom resource definition: {error}"))))
         .collect::<Result<_, _>>()?;
     Ok(definitions)
+}
+
+fn check_endpoints(manifest: &Manifest) -> Result<(), String> {
+    if manifest.endpoints.len() > 64 || manifest.engines.len() > 16 {
+        return Err("more than 64 endpoints or 16 engines".into());
+    }
+    let names = || manifest.endpoints.iter().map(|endpoint| &endpoint.name).chain(&manifest.engines);
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if let Some(name) = names().find(|name| name.is_empty() || name.len() > 63 || !name.chars().all(plain)) {
+        return Err(format!("the endpoint or engine {name:?} must be a DNS label"));
+    }
+    let twice = |list: &[&String]| {
+        list.iter().enumerate().find(|(i, name)| list.iter().take(*i).any(|n| n == *name)).map(|(_, n)| (*n).clone())
+    };
+    let endpoints: Vec<&String> = manifest.endpoints.iter().map(|endpoint| &endpoint.name).collect();
+    let engines: Vec<&String> = manifest.engines.iter().collect();
+    twice(&endpoints).or_else(|| twice(&engines)).map_or(Ok(()), |name| Err(format!("{name} is declared twice")))
+}
+
+/// What the record grants outside the API server; the engines are loaded. Everything that the plugin cannot do without
+/// must be there.
+async fn grant(
+    loader: &Loader,
+    controller: &Arc<Controller>,
+    spec: &PluginSpec,
+    manifest: &Manifest,
+) -> Result<Grants, LoadFailure> {
+    let (mut grants, missing) =
+        Grants::resolve(manifest, &spec.endpoints).map_err(|message| failure("Granted", "InvalidEndpoint", message))?;
+    if !missing.is_empty() {
+        let message = format!("spec.endpoints gives no address for {}", missing.join(", "));
+        return Err(failure("Granted", "EndpointMissing", message));
+    }
+    if let Some(name) = manifest.engines.iter().find(|name| !spec.engines.iter().any(|engine| engine.name == **name)) {
+        return Err(failure("Granted", "EngineMissing", format!("spec.engines names no engine {name}")));
+    }
+    for (i, engine) in spec.engines.iter().enumerate() {
+        let at = format!("spec.engines[{}]", engine.name);
+        if !manifest.engines.contains(&engine.name) || spec.engines.iter().take(i).any(|e| e.name == engine.name) {
+            let message = format!("{at}: named twice, or the plugin declares no such engine");
+            return Err(failure("Granted", "InvalidEngine", message));
+        }
+        let within = |LoadFailure { reason, message, transient, .. }: LoadFailure| LoadFailure {
+            step: "Granted",
+            reason,
+            message: format!("{at}: {message}"),
+            transient,
+        };
+        let bounds =
+            engine.limits.bounds(&engine.name).map_err(|message| failure("Granted", "InvalidLimits", message))?;
+        let (wasm, digest) = fetch(loader, controller, &engine.source, &engine.digest).await.map_err(within)?;
+        let compiled = compile_in_child(&loader.engine, &loader.program, &loader.cache_dir, &digest, &wasm)
+            .await
+            .map_err(|error| within(compile_failure(&error)))?;
+        let component = EngineComponent::new(&loader.engine, &compiled, &engine.name, bounds)
+            .map_err(|error| failure("Granted", "NotAnEngine", format!("{at}: {error}")))?;
+        grants.add_engine(engine.name.clone(), Arc::new(Runner::new(digest, component)));
+    }
+    Ok(grants)
 }
 
 /// All steps for one record. On success the version is ready to be activated.
@@ -147,7 +200,7 @@ pub(super) async fn prepare(
         return Err(failure("Fetched", "InvalidName", message));
     }
     let bounds = spec.limits.bounds().map_err(|message| failure("Fetched", "InvalidLimits", message))?;
-    let (wasm, digest) = fetch(loader, controller, spec).await?;
+    let (wasm, digest) = fetch(loader, controller, &spec.source, &spec.digest).await?;
     let loaded = loader.load(name, &wasm, &digest, bounds).await?;
     if spec.config.is_some() && loaded.manifest.config_schema.is_none() {
         return Err(failure(
@@ -156,7 +209,8 @@ pub(super) async fn prepare(
             "spec.config is set, but this plugin takes no configuration",
         ));
     }
-    install(controller, name, spec, loaded, digest, earlier).await
+    let grants = grant(loader, controller, spec, &loaded.manifest).await?;
+    install(controller, name, spec, (loaded, grants), digest, earlier).await
 }
 
 /// The component of the record's digest: from the cache if it is there, since the same digest is the same component.
@@ -164,23 +218,24 @@ pub(super) async fn prepare(
 async fn fetch(
     loader: &Loader,
     controller: &Arc<Controller>,
-    spec: &PluginSpec,
+    source: &Source,
+    wanted: &str,
 ) -> Result<(Vec<u8>, String), LoadFailure> {
-    let cached = loader.cache_dir.join(format!("{}.wasm", spec.digest.trim_start_matches("sha256:")));
+    let cached = loader.cache_dir.join(format!("{}.wasm", wanted.trim_start_matches("sha256:")));
     if let Ok(wasm) = tokio::fs::read(&cached).await
-        && digest_of(&wasm) == spec.digest
+        && digest_of(&wasm) == wanted
     {
-        return Ok((wasm, spec.digest.clone()));
+        return Ok((wasm, wanted.to_owned()));
     }
-    let wasm = source::fetch(controller.cluster.client(), &spec.source).await.map_err(|error| LoadFailure {
+    let wasm = source::fetch(controller.cluster.client(), source).await.map_err(|error| LoadFailure {
         step: "Fetched",
         reason: error.reason,
         message: error.message,
         transient: true,
     })?;
     let digest = digest_of(&wasm);
-    if digest != spec.digest {
-        let message = format!("spec.digest is {}, but what was fetched is {digest}", spec.digest);
+    if digest != wanted {
+        let message = format!("spec.digest is {wanted}, but what was fetched is {digest}");
         return Err(LoadFailure { transient: true, ..failure("Verified", "DigestMismatch", message) });
     }
     if let Err(error) = keep(&cached, &wasm).await {
@@ -202,7 +257,7 @@ async fn install(
     controller: &Arc<Controller>,
     name: &str,
     spec: &PluginSpec,
-    loaded: Loaded,
+    (loaded, grants): (Loaded, Grants),
     digest: String,
     earlier: &[KindRef],
 ) -> Result<Active, LoadFailure> {
@@ -247,6 +302,7 @@ async fn install(
         manifest: loaded.manifest,
         config: spec.config.as_ref().map_or_else(|| "{}".into(), |c| serde_json::Value::from(c.clone()).to_string()),
         field_manager,
+        grants,
         primary_watches,
         child_watches: child_watches.into(),
     })
@@ -307,6 +363,7 @@ pub(super) async fn without_component(
         },
         config: "{}".into(),
         field_manager: names::field_manager(name),
+        grants: Grants::default(),
         primary_watches,
         child_watches: child_watches.into(),
     })

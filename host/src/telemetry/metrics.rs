@@ -22,6 +22,22 @@ pub struct Metrics {
     queue_depth: IntGauge,
     plugin_ready: IntGaugeVec,
     primaries: IntGaugeVec,
+    lookups: IntCounterVec,
+    lookup_seconds: HistogramVec,
+    lookup_hits: IntCounterVec,
+    lookups_in_flight: IntGaugeVec,
+}
+
+/// A lookup on its way.
+pub struct LookupTimer {
+    _timer: prometheus::HistogramTimer,
+    in_flight: IntGauge,
+}
+
+impl Drop for LookupTimer {
+    fn drop(&mut self) {
+        self.in_flight.dec();
+    }
 }
 
 /// The host's metrics.
@@ -65,8 +81,29 @@ impl Metrics {
             ),
             plugin_ready: gauge("plugin_ready", "1 when the version in the record serves.", &["plugin"]),
             primaries: gauge("primaries", "Primaries known to the host.", &["plugin", "kind"]),
+            lookups: counter("lookups_total", "Lookups that were sent, by outcome.", &["kind", "outcome"]),
+            lookup_seconds: histogram("lookup_seconds", "Duration of a lookup that was sent.", &["kind"]),
+            lookup_hits: counter("lookup_hits_total", "Lookups answered from memory, or by one on its way.", &["kind"]),
+            lookups_in_flight: gauge("lookups_in_flight", "Lookups on their way.", &["kind"]),
             registry,
         }
+    }
+
+    /// A lookup is sent. Times it, and counts it as on its way, until the timer is dropped.
+    pub fn lookup(&self, kind: &str) -> LookupTimer {
+        let in_flight = self.lookups_in_flight.with_label_values(&[kind]);
+        in_flight.inc();
+        LookupTimer { _timer: self.lookup_seconds.with_label_values(&[kind]).start_timer(), in_flight }
+    }
+
+    /// A lookup that was sent has an answer.
+    pub fn looked_up(&self, kind: &str, outcome: &str) {
+        self.lookups.with_label_values(&[kind, outcome]).inc();
+    }
+
+    /// A lookup did not have to be sent.
+    pub fn lookup_hit(&self, kind: &str) {
+        self.lookup_hits.with_label_values(&[kind]).inc();
     }
 
     /// A reconcile has ended.
@@ -150,7 +187,18 @@ mod tests {
         metrics().reconcile("p", "K", "Applied", Instant::now());
         metrics().call("p", "Done", Instant::now());
         drop(metrics().api_request("get"));
+        drop(metrics().lookup("test"));
+        metrics().looked_up("test", "Found");
+        metrics().lookup_hit("test");
         let text = metrics().text().unwrap();
+        for line in [
+            "lookups_total{kind=\"test\",outcome=\"Found\"} 1",
+            "lookup_seconds_count{kind=\"test\"} 1",
+            "lookup_hits_total{kind=\"test\"} 1",
+            "lookups_in_flight{kind=\"test\"} 0",
+        ] {
+            assert!(text.contains(&format!("transom_{line}")), "{line} in {text}");
+        }
         assert!(text.contains("transom_reconciles_total{kind=\"K\",outcome=\"Applied\",plugin=\"p\"} 1"), "{text}");
         assert!(text.contains("transom_api_request_seconds_count{verb=\"get\"} 1"), "{text}");
     }

@@ -10,7 +10,7 @@ use transom_tests::{
 };
 
 /// The steps of loading, in their order.
-const STEPS: [&str; 5] = ["Fetched", "Verified", "Compiled", "Described", "Installed"];
+const STEPS: [&str; 6] = ["Fetched", "Verified", "Compiled", "Described", "Granted", "Installed"];
 
 /// A component that imports what the sandbox does not have.
 const WITH_WASI: &str = r#"(component

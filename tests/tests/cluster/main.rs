@@ -19,6 +19,7 @@ mod drift;
 mod faults;
 mod hostile;
 mod loading;
+mod lookups;
 mod ownership;
 mod record;
 mod restart;

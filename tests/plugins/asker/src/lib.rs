@@ -1,0 +1,120 @@
+//! A plugin that asks what its object says and shows the answers, for the host's tests.
+//!
+//! Each answer is one line in `status.answers`: `found …`, `absent`, `denied …` or `failed Reason`.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use transom_sdk::prelude::*;
+use transom_sdk::{Answer, Protocol};
+
+/// What to ask.
+#[derive(CustomResource, JsonSchema, Serialize, Deserialize, Debug, Clone)]
+#[kube(group = "tests.transom.dev", version = "v1", kind = "Asker", namespaced, status = "AskerStatus")]
+pub struct AskerSpec {
+    /// The lookups, all asked in one round.
+    pub ask: Vec<Ask>,
+    /// Changes nothing.
+    #[serde(default)]
+    pub note: String,
+}
+
+/// One lookup.
+#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone)]
+#[serde(rename_all = "camelCase")]
+pub struct Ask {
+    /// `grpc`, `get`, `head`, `image`, `artifact`, `engine`, `random`, `list`.
+    pub what: String,
+    /// Name of the endpoint or engine.
+    #[serde(default)]
+    pub of: String,
+    /// Path, reference, selector or label.
+    #[serde(default)]
+    pub at: String,
+    /// Message or input.
+    #[serde(default)]
+    pub input: String,
+    /// Globs of an artifact.
+    #[serde(default)]
+    pub include: Vec<String>,
+    /// How old an answer may be.
+    #[serde(default)]
+    pub max_age_seconds: u64,
+}
+
+/// What came back.
+#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Default)]
+pub struct AskerStatus {
+    /// In the order of `spec.ask`.
+    #[serde(default)]
+    pub answers: Vec<String>,
+}
+
+/// Serves `Asker`.
+pub struct AskerPlugin;
+transom_sdk::export!(AskerPlugin);
+
+impl Plugin for AskerPlugin {
+    fn manifest() -> Manifest<Self> {
+        Manifest::new("asker", env!("CARGO_PKG_VERSION"))
+            .primary::<Asker>()
+            .read::<ConfigMap>(Delivery::Metadata)
+            .endpoint("web", Protocol::Http, "HTTP lookups")
+            .optional_endpoint("rpc", Protocol::Grpc, "gRPC lookups")
+            .optional_endpoint("archives", Protocol::Http, "Artifacts from archives")
+            .optional_endpoint("charts", Protocol::Oci, "Artifacts from a registry")
+            .optional_endpoint("code", Protocol::Git, "Artifacts from git")
+            .optional_endpoint("files", Protocol::Folder, "Artifacts from a folder")
+            .engine("turner")
+    }
+}
+
+impl Reconcile<Asker> for AskerPlugin {
+    fn reconcile(asker: &Asker, cx: &Context) -> Result<Plan, Failure> {
+        let answers: Vec<Result<String, Failure>> = asker.spec.ask.iter().map(|ask| answer(ask, cx)).collect();
+        let answers = answers.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let mut plan = cx.plan();
+        plan.status(&AskerStatus { answers });
+        plan.condition(Condition::new("Ready", true, "Answered", "all answers are there"));
+        Ok(plan)
+    }
+}
+
+fn answer(ask: &Ask, cx: &Context) -> Result<String, Failure> {
+    let Ask { what, of, at, input, include, max_age_seconds } = ask;
+    let age = Duration::from_secs(*max_age_seconds);
+    let input = input.clone().into_bytes();
+    Ok(match what.as_str() {
+        "grpc" => shown(cx.grpc(of, at, input, age)?, |bytes| text(&bytes)),
+        "get" => shown(cx.http_get(of, at, age)?, |response| format!("{} {}", response.status, text(&response.body))),
+        "head" => shown(cx.http_head(of, at, age)?, |response| response.status.to_string()),
+        "image" => shown(cx.image(at, age)?, |digest| digest),
+        "artifact" => {
+            let include: Vec<&str> = include.iter().map(String::as_str).collect();
+            shown(cx.artifact(of, at, &include, age)?, |files| {
+                let file = |file: &transom_sdk::File| format!("{}={}", file.path, text(&file.content));
+                files.iter().map(file).collect::<Vec<_>>().join(" ")
+            })
+        }
+        "engine" => shown(cx.engine(of, input)?, |bytes| text(&bytes)),
+        "random" => cx.random(at, 8)?.iter().map(|byte| format!("{byte:02x}")).collect(),
+        "list" => shown(cx.try_list::<ConfigMap>(at)?, |maps| {
+            maps.into_iter().filter_map(|map| map.metadata.name).collect::<Vec<_>>().join(" ")
+        }),
+        other => return Err(Failure::internal(format!("no lookup {other:?}"))),
+    })
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn shown<T>(answer: Answer<T>, show: impl FnOnce(T) -> String) -> String {
+    match answer {
+        Answer::Found(value) => format!("found {}", show(value)),
+        Answer::Absent => "absent".into(),
+        Answer::Denied(message) => format!("denied {message}"),
+        Answer::Failed { reason, .. } => format!("failed {reason}"),
+        _ => "unknown".into(),
+    }
+}
