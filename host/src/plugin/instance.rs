@@ -13,7 +13,7 @@ use super::bindings::{PluginPre, transom::plugin::host as wit_host};
 
 use super::compile::Compiled;
 use super::convert;
-use super::engine::Engine;
+use super::engine::{Engine, Running};
 use super::error::CallError;
 use crate::api::plugin::Bounds;
 use crate::plan::contract::{Failure, Manifest, Request, Step};
@@ -88,8 +88,7 @@ impl Plugin {
             bounds,
         };
         // An instance with the types of its exports compared with ours: what `call` relies on.
-        let _running = plugin.engine.begin();
-        let mut store = plugin.store();
+        let mut store = store(engine, &plugin.name, &bounds);
         match checked.instantiate_async(&mut store).await {
             Ok(_) => Ok(plugin),
             Err(error) => match plugin.classify(&error, store.data(), CallError::Unavailable) {
@@ -130,24 +129,13 @@ impl Plugin {
         Ok((answer.map(convert::step).map_err(convert::failure), stats))
     }
 
-    /// A store with its own limits, good for one instance and one call.
-    fn store(&self) -> Store<State> {
-        let mut store = store(self.pre.engine(), &self.name, &self.bounds);
-        if self.engine.is_metered() {
-            // fails only for an engine that counts no fuel
-            let _ = store.set_fuel(u64::MAX);
-        }
-        store
-    }
-
     /// One call to a fresh instance.
     async fn call<P, R>(&self, function: ComponentExportIndex, arguments: P) -> Result<(R, CallStats), CallError>
     where
         P: ComponentNamedList + Lower + Send + Sync,
         R: ComponentType + Lift + Send + Sync + 'static,
     {
-        let _running = self.engine.begin();
-        let mut store = self.store();
+        let mut store = store(&self.engine, &self.name, &self.bounds);
         let instance = self.pre.instantiate_async(&mut store).await;
         let instance = instance.map_err(|error| self.classify(&error, store.data(), CallError::Unavailable))?;
         let unavailable = || CallError::Unavailable("the component has lost an export".into());
@@ -173,11 +161,15 @@ impl Plugin {
 }
 
 /// What one call runs in: with its own limits, thrown away afterwards.
-pub(super) fn store(engine: &wasmtime::Engine, name: &Arc<str>, bounds: &Bounds) -> Store<State> {
-    let mut store = Store::new(engine, State::new(name, bounds.memory_bytes));
+pub(super) fn store(engine: &Engine, name: &Arc<str>, bounds: &Bounds) -> Store<State> {
+    let mut store = Store::new(engine.wasmtime(), State::new(name, bounds.memory_bytes, engine.begin()));
     store.limiter(|state| &mut state.limits);
     // what a guest hands over is bounded before it is copied
     store.set_hostcall_fuel(bounds.response_bytes);
+    if engine.is_metered() {
+        // fails only for an engine that counts no fuel
+        let _ = store.set_fuel(u64::MAX);
+    }
     store.set_epoch_deadline(1);
     let (started, deadline) = (store.data().started, bounds.deadline);
     store.epoch_deadline_callback(move |_| {
@@ -219,6 +211,8 @@ struct DeadlineExceeded;
 
 /// What belongs to one call.
 pub(super) struct State {
+    /// Without it the epoch rests, and no deadline is noticed.
+    _running: Running,
     plugin: Arc<str>,
     started: Instant,
     limits: Limits,
@@ -228,8 +222,9 @@ pub(super) struct State {
 }
 
 impl State {
-    fn new(plugin: &Arc<str>, max_memory: usize) -> Self {
+    fn new(plugin: &Arc<str>, max_memory: usize, running: Running) -> Self {
         Self {
+            _running: running,
             plugin: plugin.clone(),
             started: Instant::now(),
             limits: Limits { max: max_memory, memory: 0, refused: false },

@@ -29,8 +29,7 @@ mod bindings {
 #[derive(Clone)]
 pub struct EngineComponent {
     pre: Arc<bindings::EnginePre<State>>,
-    /// Keeps the epoch going for as long as there is something to run.
-    _engine: Engine,
+    engine: Engine,
     name: Arc<str>,
     bounds: Bounds,
 }
@@ -47,7 +46,7 @@ impl EngineComponent {
             .map_err(world)?;
         let pre = linker.instantiate_pre(&compiled.0).map_err(world)?;
         let pre = Arc::new(bindings::EnginePre::new(pre).map_err(world)?);
-        Ok(Self { pre, _engine: engine.clone(), name: name.into(), bounds })
+        Ok(Self { pre, engine: engine.clone(), name: name.into(), bounds })
     }
 
     /// The bounds of one run.
@@ -61,7 +60,7 @@ impl EngineComponent {
     /// # Errors
     /// When the run gives no answer. An answer that says the engine failed is an `Ok(Err(…))`.
     pub async fn run(&self, input: &[u8]) -> Result<Result<Vec<u8>, Problem>, CallError> {
-        let mut store = store(self.pre.engine(), &self.name, &self.bounds);
+        let mut store = store(&self.engine, &self.name, &self.bounds);
         let engine = match self.pre.instantiate_async(&mut store).await {
             Ok(engine) => engine,
             Err(error) => return Err(classify(&error, store.data(), &self.bounds, CallError::Unavailable)),
