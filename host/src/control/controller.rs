@@ -15,6 +15,7 @@ use super::queue::Queue;
 use super::reconcile::{Memory, Outcome, Reconcile};
 use super::watch::{Change, Selection, Watch, Watches};
 use crate::lookup::Lookups;
+use crate::plan::check::{Checked, KIND_NOT_SERVED, PlanError};
 use crate::plan::contract::{Manifest, TypeMeta};
 use crate::plan::object::Object;
 use crate::plugin::Plugin;
@@ -23,6 +24,9 @@ use crate::telemetry::metrics;
 /// How long an object is left alone that only a change can mend. Changes come by watch; this is for what a watch
 /// cannot tell, such as a permission that was granted meanwhile.
 pub const RESYNC: Duration = Duration::from_secs(600);
+
+/// The first list of a kind that has just come to be is short.
+const LATE_SYNC_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Reconciles that run at the same time. Each is mostly waiting for the API server.
 const WORKERS: usize = 16;
@@ -43,8 +47,10 @@ pub struct Active {
     pub field_manager: String,
     /// Kinds that it serves.
     pub primary_watches: Vec<Arc<Watch>>,
-    /// Kinds that it, or a version before, makes.
+    /// Kinds that it, or a version before, makes, as far as they were served when it was loaded.
     pub child_watches: Vec<Arc<Watch>>,
+    /// Declared kinds that the API server serves since.
+    pub late_watches: RwLock<Vec<Arc<Watch>>>,
 }
 
 impl Active {
@@ -65,10 +71,17 @@ impl Active {
         self.primary_watches.iter().find(|watch| *watch.kind == *kind)
     }
 
+    /// The watches of all kinds of children.
+    #[must_use]
+    pub fn child_watches(&self) -> Vec<Arc<Watch>> {
+        let late = self.late_watches.read().unwrap_or_else(PoisonError::into_inner);
+        self.child_watches.iter().chain(&*late).cloned().collect()
+    }
+
     /// The watch of one kind of child.
     #[must_use]
-    pub fn child_watch(&self, kind: &TypeMeta) -> Option<&Arc<Watch>> {
-        self.child_watches.iter().find(|watch| *watch.kind == *kind)
+    pub fn child_watch(&self, kind: &TypeMeta) -> Option<Arc<Watch>> {
+        self.child_watches().into_iter().find(|watch| *watch.kind == *kind)
     }
 }
 
@@ -111,6 +124,34 @@ impl Controller {
             active: RwLock::default(),
             memory: Mutex::default(),
         })
+    }
+
+    /// Begins to watch declared kinds of children that were not served when the plugin was loaded, and are now. True when
+    /// there is news: the reconcile has not seen these objects so far.
+    ///
+    /// Plugins name such a kind once they have learned that it is there, so nothing is asked for in between.
+    pub async fn watch_late(&self, active: &Active, plan: &Result<Checked, PlanError>) -> bool {
+        let watched = active.child_watches();
+        let is_watched = |kind: &TypeMeta| watched.iter().any(|watch| *watch.kind == *kind);
+        let is_named = |kind: &TypeMeta| match plan {
+            Ok(checked) => checked.children.iter().any(|child| child.reference.kind == *kind),
+            Err(error) => error.reason == KIND_NOT_SERVED,
+        };
+        let mut news = false;
+        for (kind, _) in active.manifest.children.iter().filter(|(kind, _)| !is_watched(kind) && is_named(kind)) {
+            // not served (yet): the plan is refused and made again, with back-off
+            let Ok(served) = self.cluster.served(kind).await else { continue };
+            let watch = self.watch(&served, Selection::Children);
+            if tokio::time::timeout(LATE_SYNC_DEADLINE, watch.synced()).await.is_err() {
+                continue;
+            }
+            let mut late = active.late_watches.write().unwrap_or_else(PoisonError::into_inner);
+            if late.iter().all(|known| *known.kind != *kind) {
+                late.push(watch);
+            }
+            news = true;
+        }
+        news
     }
 
     /// Starts watches for a kind, or shares running ones.

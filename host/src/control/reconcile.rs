@@ -267,8 +267,13 @@ impl Reconcile<'_> {
             self.set_finalizer(&snapshot, true).await?;
             return Ok(Pass::Wrote("finalizer".into()));
         }
-        let (checked, used) = self.converse(&snapshot).await?;
+        let Some((checked, used)) = self.converse(&snapshot).await? else {
+            return Ok(Pass::Wrote("a watch of a kind that is new".into()));
+        };
         if snapshot.primary.deleting && checked.finalized {
+            if snapshot.children.is_empty() {
+                checked.events.into_iter().for_each(|event| self.event(&snapshot, event));
+            }
             return self.finalize(&snapshot).await;
         }
         if !ours && needs_finalizer(&snapshot, &checked) {
@@ -304,7 +309,7 @@ impl Reconcile<'_> {
     fn snapshot(&self) -> Option<Snapshot> {
         let primary = self.active.primary(self.key)?;
         let mut children = Children::new();
-        for watch in &self.active.child_watches {
+        for watch in &self.active.child_watches() {
             for object in watch.cache.owned_by(&primary.uid) {
                 children.insert(object.reference(&watch.kind), object);
             }
@@ -312,8 +317,8 @@ impl Reconcile<'_> {
         Some(Snapshot { kind: (*self.key.kind).clone(), primary, children, config: self.active.config.clone() })
     }
 
-    /// Calls the plugin until it has a plan.
-    async fn converse(&self, snapshot: &Snapshot) -> Result<(Checked, Vec<Answered>), ReconcileError> {
+    /// Calls the plugin until it has a plan. None when the plan has a kind of child that is watched only from now on.
+    async fn converse(&self, snapshot: &Snapshot) -> Result<Option<(Checked, Vec<Answered>)>, ReconcileError> {
         let manifest = &self.active.manifest;
         let answers = self.lookups().last(self.key, manifest).await;
         let bounds = self.active.plugin.bounds();
@@ -325,8 +330,11 @@ impl Reconcile<'_> {
         })?;
         let scope = |kind: &TypeMeta| self.controller.cluster.known(kind).map(|served| served.scope);
         let checker = Checker { plugin: &self.active.name, manifest, bounds, scope: &scope };
-        let checked = checker.check(snapshot, &plan)?;
-        Ok((checked, used))
+        let checked = checker.check(snapshot, &plan);
+        if self.controller.watch_late(self.active, &checked).await {
+            return Ok(None);
+        }
+        Ok(Some((checked?, used)))
     }
 
     /// Applies by tiers, prunes when every apply succeeded. Returns what was done, for people.

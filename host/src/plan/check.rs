@@ -20,6 +20,9 @@ pub enum Scope {
     Cluster,
 }
 
+/// Reason of a plan with a kind that the API server does not serve (yet).
+pub const KIND_NOT_SERVED: &str = "KindNotServed";
+
 /// Why a plan is refused.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -164,7 +167,7 @@ impl Checker<'_> {
             return refuse("MalformedChild", format!("{kind} {name}: status is not the plugin's to set"));
         }
         let Some(scope) = (self.scope)(&kind) else {
-            return refuse("KindNotServed", format!("{kind} {name}: the API server does not serve this kind"));
+            return refuse(KIND_NOT_SERVED, format!("{kind} {name}: the API server does not serve this kind"));
         };
         let namespace = self.namespace(snapshot, &kind, &name, scope, &text("namespace"))?;
         let reference = ObjectRef { kind, namespace, name };

@@ -251,6 +251,7 @@ async fn install(
         field_manager,
         primary_watches,
         child_watches,
+        late_watches: std::sync::RwLock::default(),
     })
 }
 
