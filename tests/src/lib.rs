@@ -24,10 +24,12 @@ mod command;
 mod component;
 mod environment;
 mod host;
+pub mod kubelet;
 mod metrics;
 mod namespace;
 pub mod native;
 mod object;
+mod postgres;
 mod recording;
 pub mod sample;
 
@@ -42,6 +44,7 @@ pub use host::{Host, HostOptions};
 pub use metrics::Metrics;
 pub use namespace::Namespace;
 pub use object::{Condition, Target, condition, condition_of, of, stripped};
+pub use postgres::Postgres;
 pub use recording::Recording;
 
 /// How long anything may take that a test waits for. On an idle machine nothing takes more than a few seconds, except

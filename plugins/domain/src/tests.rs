@@ -15,6 +15,7 @@ fn orders() -> Domain {
         cluster_ref: "cnpg/main".into(),
         schema: "orders".into(),
         migration_job_image: "registry.example/migrator:7".into(),
+        retention: Retention::default(),
         migration_timeout: "10m".into(),
         migration_env: Vec::new(),
     };
@@ -25,9 +26,10 @@ fn orders() -> Domain {
         db,
         resources: Resources::default(),
         replicas: 2,
+        autoscaling: None,
         env: vec![objects::env("FEATURES", "returns")],
         observability: Observability::default(),
-        security: Security { service_account_name: Some("orders".into()) },
+        security: Security { service_account_name: Some("orders".into()), ..Security::default() },
         rollout: Rollout::default(),
     };
     Domain::new("orders", spec)

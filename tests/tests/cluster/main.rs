@@ -14,6 +14,8 @@ mod children;
 mod deletion;
 mod describe;
 mod domain;
+mod domain_database;
+mod domain_workload;
 mod drift;
 mod hostile;
 mod loading;
