@@ -90,9 +90,12 @@ fn is_running(domain: &Domain, cx: &Context) -> Result<bool, Failure> {
     if cx.child::<Job>(&drops).is_some() {
         return Ok(false); // begun, so it was found out before
     }
-    let name = domain.name();
-    let selector = format!("app.kubernetes.io/instance={name},app.kubernetes.io/name in (domain,domain-migration)");
-    let pods = cx.list::<Pod>(&selector)?;
+    let pods_of = |what: &str| {
+        cx.list::<Pod>(&format!("app.kubernetes.io/instance={},app.kubernetes.io/name={what}", domain.name()))
+    };
+    let (servers, migrations) = (pods_of("domain"), pods_of("domain-migration"));
+    let mut pods = servers?;
+    pods.extend(migrations?);
     if pods.iter().all(|pod| matches!(migration::phase(pod), Some("Succeeded" | "Failed"))) {
         return Ok(false);
     }

@@ -59,10 +59,8 @@ fn egress(domain: &Domain) -> Vec<NetworkPolicyEgressRule> {
         NetworkPolicyPeer { pod_selector: Some(objects::selector(&database)), ..NetworkPolicyPeer::default() };
     vec![
         NetworkPolicyEgressRule { to: Some(vec![database]), ports: Some(vec![tcp(POSTGRES_PORT)]) },
-        NetworkPolicyEgressRule {
-            to: Some(vec![all_namespaces()]),
-            ports: Some(vec![port("UDP", DNS_PORT), port("TCP", DNS_PORT)]),
-        },
+        // to everybody: a node's own DNS cache is no pod
+        NetworkPolicyEgressRule { to: None, ports: Some(vec![port("UDP", DNS_PORT), port("TCP", DNS_PORT)]) },
     ]
 }
 

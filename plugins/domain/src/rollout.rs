@@ -51,7 +51,7 @@ pub(crate) fn plan(
     migration: &Migration,
 ) -> Result<Option<Running>, Failure> {
     let wanted = names::hash(&workload::template(domain, config))?;
-    let live = cx.child::<Deployment>(domain.name()).map(|live| annotations(&live)).transpose()?;
+    let live = cx.child::<Deployment>(domain.name()).map(|live| live.annotations()).transpose()?;
     let is_new = live.is_some_and(|live| live.get(TEMPLATE).is_some_and(|template| *template != wanted));
     if is_new && domain.spec.rollout.strategy == Strategy::Canary {
         return canary(plan, domain, cx, config, migration, &wanted);
@@ -95,7 +95,7 @@ fn canary(
     let steps = domain.spec.rollout.steps();
     let name = canary_name(domain);
     let live = cx.child::<Deployment>(&name);
-    let known = live.as_ref().map(annotations).transpose()?.unwrap_or_default();
+    let known = live.as_ref().map(Observed::annotations).transpose()?.unwrap_or_default();
     let is_of_this_version = known.get(TEMPLATE).is_some_and(|template| template == wanted);
     let known = if is_of_this_version { known } else { BTreeMap::new() };
     let index = known.get(STEP).and_then(|step| step.parse::<usize>().ok()).unwrap_or(0);
@@ -149,13 +149,14 @@ fn progress(
         return Ok(Progress::Waits(None));
     }
     let seconds = spec::seconds(&format!("spec.rollout.canary.steps[{index}].duration"), &step.duration)?;
-    // often enough to be late by a tenth
-    let granularity = u64::try_from(seconds / 10).unwrap_or(1).clamp(1, 30);
-    let now = cx.now(Duration::from_secs(granularity))?;
+    // often enough to be late by a tenth or two
+    let granularity = (seconds / 10).clamp(1, 30);
+    let now = cx.now(Duration::from_secs(granularity.unsigned_abs()))?;
     let Some(since) = since.and_then(|since| since.parse::<Timestamp>().ok()) else {
         return Ok(Progress::Waits(Some(now)));
     };
-    let passed = now.as_second().saturating_sub(since.as_second()) >= seconds;
+    // both times are rounded down, so `since` may be early by the granularity; a step is never shorter than it says
+    let passed = now.as_second().saturating_sub(since.as_second()) >= seconds.saturating_add(granularity);
     Ok(if passed { Progress::Passed } else { Progress::Waits(Some(since)) })
 }
 
@@ -171,8 +172,4 @@ fn annotated<const N: usize>(mut metadata: ObjectMeta, annotations: [(&str, Stri
     let known = metadata.annotations.get_or_insert_default();
     known.extend(annotations.map(|(key, value)| (key.to_owned(), value)));
     metadata
-}
-
-fn annotations(deployment: &Observed<Deployment>) -> Result<BTreeMap<String, String>, Failure> {
-    Ok(deployment.object()?.metadata.annotations.unwrap_or_default())
 }

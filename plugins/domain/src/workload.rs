@@ -75,6 +75,17 @@ pub(crate) fn template(domain: &Domain, config: &Config) -> PodTemplateSpec {
     objects::template(&all_labels(domain), pod)
 }
 
+/// A Deployment, as far as its autoscaler changes it.
+#[derive(Deserialize)]
+struct Scaled {
+    spec: ScaledSpec,
+}
+
+#[derive(Deserialize)]
+struct ScaledSpec {
+    replicas: Option<i32>,
+}
+
 /// How many pods the Deployment is told to run.
 ///
 /// With an autoscaler that is its business: nothing is said once it has scaled. Until then the number that lives is
@@ -88,7 +99,7 @@ pub(crate) fn replicas(domain: &Domain, cx: &Context) -> Result<Option<i32>, Fai
     if status.is_some_and(|status| status.last_scale_time.is_some()) {
         return Ok(None);
     }
-    Ok(live.object()?.spec.and_then(|spec| spec.replicas))
+    Ok(live.view::<Scaled>()?.spec.replicas)
 }
 
 /// Scales by CPU.

@@ -105,7 +105,7 @@ async fn d5_every_network_profile_is_as_the_api_server_stores_it() {
             json!({
                 "egress": [
                     { "to": database, "ports": [{ "port": 5432, "protocol": "TCP" }] },
-                    { "to": everywhere, "ports": dns },
+                    { "ports": dns },
                 ],
                 "policyTypes": ["Ingress", "Egress"],
             }),
