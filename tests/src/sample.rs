@@ -41,6 +41,10 @@ kind!(
     Cluster, "postgresql.cnpg.io", "v1", "clusters"
 );
 kind!(
+    /// Of Prometheus' operator.
+    ServiceMonitor, "monitoring.coreos.com", "v1", "servicemonitors"
+);
+kind!(
     /// The host's own.
     Plugin, "transom.dev", "v1alpha1", "plugins"
 );
@@ -105,12 +109,23 @@ pub fn credentials(name: &str) -> Value {
 
 /// As much of CloudNativePG as a Domain looks at.
 pub(crate) fn database_definition() -> Value {
+    definition("postgresql.cnpg.io", "Cluster", "cluster")
+}
+
+/// As much of Prometheus' operator as a Domain needs.
+#[must_use]
+pub fn service_monitor_definition() -> Value {
+    definition("monitoring.coreos.com", "ServiceMonitor", "servicemonitor")
+}
+
+fn definition(group: &str, kind: &str, singular: &str) -> Value {
+    let plural = format!("{singular}s");
     json!({
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-        "metadata": { "name": "clusters.postgresql.cnpg.io" },
+        "metadata": { "name": format!("{plural}.{group}") },
         "spec": {
-            "group": "postgresql.cnpg.io", "scope": "Namespaced",
-            "names": { "kind": "Cluster", "plural": "clusters", "singular": "cluster" },
+            "group": group, "scope": "Namespaced",
+            "names": { "kind": kind, "plural": plural, "singular": singular },
             "versions": [{
                 "name": "v1", "served": true, "storage": true,
                 "schema": { "openAPIV3Schema": {

@@ -1,18 +1,27 @@
 use k8s_openapi::api::core::v1::{EnvVar, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use transom_sdk::objects::{env, env_from_secret};
 use transom_sdk::prelude::*;
 
 use crate::spec::{Database, Domain};
 
-/// A CloudNativePG cluster; all that matters here is that it exists.
+/// A CloudNativePG cluster; all that matters here is that it exists and stays.
 #[derive(Deserialize)]
-pub(crate) struct Cluster {}
+pub(crate) struct Cluster {
+    metadata: ObjectMeta,
+}
 transom_sdk::foreign!(Cluster, "postgresql.cnpg.io/v1", "Cluster");
 
 /// What keeps a Domain from its database: a condition reason and a sentence.
 pub(crate) struct Missing {
     pub(crate) reason: &'static str,
     pub(crate) message: String,
+}
+
+/// Whether the Domain's database cluster is there, and not on its way out.
+pub(crate) fn stays(domain: &Domain, cx: &Context) -> Result<bool, Failure> {
+    let cluster = cx.get::<Cluster>(domain.spec.db.cluster())?;
+    Ok(cluster.is_some_and(|cluster| cluster.metadata.deletion_timestamp.is_none()))
 }
 
 /// The Domain's database, looked up in its namespace.

@@ -4,6 +4,8 @@ use transom_sdk::prelude::*;
 use transom_sdk::{State, Status};
 
 use crate::database::Missing;
+use crate::migration;
+use crate::rollout::{self, Running};
 use crate::spec::{Domain, DomainStatus};
 
 /// What the conditions are made of.
@@ -12,6 +14,7 @@ struct Facts {
     migration: Health,
     migration_job: String,
     workload: Health,
+    canary: Option<Running>,
 }
 
 /// A condition's status, reason and message.
@@ -26,14 +29,21 @@ pub(crate) fn publish(
     domain: &Domain,
     missing: Option<Missing>,
     migration_job: &str,
+    canary: Option<Running>,
 ) -> Result<(), Failure> {
-    let deployment = cx.child::<Deployment>(domain.name());
-    let status = deployment.as_ref().map(Observed::status::<DeploymentStatus>).transpose()?.unwrap_or_default();
+    let mut ready_replicas = 0;
+    for name in [domain.name(), &rollout::canary_name(domain)] {
+        let deployment = cx.child::<Deployment>(name);
+        let status = deployment.as_ref().map(Observed::status::<DeploymentStatus>).transpose()?.unwrap_or_default();
+        ready_replicas += status.ready_replicas.unwrap_or(0);
+    }
+    let (db_migration_version, migration_job_seen) = migration::version(domain, cx, migration_job)?;
     let facts = Facts {
         missing,
         migration: cx.health::<Job>(migration_job),
         migration_job: migration_job.to_owned(),
         workload: cx.health::<Deployment>(domain.name()),
+        canary,
     };
     let conditions = [
         ("DBReady", facts.database()),
@@ -47,7 +57,13 @@ pub(crate) fn publish(
     for (kind, (status, reason, message)) in conditions {
         plan.condition(Condition::new(kind, status, reason, message));
     }
-    plan.status(&DomainStatus { ready_replicas: Some(status.ready_replicas.unwrap_or(0)) });
+    plan.status(&DomainStatus {
+        ready_replicas: Some(ready_replicas),
+        db_migration_version,
+        migration_job: migration_job_seen,
+        canary: facts.canary.map(|canary| canary.status),
+        cleaned_up_by: None,
+    });
     Ok(())
 }
 
@@ -119,6 +135,14 @@ impl Facts {
         if self.workload.is_failed() {
             return verdict(true, &self.workload.reason, &self.workload.message);
         }
+        if let Some(failed) = self.canary.as_ref().and_then(|canary| canary.failed.as_ref()) {
+            let message = format!(
+                "the canary does not become healthy ({}: {}), the version before keeps running; change the spec, or \
+                 back, or set spec.rollout.strategy to RollingUpdate",
+                failed.reason, failed.message
+            );
+            return verdict(true, "CanaryFailed", &message);
+        }
         match (&self.missing, self.migration.state) {
             (Some(missing), _) => verdict(true, missing.reason, &missing.message),
             (None, State::Failed) => {
@@ -132,6 +156,14 @@ impl Facts {
     fn progressing(&self) -> Verdict {
         if let Some(missing) = &self.missing {
             return verdict(false, missing.reason, &missing.message);
+        }
+        if let (State::Ready, Some(Running { status, failed })) = (self.migration.state, &self.canary) {
+            let (step, steps, replicas) = (status.step, status.steps, status.replicas);
+            let message = format!("canary in step {step} of {steps} with {replicas} pods of the new version");
+            return match failed {
+                Some(_) => verdict(false, "CanaryFailed", &message),
+                None => verdict(true, "Canary", &message),
+            };
         }
         match (self.migration.state, self.workload.state) {
             (State::Failed, _) => verdict(false, "MigrationFailed", "the migration failed"),

@@ -1,3 +1,8 @@
+mod cleanup;
+mod rollout;
+mod version;
+mod workload;
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::Deployment;
@@ -15,6 +20,7 @@ fn orders() -> Domain {
         cluster_ref: "cnpg/main".into(),
         schema: "orders".into(),
         migration_job_image: "registry.example/migrator:7".into(),
+        retention: Retention::default(),
         migration_timeout: "10m".into(),
         migration_env: Vec::new(),
     };
@@ -25,9 +31,10 @@ fn orders() -> Domain {
         db,
         resources: Resources::default(),
         replicas: 2,
+        autoscaling: None,
         env: vec![objects::env("FEATURES", "returns")],
         observability: Observability::default(),
-        security: Security { service_account_name: Some("orders".into()) },
+        security: Security { service_account_name: Some("orders".into()), ..Security::default() },
         rollout: Rollout::default(),
     };
     Domain::new("orders", spec)
@@ -199,9 +206,69 @@ fn a_rollout_that_gives_up_degrades() {
     assert_eq!(plan.condition("Progressing"), Some(("False", "ProgressDeadlineExceeded")));
 }
 
+/// D1: what is left out has a default.
+#[test]
+fn d1_a_domain_needs_image_and_database_only() {
+    let spec: DomainSpec = serde_json::from_value(json!({
+        "image": "registry.example/orders:1",
+        "db": { "clusterRef": "cnpg/main", "schema": "orders", "migrationJobImage": "registry.example/migrator:7" },
+    }))
+    .unwrap();
+    let expected = json!({
+        "image": "registry.example/orders:1", "imagePullPolicy": "IfNotPresent", "replicas": 1,
+        "db": {
+            "clusterRef": "cnpg/main", "schema": "orders", "migrationJobImage": "registry.example/migrator:7",
+            "retention": "Retain", "migrationTimeout": "10m",
+        },
+        "resources": { "cpu": "100m", "memory": "256Mi" },
+        "observability": { "logLevel": "info", "serviceMonitor": false },
+        "security": { "networkProfile": "backend" },
+        "rollout": { "strategy": "RollingUpdate" },
+    });
+    assert_eq!(serde_json::to_value(spec).unwrap(), expected);
+}
+
+/// D6: Ready is DBReady and WorkloadReady and neither MigrationFailed nor Degraded, of the spec as it is.
+#[test]
+fn d6_ready_sums_up_the_other_conditions() {
+    let is = |plan: &Plan, kind: &str| plan.condition(kind).is_some_and(|(status, _)| status == "True");
+    let next = || running().change(&orders_of("registry.example/orders:1.13.0"));
+    let migrating = next();
+    let plan = migrating.plan();
+    let broken = failed(migrating.observe(&plan), &job(&plan));
+    let migrated = next().reconciled();
+    let name = job(&migrated.plan());
+    let stuck = json!({
+        "observedGeneration": 1, "replicas": 2, "updatedReplicas": 2,
+        "conditions": [{ "type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded" }],
+    });
+    let cases = [
+        ("everything is well", running(), true),
+        ("no cluster", case(&orders()), false),
+        ("no secret", with_cluster(case(&orders())), false),
+        ("the migration begins", with_database(case(&orders())), false),
+        ("the next migration runs", next().reconciled(), false),
+        ("the next migration failed", broken, false),
+        ("the next version rolls out", migrated.ready::<Job>(&name).reconciled(), false),
+        ("the rollout gave up", running().status::<Deployment>("orders", stuck), false),
+    ];
+    for (what, case, expected) in cases {
+        let plan = case.plan();
+        let sum = is(&plan, "DBReady") && is(&plan, "WorkloadReady");
+        let sum = sum && !is(&plan, "MigrationFailed") && !is(&plan, "Degraded");
+        assert_eq!((is(&plan, "Ready"), sum), (expected, expected), "{what}: {:#?}", plan.conditions);
+        assert!(plan.condition("Progressing").is_some(), "{what}");
+    }
+    assert_eq!(running().plan().status.unwrap()["readyReplicas"], 2);
+}
+
+/// D1: as far as the API server does not say it first.
 #[test]
 fn everything_wrong_is_said_at_once() {
     let mut domain = orders();
+    domain.spec.db.schema = "pg_orders".into();
+    domain.spec.autoscaling = Some(Autoscaling { min_replicas: 3, max_replicas: 2, target_cpu: 80 });
+    domain.spec.rollout.canary = Some(Canary { steps: vec![CanaryStep { replicas: 1, duration: "1m".into() }] });
     domain.metadata.name = Some("1orders".into());
     domain.spec.env.push(objects::env("PGHOST", "elsewhere"));
     domain.spec.db.migration_env.push(objects::env("DB_SCHEMA", "public"));
@@ -220,6 +287,7 @@ fn only_what_a_migration_depends_on_names_its_job() {
     let mut same = orders();
     same.spec.replicas = 5;
     same.spec.observability.log_level = LogLevel::Debug;
+    same.spec.db.retention = Retention::Delete;
     assert_eq!(name(&same), name(&orders()));
 
     let changes: [fn(&mut DomainSpec); 5] = [

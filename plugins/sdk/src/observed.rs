@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::rc::Rc;
 
@@ -105,6 +106,52 @@ impl<K: Kind> Observed<K> {
             status: Option<S>,
         }
         Ok(self.read::<WithStatus<S>>()?.status.unwrap_or_default())
+    }
+
+    /// As [`object`](Self::object), into a type of your own that names only the fields that matter: the rest is skipped.
+    ///
+    /// ```
+    /// # use k8s_openapi::api::apps::v1::Deployment;
+    /// # use serde::Deserialize;
+    /// # use transom_sdk::{Context, Failure};
+    /// #[derive(Deserialize)]
+    /// struct Scale {
+    ///     spec: ScaleSpec,
+    /// }
+    /// #[derive(Deserialize)]
+    /// struct ScaleSpec {
+    ///     replicas: Option<i32>,
+    /// }
+    /// # fn f(cx: &Context) -> Result<(), Failure> {
+    /// if let Some(deployment) = cx.child::<Deployment>("orders") {
+    ///     let replicas = deployment.view::<Scale>()?.spec.replicas;
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// When it does not fit `T`.
+    pub fn view<T: DeserializeOwned>(&self) -> Result<T, Failure> {
+        self.read()
+    }
+
+    /// `metadata.annotations`; empty when there are none.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be read.
+    pub fn annotations(&self) -> Result<BTreeMap<String, String>, Failure> {
+        #[derive(Deserialize)]
+        struct WithMetadata {
+            metadata: Metadata,
+        }
+        #[derive(Deserialize)]
+        struct Metadata {
+            #[serde(default)]
+            annotations: BTreeMap<String, String>,
+        }
+        Ok(self.read::<WithMetadata>()?.metadata.annotations)
     }
 
     fn read<T: DeserializeOwned>(&self) -> Result<T, Failure> {

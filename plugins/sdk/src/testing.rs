@@ -99,6 +99,7 @@ impl<P: Plugin> Case<P> {
         let mut changed = parse(primary);
         let generation = self.primary["metadata"]["generation"].as_i64().unwrap_or(1) + 1;
         changed["metadata"] = std::mem::take(&mut self.primary["metadata"]);
+        changed["status"] = std::mem::take(&mut self.primary["status"]);
         changed["metadata"]["generation"] = json!(generation);
         self.primary = changed;
         self
@@ -125,9 +126,12 @@ impl<P: Plugin> Case<P> {
         self
     }
 
-    /// The children as they stand once the host has carried out `plan`. Their status is what it was: see
-    /// [`ready`](Self::ready).
+    /// The children as they stand once the host has carried out `plan`, and the primary with the status of `plan`. The
+    /// children's status is what it was: see [`ready`](Self::ready).
     pub fn observe(mut self, plan: &Plan) -> Self {
+        if let Some(status) = &plan.status {
+            self.primary["status"] = status.clone();
+        }
         let mut before = std::mem::take(&mut self.children);
         for planned in &plan.children {
             let key = self.key(&planned.object);

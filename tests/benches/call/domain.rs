@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Value, json};
 use transom::plan::contract as host;
 use transom_plugin_domain::{
-    Database, Domain, DomainPlugin, DomainSpec, ImagePullPolicy, Observability, Resources, Rollout, Security,
+    Database, Domain, DomainPlugin, DomainSpec, ImagePullPolicy, Observability, Resources, Retention, Rollout, Security,
 };
 use transom_sdk::objects;
 use transom_sdk::testing::{Case, wire};
@@ -42,6 +42,7 @@ fn orders() -> Domain {
         cluster_ref: "cnpg/main".into(),
         schema: "orders".into(),
         migration_job_image: "registry.example/migrator:7".into(),
+        retention: Retention::default(),
         migration_timeout: "10m".into(),
         migration_env: vec![objects::env("STEP_LIMIT", "100")],
     };
@@ -52,9 +53,10 @@ fn orders() -> Domain {
         db,
         resources: Resources::default(),
         replicas: 2,
+        autoscaling: None,
         env: ["FEATURES", "REGION", "TENANT", "CACHE"].map(|name| objects::env(name, "returns,reservations")).into(),
         observability: Observability::default(),
-        security: Security { service_account_name: Some("orders".into()) },
+        security: Security { service_account_name: Some("orders".into()), ..Security::default() },
         rollout: Rollout::default(),
     };
     Domain::new("orders", spec)

@@ -15,6 +15,8 @@ mod crash;
 mod deletion;
 mod describe;
 mod domain;
+mod domain_database;
+mod domain_workload;
 mod drift;
 mod faults;
 mod hostile;
