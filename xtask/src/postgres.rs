@@ -58,7 +58,7 @@ fn has_programs(bin: &Path) -> bool {
 
 /// Downloads the server's package and all that it needs and this machine lacks, and unpacks them beside each other.
 fn unpack(folder: &Path) -> Result<()> {
-    let task = Task::start("downloading PostgreSQL".into());
+    let task = Task::start("downloading PostgreSQL");
     let plan = command::output(Command::new("apt-get").args([
         "install",
         "--simulate",
