@@ -148,25 +148,23 @@ impl Drop for Postgres {
     }
 }
 
-/// The folder of PostgreSQL's programs.
+/// The folder of PostgreSQL's programs: what `cargo xtask test` found, else what is installed.
 fn bin() -> PathBuf {
     if let Some(named) = std::env::var_os(BIN_VARIABLE).filter(|value| !value.is_empty()) {
         return named.into();
     }
-    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-    let installed = versions.map(|version| version.path().join("bin")).filter(|bin| bin.join("initdb").is_file());
-    let newest = installed.max_by_key(|bin| {
-        let version = bin.parent().and_then(Path::file_name).and_then(|name| name.to_str());
-        version.and_then(|version| version.parse::<u32>().ok())
-    });
-    if let Some(bin) = newest {
-        return bin;
-    }
     let config = Command::new("pg_config").arg("--bindir").output();
     let bin = config.ok().map(|output| PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()));
     bin.filter(|bin| bin.join("initdb").is_file()).unwrap_or_else(|| {
-        panic!("PostgreSQL is not installed: install the package `postgresql`, or name the folder of initdb in {BIN_VARIABLE}")
+        panic!("PostgreSQL is not found: run these tests by `cargo xtask test`, or name the folder of initdb in {BIN_VARIABLE}")
     })
+}
+
+/// Where the libraries are that unpacked packages bring along, from `usr/lib/postgresql/15/bin`.
+fn libraries(program: &Path) -> Option<PathBuf> {
+    let lib = program.ancestors().nth(4)?;
+    let folder = lib.join(format!("{}-linux-gnu", std::env::consts::ARCH));
+    (lib != Path::new("/usr/lib") && folder.is_dir()).then_some(folder)
 }
 
 fn is_root() -> bool {
@@ -183,6 +181,7 @@ fn give(path: &Path) {
 fn unprivileged(program: &Path) -> Command {
     let mut command = Command::new(program);
     command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.envs(libraries(program).map(|folder| ("LD_LIBRARY_PATH", folder)));
     if is_root() {
         command.uid(NOBODY).gid(NOBODY);
     }

@@ -10,6 +10,7 @@ mod guests;
 mod host;
 mod interrupt;
 mod kubectl;
+mod postgres;
 mod process;
 mod progress;
 mod test;

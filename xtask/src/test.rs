@@ -9,7 +9,7 @@ use crate::controlplane::ControlPlane;
 use crate::kubectl::Kubectl;
 use crate::progress::Steps;
 use crate::tools::Tools;
-use crate::{command, crds, demo, guests, host, workspace};
+use crate::{command, crds, demo, guests, host, postgres, workspace};
 
 /// What was asked for on the command line.
 #[derive(Clone, Debug, Default)]
@@ -38,7 +38,8 @@ fn all(options: &Options, steps: &mut Steps) -> Result<()> {
         let folder = workspace::target().join("test-controlplane");
         Some(steps.run("control plane", || ControlPlane::start(&folder, &tools))?)
     };
-    let environment = Environment::new(&tools, plane.as_ref(), &plugins, &host)?;
+    let mut environment = Environment::new(&tools, plane.as_ref(), &plugins, &host)?;
+    environment.variables.push((postgres::BIN_VARIABLE, steps.run("postgresql", postgres::prepare)?));
     steps.run("cargo test", || {
         let mut tests = command::cargo();
         tests.current_dir(workspace::root()).args(["test", "--workspace"]).args(&options.arguments);

@@ -75,8 +75,9 @@ async fn render_takes_what_else_is_in_the_cluster_from_files() {
         "apiVersion": "v1", "kind": "List", "items": [sample::database("orders"), sample::credentials("orders")],
     });
     assert_eq!(kinds(&[none]).await, (vec![], json!("ClusterNotFound")));
-    let children = ["createOnce Job", "hold Deployment", "apply Service"].map(String::from).to_vec();
-    assert_eq!(kinds(&[database]).await, (children, json!("MigrationRunning")));
+    let children =
+        ["createOnce Job", "hold Deployment", "apply Service", "apply NetworkPolicy", "apply PodDisruptionBudget"];
+    assert_eq!(kinds(&[database]).await, (children.map(String::from).to_vec(), json!("MigrationRunning")));
 }
 
 #[rstest]
