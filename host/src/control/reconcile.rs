@@ -368,6 +368,9 @@ impl Reconcile<'_> {
         }
         let (checked, used) = self.converse(&snapshot, request).await?;
         if snapshot.primary.deleting && checked.finalized {
+            if snapshot.children.is_empty() {
+                checked.events.into_iter().for_each(|event| self.event(&snapshot, event));
+            }
             return self.finalize(&snapshot).await;
         }
         if !ours && needs_finalizer(&snapshot, &checked) {

@@ -145,6 +145,13 @@ fn progress(
     health: Option<&Health>,
     since: Option<&String>,
 ) -> Result<Progress, Failure> {
+    let since = since.and_then(|since| since.parse::<Timestamp>().ok());
+    // A Deployment gets a new generation for an annotation, too (kubernetes/kubernetes:
+    // `pkg/registry/apps/deployment/strategy.go`). Until that is observed nobody can tell: taking back what was noted
+    // would be yet another generation, without end. A step begins without a note, so this one is of this step.
+    if health.is_some_and(|health| health.reason == "NotObserved") {
+        return Ok(Progress::Waits(since));
+    }
     if !health.is_some_and(Health::is_ready) {
         return Ok(Progress::Waits(None));
     }
@@ -152,7 +159,7 @@ fn progress(
     // often enough to be late by a tenth or two
     let granularity = (seconds / 10).clamp(1, 30);
     let now = cx.now(Duration::from_secs(granularity.unsigned_abs()))?;
-    let Some(since) = since.and_then(|since| since.parse::<Timestamp>().ok()) else {
+    let Some(since) = since else {
         return Ok(Progress::Waits(Some(now)));
     };
     // both times are rounded down, so `since` may be early by the granularity; a step is never shorter than it says

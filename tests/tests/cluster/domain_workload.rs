@@ -209,6 +209,7 @@ async fn d5_a_canary_runs_beside_the_stable_version_and_is_promoted_after_its_st
             image(deployment) == "registry.example/domain:2" && deployment["spec"]["replicas"] == replicas
         }
     };
+    let recording = ns.recording(canary.clone()).await;
     ns.wait_until(canary.clone(), of_step(1)).await;
     assert_eq!(image(&ns.get(stable.clone()).await), "registry.example/domain:1", "held");
     let second = ns.wait_until(canary.clone(), of_step(2)).await;
@@ -219,6 +220,13 @@ async fn d5_a_canary_runs_beside_the_stable_version_and_is_promoted_after_its_st
 
     ns.wait_until(stable.clone(), |deployment| image(deployment) == "registry.example/domain:2").await;
     ns.wait_gone(canary).await;
+    let generations: Vec<i64> = recording
+        .changes(|deployment| deployment["metadata"]["generation"].clone())
+        .into_iter()
+        .filter_map(|generation| generation?.as_i64())
+        .collect();
+    let last = generations.iter().max().copied().unwrap_or_default();
+    assert!((3..=10).contains(&last), "two steps and a few notes, no endless writing: {generations:?}");
     let done = ns.wait_for(&orders, condition("Progressing", "False")).await;
     assert_eq!(condition_of(&done, "Ready")["status"], "True");
     assert_eq!(done["status"]["canary"], Value::Null);

@@ -98,6 +98,21 @@ fn d5_a_canary_that_falters_begins_its_step_again() {
     assert_eq!(canary_status(&case.now(START + 138).plan())["step"], 2);
 }
 
+/// A Deployment gets a new generation for every annotation: what was noted must not be taken back for that.
+#[test]
+fn d5_a_note_that_is_not_observed_yet_changes_nothing() {
+    let behind = json!({
+        "observedGeneration": 0, "replicas": 1, "updatedReplicas": 1, "readyReplicas": 1, "availableReplicas": 1,
+    });
+    let noted = healthy();
+    let plan = noted.plan();
+    let unobserved = noted.status::<Deployment>(CANARY, behind.clone()).plan();
+    assert_eq!(unobserved.child::<Deployment>(CANARY), plan.child::<Deployment>(CANARY));
+    assert_eq!(canary_status(&unobserved)["healthySince"], "2026-01-01T00:00:00Z");
+    let fresh = migrated().reconciled().status::<Deployment>(CANARY, behind).plan();
+    assert_eq!(canary_status(&fresh), json!({ "step": 1, "steps": 2, "replicas": 1 }));
+}
+
 #[test]
 fn d5_after_the_last_step_the_version_is_rolled_out_and_the_canary_goes() {
     let case = healthy().now(START + 66).reconciled().ready::<Deployment>(CANARY).reconciled().now(START + 300);
