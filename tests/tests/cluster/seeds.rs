@@ -8,6 +8,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use serde_json::{Value, json};
 use transom_tests::{Fault, Namespace, Seen, TestCluster, component, condition, of, sample, stripped};
 
@@ -39,6 +40,7 @@ async fn children(ns: &Namespace) -> BTreeMap<String, Value> {
     all.extend(ns.list::<NetworkPolicy>().await);
     all.extend(ns.list::<Deployment>().await);
     all.extend(ns.list::<Job>().await);
+    all.extend(ns.list::<PodDisruptionBudget>().await);
     let ours = |object: &Value| object["metadata"]["labels"]["transom.dev/owner-uid"].is_string();
     let plain = |object: &Value| {
         let mut object = stripped(object);
@@ -124,7 +126,7 @@ async fn wherever_a_host_is_killed_the_cluster_ends_as_without_the_kill() {
     // the kind of the records is installed by the first host that was ever ready
     TestCluster::shared().await.namespace("seed").await.host().await.stop().await;
     let expected = life("seed-none", Kills::new()).await;
-    assert_eq!(expected.len(), 4 + 3, "{:?}", expected.keys());
+    assert_eq!(expected.len(), 4 + 5, "a Web's and a Domain's: {:?}", expected.keys());
     let seeds = std::env::var("TRANSOM_TEST_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(SEEDS);
     let lives = futures::stream::iter(0..seeds).map(|seed| {
         let expected = &expected;
