@@ -13,7 +13,6 @@
 //! Status is published only when nothing is left to write, or on failure: it never claims what is not there yet.
 
 use std::collections::BTreeMap;
-use std::error::Error as _;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -38,7 +37,7 @@ use crate::plan::status::{self, INVALID, Report, Synced};
 use crate::plan::{check::Desired, diff};
 use crate::plugin::CallError;
 use crate::record::{Outcome as Said, Recording, Write};
-use crate::telemetry::metrics;
+use crate::telemetry::{chain, metrics};
 
 /// Looks at one primary before it goes to the back of the queue: write, look again, and once more for what the first
 /// look could not see. More means that plan and cluster do not agree.
@@ -159,17 +158,7 @@ impl ReconcileError {
     /// The chain of causes in one line.
     #[must_use]
     pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            let said = error.to_string();
-            if !text.ends_with(&said) {
-                text.push_str(": ");
-                text.push_str(&said);
-            }
-            cause = error.source();
-        }
-        shorten(&text, 1_024)
+        shorten(&chain(self), 1_024)
     }
 }
 

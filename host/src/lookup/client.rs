@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use super::grants::{Endpoint, Protocol};
 use crate::api::plugin::SecretRef;
 use crate::plan::contract::{Answer, Problem};
+use crate::telemetry::chain;
 
 /// How long a Secret is taken to be what it was.
 const SECRETS_AGE: Duration = Duration::from_secs(30);
@@ -344,18 +345,3 @@ static SYSTEM_ROOTS: LazyLock<Arc<RootCertStore>> = LazyLock::new(|| {
     roots.add_parsable_certificates(loaded.certs);
     Arc::new(roots)
 });
-
-/// An error with its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let said = error.to_string();
-        if !text.ends_with(&said) {
-            text.push_str(": ");
-            text.push_str(&said);
-        }
-        cause = error.source();
-    }
-    text
-}

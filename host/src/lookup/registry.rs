@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::client::{Client, Credentials, Response, failed};
 use super::grants::Endpoint;
+use crate::control::cluster::encode;
 use crate::plan::contract::Answer;
 
 /// What the specification lets registries refuse beyond.
@@ -241,11 +242,6 @@ fn parameter(parameters: &str, name: &str) -> Option<String> {
         }
         rest = next;
     }
-}
-
-fn encode(text: &str) -> String {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.~".contains(&b);
-    text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
 #[cfg(test)]
