@@ -37,12 +37,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ports_are_free_and_different() {
+    fn ports_are_different() {
         let mut ports: [u16; 8] = free().unwrap();
-        for port in ports {
-            TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
-        }
         ports.sort_unstable();
         assert!(ports.windows(2).all(|pair| pair[0] != pair[1]), "{ports:?}");
+    }
+
+    #[test]
+    fn ports_are_free() {
+        let can_be_bound = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
+        // another process may take one in the meantime, but not one of every eight
+        assert!((0..20).any(|_| free::<8>().unwrap().into_iter().all(can_be_bound)));
     }
 }
