@@ -8,6 +8,7 @@ use kube::CustomResource;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
+use super::overlay::OverlayRules;
 use crate::plan::contract::TypeMeta;
 use crate::plan::quantity;
 
@@ -51,6 +52,9 @@ pub struct PluginSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub engines: Vec<EngineSpec>,
+    /// What overlays of tenants may do to children of this plugin.
+    #[serde(default, skip_serializing_if = "OverlayRules::is_default")]
+    pub overlays: OverlayRules,
     /// How long the deletion of an object waits for a plugin that fails or cannot be loaded, in seconds. After that the host
     /// deletes the object's children and lets it go; what the plugin would have cleaned up elsewhere stays.
     #[serde(default = "default_deletion_timeout")]

@@ -28,6 +28,8 @@ pub enum Selection {
     Primaries,
     /// Those with an owner label: restricted on the server.
     Children,
+    /// All, for [`crate::overlay::store`].
+    Overlays,
 }
 
 /// News of one object.
@@ -135,7 +137,7 @@ async fn run(
     done: watch::Sender<bool>,
 ) {
     let config = match selection {
-        Selection::Primaries => watcher::Config::default(),
+        Selection::Primaries | Selection::Overlays => watcher::Config::default(),
         Selection::Children => watcher::Config::default().labels(names::OWNER_LABEL),
     };
     let mut events = std::pin::pin!(watcher(api, config.page_size(500)).default_backoff());

@@ -14,6 +14,7 @@ use crate::control::cluster::ApiError;
 use crate::control::controller::{Active, Controller};
 use crate::control::watch::{Selection, Watch};
 use crate::lookup::{Grants, Runner};
+use crate::overlay::guard::Rails;
 use crate::plan::contract::Manifest;
 use crate::plugin::{CompileError, Engine, EngineComponent, Plugin, compile_in_child};
 
@@ -200,6 +201,7 @@ pub(super) async fn prepare(
         return Err(failure("Fetched", "InvalidName", message));
     }
     let bounds = spec.limits.bounds().map_err(|message| failure("Fetched", "InvalidLimits", message))?;
+    let rails = Rails::new(&spec.overlays).map_err(|message| failure("Fetched", "InvalidOverlayRules", message))?;
     let (wasm, digest) = fetch(loader, controller, &spec.source, &spec.digest).await?;
     let loaded = loader.load(name, &wasm, &digest, bounds).await?;
     if spec.config.is_some() && loaded.manifest.config_schema.is_none() {
@@ -210,7 +212,8 @@ pub(super) async fn prepare(
         ));
     }
     let grants = grant(loader, controller, spec, &loaded.manifest).await?;
-    install(controller, name, spec, (loaded, grants), digest, earlier).await
+    let active = install(controller, name, spec, (loaded, grants), digest, earlier).await?;
+    Ok(Active { rails: Arc::new(rails), ..active })
 }
 
 /// The component of the record's digest: from the cache if it is there, since the same digest is the same component.
@@ -303,6 +306,7 @@ async fn install(
         config: spec.config.as_ref().map_or_else(|| "{}".into(), |c| serde_json::Value::from(c.clone()).to_string()),
         field_manager,
         grants,
+        rails: Arc::default(),
         primary_watches,
         child_watches: child_watches.into(),
     })
@@ -364,6 +368,7 @@ pub(super) async fn without_component(
         config: "{}".into(),
         field_manager: names::field_manager(name),
         grants: Grants::default(),
+        rails: Arc::default(),
         primary_watches,
         child_watches: child_watches.into(),
     })
