@@ -43,7 +43,15 @@ impl TestCluster {
 
 /// As the administrator.
 pub(crate) async fn client(environment: &Environment) -> Client {
-    let kubeconfig = Kubeconfig::read_from(&environment.kubeconfig).expect("a kubeconfig");
+    client_as(environment, None).await
+}
+
+/// As a user that the administrator stands in for; without one as the administrator.
+pub(crate) async fn client_as(environment: &Environment, user: Option<&str>) -> Client {
+    let mut kubeconfig = Kubeconfig::read_from(&environment.kubeconfig).expect("a kubeconfig");
+    for auth in kubeconfig.auth_infos.iter_mut().filter_map(|named| named.auth_info.as_mut()) {
+        auth.impersonate = user.map(ToOwned::to_owned);
+    }
     let options = KubeConfigOptions::default();
     let config = Config::from_custom_kubeconfig(kubeconfig, &options).await.expect("a kubeconfig that works");
     Client::try_from(config).expect("a kubeconfig that works")

@@ -104,7 +104,8 @@ impl Reconcile<'_> {
     }
 }
 
-/// The API server does not want the object as it is.
+/// The API server does not want the object as it is. A field of the wrong type is an internal error to it.
 fn is_refusal(error: &ApiError) -> bool {
     matches!(error.code(), 400 | 403 | 413 | 422)
+        || matches!(error, ApiError::Status { code: 500, message, .. } if message.contains("typed patch object"))
 }

@@ -15,7 +15,7 @@ use crate::api::names;
 use crate::api::overlay::{Operator, Overlay, OverlayRules, OverlaySpec, PatchSpec, PatchType, Selector};
 use crate::lookup::glob;
 use crate::plan::check::{Desired, digest, shorten};
-use crate::plan::contract::{Condition, Disposition, ObjectRef, Problem, Truth, TypeMeta};
+use crate::plan::contract::{Child, Condition, Disposition, ObjectRef, Plan, Problem, Truth, TypeMeta};
 use crate::plan::object::Object;
 
 /// Overlays of one primary; those beyond are refused.
@@ -226,6 +226,42 @@ impl Overlaid {
         };
         Ok(lay(Layer { given: &self.overlays, rails: &rails, rejected: &rejected }, children))
     }
+}
+
+impl Overlaid {
+    /// Lays the overlays on a recorded plan of a primary in this namespace.
+    ///
+    /// # Errors
+    /// When the rules cannot be read.
+    pub fn on_plan(&self, plan: &Plan, namespace: &str) -> Result<Laid, String> {
+        let children: Vec<Arc<Desired>> = plan.children.iter().filter_map(|child| planned(child, namespace)).collect();
+        self.again(&children)
+    }
+}
+
+/// A child of a recorded plan, without what the host adds.
+fn planned(child: &Child, namespace: &str) -> Option<Arc<Desired>> {
+    let mut body: Value = serde_json::from_str(&child.object).ok()?;
+    let text = |path: &str| body.pointer(path).and_then(Value::as_str).filter(|text| !text.is_empty());
+    let reference = ObjectRef {
+        kind: TypeMeta::new(text("/apiVersion")?, text("/kind")?),
+        namespace: text("/metadata/namespace").unwrap_or(namespace).to_owned(),
+        name: text("/metadata/name")?.to_owned(),
+    };
+    let metadata = body.get_mut("metadata")?.as_object_mut()?;
+    for map in ["labels", "annotations"] {
+        metadata.entry(map).or_insert_with(|| Value::Object(serde_json::Map::new()));
+    }
+    let (digest, disposition) = (digest(&body), child.disposition);
+    Some(Arc::new(Desired {
+        reference,
+        body,
+        digest,
+        disposition,
+        keep: child.keep,
+        adopt: child.adopt,
+        replace: false,
+    }))
 }
 
 /// A list of shared overlays as a list of overlays.
