@@ -22,8 +22,11 @@ const POLL: Duration = Duration::from_millis(50);
 pub struct HostOptions {
     /// Where compiled plugins are kept, if not where all tests keep them.
     pub cache_dir: Option<PathBuf>,
-    /// Where the API server is, if not where the kubeconfig says: the URL of a [`Proxy`](crate::Proxy).
+    /// Where the API server is, if not where the kubeconfig says: the URL of a [`Proxy`](crate::Proxy) or of an
+    /// [`ApiServer`](crate::ApiServer).
     pub server: Option<String>,
+    /// Where that API server writes its audit log, if it is not the one that all tests share.
+    pub audit_log: Option<PathBuf>,
 }
 
 /// A host that is started again whenever it ends, as Kubernetes would. Dropping it ends it for good.
@@ -113,7 +116,7 @@ impl Host {
         let mut child = command.stderr(Stdio::piped()).spawn().expect("the host's program");
         let log = Log::follow(child.stderr.take().expect("it is piped").into_owned_fd().expect("a pipe").into());
         let http = http_client(&log.address().await);
-        let audit = Audit::new(environment.audit_log.clone(), user);
+        let audit = Audit::new(options.audit_log.unwrap_or_else(|| environment.audit_log.clone()), user);
         let mut host = Self { audit, child, log, http, _folder: folder };
         host.wait_for_readiness().await;
         host
@@ -305,8 +308,10 @@ fn impersonating(kubeconfig: &Path, user: &str, server: Option<&str>) -> String 
     if let Some(server) = server {
         for cluster in config.clusters.iter_mut().filter_map(|named| named.cluster.as_mut()) {
             cluster.server = Some(server.to_owned());
-            cluster.certificate_authority = None;
-            cluster.certificate_authority_data = None;
+            if server.starts_with("http://") {
+                cluster.certificate_authority = None;
+                cluster.certificate_authority_data = None;
+            }
         }
     }
     json!(config).to_string()

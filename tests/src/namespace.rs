@@ -174,21 +174,38 @@ impl Namespace {
         self.patch(target.into(), Patch::Merge(json!({ "status": status })), "status").await
     }
 
+    /// Changes an object that may not be there; none when it is not.
+    pub async fn try_merge(&self, target: impl Into<Target>, patch: Value) -> Option<Value> {
+        self.try_patch(&target.into(), Patch::Merge(patch), "").await
+    }
+
     async fn patch(&self, target: Target, patch: Patch<Value>, subresource: &str) -> Value {
+        let patched = self.try_patch(&target, patch, subresource).await;
+        patched.unwrap_or_else(|| panic!("there is no {target} to be changed"))
+    }
+
+    async fn try_patch(&self, target: &Target, patch: Patch<Value>, subresource: &str) -> Option<Value> {
         let parameters = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
-        let api = self.api(&target);
+        let api = self.api(target);
         let patched = match subresource {
             "" => api.patch(&target.name, &parameters, &patch).await,
             _ => api.patch_status(&target.name, &parameters, &patch).await,
         };
-        value(&target, &patched.unwrap_or_else(|error| panic!("{target} cannot be changed: {error}")))
+        let patched = absent_is_fine(patched).unwrap_or_else(|error| panic!("{target} cannot be changed: {error}"));
+        patched.map(|patched| value(target, &patched))
     }
 
     /// Asks for an object to be deleted.
     pub async fn delete(&self, target: impl Into<Target>) {
         let target = target.into();
+        assert!(self.try_delete(&target).await, "there is no {target} to be deleted");
+    }
+
+    /// Asks for an object to be deleted that may not be there; false when it is not.
+    pub async fn try_delete(&self, target: impl Into<Target>) -> bool {
+        let target = target.into();
         let deleted = self.api(&target).delete(&target.name, &DeleteParams::background()).await;
-        deleted.map(drop).unwrap_or_else(|error| panic!("{target} cannot be deleted: {error}"));
+        absent_is_fine(deleted).unwrap_or_else(|error| panic!("{target} cannot be deleted: {error}")).is_some()
     }
 
     // ---------------------------------------------------------------- waits

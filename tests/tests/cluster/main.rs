@@ -22,6 +22,7 @@ mod faults;
 mod hostile;
 mod loading;
 mod lookups;
+mod model;
 mod ownership;
 mod record;
 mod restart;
