@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::Request;
-use kube::config::{Config, Kubeconfig};
+use kube::config::{AuthInfo, Config, Kubeconfig};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
@@ -25,6 +25,8 @@ pub struct HostOptions {
     /// Where the API server is, if not where the kubeconfig says: the URL of a [`Proxy`](crate::Proxy) or of an
     /// [`ApiServer`](crate::ApiServer).
     pub server: Option<String>,
+    /// The bearer token of a ServiceAccount that the host is, in place of the tests' own user.
+    pub token: Option<String>,
     /// Where that API server writes its audit log, if it is not the one that all tests share.
     pub audit_log: Option<PathBuf>,
 }
@@ -109,8 +111,11 @@ impl Host {
     ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let kubeconfig = folder.path().join("kubeconfig");
-        std::fs::write(&kubeconfig, impersonating(&environment.host_kubeconfig, &user, options.server.as_deref()))
-            .unwrap();
+        let text = match &options.token {
+            Some(token) => with_token(&environment.host_kubeconfig, token),
+            None => impersonating(&environment.host_kubeconfig, &user, options.server.as_deref()),
+        };
+        std::fs::write(&kubeconfig, text).unwrap();
         let cache_dir = options.cache_dir.unwrap_or_else(cache_dir);
         let mut command = command(namespace, selector, &cache_dir, &kubeconfig);
         let mut child = command.stderr(Stdio::piped()).spawn().expect("the host's program");
@@ -313,6 +318,15 @@ fn impersonating(kubeconfig: &Path, user: &str, server: Option<&str>) -> String 
                 cluster.certificate_authority_data = None;
             }
         }
+    }
+    json!(config).to_string()
+}
+
+/// The kubeconfig of the hosts, for one that is a ServiceAccount.
+fn with_token(kubeconfig: &Path, token: &str) -> String {
+    let mut config = Kubeconfig::read_from(kubeconfig).unwrap_or_else(|e| panic!("{}: {e}", kubeconfig.display()));
+    for named in &mut config.auth_infos {
+        named.auth_info = Some(AuthInfo { token: Some(token.to_owned().into()), ..AuthInfo::default() });
     }
     json!(config).to_string()
 }
