@@ -88,7 +88,8 @@ async fn explain_says_who_put_a_field_there() {
     let component = component("web").await;
     ns.install(&component).await;
     ready_web(&ns, "shop").await;
-    host.settle(std::time::Duration::from_secs(1)).await;
+    // longer than a status of progress is held back
+    host.settle(std::time::Duration::from_secs(3)).await;
     let address = address(&host);
     let explain = async |field: &str| -> Value {
         let arguments = ["explain", "Web", "shop", field, "-n", &ns.name, "--host", &address, "-o", "json"];
