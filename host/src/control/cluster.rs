@@ -239,6 +239,16 @@ impl Cluster {
         Ok(Applied { created: status == StatusCode::CREATED, object: parse(&text)? })
     }
 
+    /// Creates an object.
+    ///
+    /// # Errors
+    /// When the API server refuses it or cannot be asked.
+    pub async fn create(&self, reference: &ObjectRef, body: &Value) -> Result<(), ApiError> {
+        let served = self.served(&reference.kind).await?;
+        let path = served.path(&reference.namespace, "");
+        self.send("create", Method::POST, &path, JSON, body.to_string()).await.map(drop)
+    }
+
     /// Server-side apply of the whole status of one object, which must still be the one with this UID.
     ///
     /// # Errors

@@ -126,7 +126,7 @@ impl Controller {
         let stale = move |key: &PrimaryKey| asker.queue.add(key.clone(), 0);
         Arc::new(Self {
             lookups: Lookups::new(cluster.clone(), places, Arc::new(stale)),
-            events: Events::start(cluster.client().clone(), move || worked.queue.waiting() > 0),
+            events: Events::start(cluster.clone(), move || worked.queue.waiting() > 0),
             recordings,
             watches: Watches::new(Arc::new(observe)),
             cluster,
