@@ -192,6 +192,10 @@ pub struct Bundle {
     pub overlays: Option<Overlaid>,
     /// What the host did.
     pub carried_out: CarriedOut,
+    /// When the host looks at the object again without a change, as of when it was asked; RFC 3339. Absent: when something
+    /// changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_look_at: Option<String>,
 }
 
 /// What was taken out of a bundle.
@@ -260,6 +264,7 @@ impl Bundle {
             outcome,
             overlays: recording.overlays.as_ref().map(|overlays| redactor.overlays(overlays)),
             carried_out: redactor.carried_out(&recording.carried_out),
+            next_look_at: None,
         })
     }
 }

@@ -153,6 +153,7 @@ fn object(subject: &Subject, bundle: Option<&Bundle>) -> Map<String, Value> {
         all.insert("overlays".into(), said.collect::<Vec<_>>().into());
     }
     all.insert("lastError".into(), json!(bundle.carried_out.error));
+    all.insert("nextLookAt".into(), json!(bundle.next_look_at));
     all
 }
 

@@ -97,7 +97,7 @@ impl Reconcile<'_> {
 
     /// Only a refusal of the object itself is an error.
     async fn dry_run(&self, child: &ObjectRef, desired: &Desired) -> Result<(), ApiError> {
-        match self.controller.cluster.apply_dry_run(child, &self.active.field_manager, &desired.body).await {
+        match self.active.cluster.apply_dry_run(child, &self.active.field_manager, &desired.body).await {
             Err(error) if is_refusal(&error) => Err(error),
             _ => Ok(()),
         }

@@ -156,7 +156,7 @@ pub async fn start(controller: &Arc<Controller>, namespace: &str) -> anyhow::Res
     }
     install_definition(&controller.cluster, &Overlay::crd()).await?;
     let served = controller.cluster.served(&kind()).await?;
-    let watch = controller.watch(&served, Selection::Overlays);
+    let watch = controller.watch(&controller.cluster, &served, Selection::Overlays);
     watch.synced().await;
     let inbox = controller.overlays.inbox.lock().unwrap_or_else(PoisonError::into_inner).take();
     let Some(inbox) = inbox else { return Ok(()) };
