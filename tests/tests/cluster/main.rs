@@ -24,6 +24,7 @@ mod hostile;
 mod loading;
 mod lookups;
 mod model;
+mod overlays;
 mod ownership;
 mod record;
 mod restart;
