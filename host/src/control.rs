@@ -3,6 +3,7 @@
 
 pub mod backoff;
 pub mod cache;
+pub mod calls;
 pub mod cluster;
 pub mod controller;
 pub mod damper;

@@ -33,6 +33,7 @@ mod postgres;
 mod proxy;
 mod recording;
 mod registry;
+mod rpc;
 pub mod sample;
 
 use std::time::Duration;
@@ -50,6 +51,7 @@ pub use postgres::Postgres;
 pub use proxy::{Fault, Proxy, Seen};
 pub use recording::Recording;
 pub use registry::Registry;
+pub use rpc::{Answers, Asked, Rpc};
 
 /// How long anything may take that a test waits for. On an idle machine nothing takes more than a few seconds, except
 /// Kubernetes' garbage collector, which learns of a new kind after up to 30.

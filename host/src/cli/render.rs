@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
+use base64::Engine as _;
 use serde_json::{Map, Value, json};
 
 use crate::api::plugin::Bounds;
 use crate::plan::check::{Checked, Checker, Scope};
 use crate::plan::contract::{
-    Answer, Answered, Delivery, Failure, Lookup, Manifest, Problem, Request, Step, TypeMeta, Value as Found,
+    Answer, Answered, Call, Delivery, Failure, Lookup, Manifest, Problem, Request, Step, TypeMeta, Value as Found,
 };
 use crate::plan::object::Object;
 use crate::plan::request::{Children, Snapshot};
@@ -69,7 +70,8 @@ impl Args {
         if matches!(self.output, Output::Json) {
             let children: Vec<Value> =
                 checked.children.iter().map(|c| json!({"disposition": c.disposition, "object": c.body})).collect();
-            let all = json!({"children": children, "status": status, "lookups": asked});
+            let all = json!({"children": children, "status": status, "lookups": asked,
+                "calls": calls(&checked.calls)});
             return Ok(serde_json::to_string_pretty(&all)?);
         }
         let mut text = String::new();
@@ -77,6 +79,10 @@ impl Args {
             let disposition = serde_json::to_value(child.disposition)?;
             text += &format!("---\n# {}\n", disposition.as_str().unwrap_or_default());
             text += &serde_saphyr::to_string(&child.body)?;
+        }
+        if !checked.calls.is_empty() {
+            text += "---\n# calls, which the host makes after the children\n";
+            text += &serde_saphyr::to_string(&json!({"calls": calls(&checked.calls)}))?;
         }
         text += "---\n# status\n";
         text += &serde_saphyr::to_string(&json!({"status": status}))?;
@@ -208,6 +214,15 @@ impl World {
         };
         Answered { lookup, answer }
     }
+}
+
+/// Calls for people: messages in base64.
+fn calls(calls: &[Call]) -> Vec<Value> {
+    let shown = |call: &Call| {
+        let message = base64::engine::general_purpose::STANDARD.encode(&call.message);
+        json!({"key": call.key, "endpoint": call.endpoint, "path": call.path, "message": message})
+    };
+    calls.iter().map(shown).collect()
 }
 
 /// A conversation without a cluster.

@@ -10,6 +10,7 @@
     reason = "a test that cannot go on fails, and serde_json's index yields null where nothing is"
 )]
 
+mod calls;
 mod children;
 mod crash;
 mod deletion;
