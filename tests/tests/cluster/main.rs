@@ -26,6 +26,8 @@ mod loading;
 mod lookups;
 mod model;
 mod ownership;
+mod process;
+mod process_drain;
 mod record;
 mod restart;
 mod seeds;
