@@ -33,6 +33,7 @@ mod restart;
 mod seeds;
 mod steady;
 mod swap;
+mod verify;
 
 use std::collections::BTreeMap;
 
