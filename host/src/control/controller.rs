@@ -240,6 +240,9 @@ impl Controller {
         let Some(active) = self.serving(&key.kind) else {
             return (Vec::new(), None);
         };
+        if let Some(watch) = active.primary_watch(&key.kind) {
+            metrics().primaries(&active.name, &key.kind.kind, watch.cache.len());
+        }
         if active.primary(key).is_none() {
             self.memory.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
             self.lookups.forget(key);
