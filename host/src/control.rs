@@ -4,6 +4,7 @@
 pub mod account;
 pub mod backoff;
 pub mod cache;
+pub mod calls;
 pub mod cluster;
 pub mod controller;
 pub mod damper;

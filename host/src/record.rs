@@ -141,6 +141,9 @@ pub struct CarriedOut {
     /// Children that had to be written or removed; empty when live state was as planned.
     #[serde(default)]
     pub writes: Vec<Write>,
+    /// Calls outside Kubernetes that were made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub calls: Vec<CallMade>,
     /// The status that was published, if it changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<Value>,
@@ -159,6 +162,20 @@ pub struct Write {
     /// Paths where live state differed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub drift: Vec<String>,
+}
+
+/// One call outside Kubernetes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallMade {
+    /// Which call of the plan.
+    pub key: String,
+    /// Name of the endpoint in the `Plugin` record.
+    pub endpoint: String,
+    /// `/package.Service/Method`
+    pub path: String,
+    /// Why it failed; none when it succeeded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<Problem>,
 }
 
 /// The file: one reconcile without values of Secrets. `outcome` is what the plugin makes of exactly this `request`.

@@ -395,9 +395,13 @@ impl Namespace {
             let name = record.meta().name.clone().unwrap_or_default();
             absent_is_fine(plugins.patch(&name, &PatchParams::default(), &none).await)?;
         }
-        for target in
-            [of::<sample::Web>(""), of::<sample::Domain>(""), of::<sample::Hostile>(""), of::<sample::Asker>("")]
-        {
+        for target in [
+            of::<sample::Web>(""),
+            of::<sample::Domain>(""),
+            of::<sample::Process>(""),
+            of::<sample::Hostile>(""),
+            of::<sample::Asker>(""),
+        ] {
             let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &self.name, &target.resource());
             let Some(primaries) = absent_is_fine(api.list(&ListParams::default()).await)? else { continue };
             for primary in

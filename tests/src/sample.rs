@@ -29,6 +29,10 @@ kind!(
     Domain, "ameide.io", "v1", "domains"
 );
 kind!(
+    /// Of the plugin `process`.
+    Process, "ameide.io", "v1", "processes"
+);
+kind!(
     /// Of the plugin `hostile`.
     Hostile, "tests.transom.dev", "v1", "hostiles"
 );
@@ -86,6 +90,19 @@ pub fn domain(name: &str) -> Value {
                 "clusterRef": format!("cnpg/{name}"), "schema": "main",
                 "migrationJobImage": "registry.example/migrator:1",
             },
+        },
+    })
+}
+
+/// A Process in a namespace of Temporal's, whose definition is asked for every second.
+#[must_use]
+pub fn process(name: &str, namespace: &str) -> Value {
+    json!({
+        "apiVersion": "ameide.io/v1", "kind": "Process", "metadata": { "name": name },
+        "spec": {
+            "image": "registry.example/process:1",
+            "definitionRef": { "id": "L2O_v3", "tenantId": "t123", "refreshInterval": "1s" },
+            "temporal": { "namespace": namespace, "taskQueue": format!("{name}-tq") },
         },
     })
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
+use base64::Engine as _;
 use serde_json::{Map, Value, json};
 
 use crate::api::names;
@@ -15,7 +16,7 @@ use crate::overlay::guard::Rails;
 use crate::overlay::{Given, Laid, Layer, Outcome, condition, lay};
 use crate::plan::check::{Checked, Checker, Scope};
 use crate::plan::contract::{
-    Answer, Answered, Delivery, Disposition, Failure, Lookup, Manifest, Problem, Request, Step, TypeMeta,
+    Answer, Answered, Call, Delivery, Disposition, Failure, Lookup, Manifest, Problem, Request, Step, TypeMeta,
     Value as Found,
 };
 use crate::plan::object::Object;
@@ -99,7 +100,8 @@ impl Args {
         if matches!(self.output, Output::Json) {
             let children: Vec<Value> =
                 checked.children.iter().map(|c| json!({"disposition": c.disposition, "object": c.body})).collect();
-            let mut all = json!({"children": children, "status": status, "lookups": asked});
+            let mut all = json!({"children": children, "status": status, "lookups": asked,
+                "calls": calls(&checked.calls)});
             if let (Value::Object(all), false) = (&mut all, overlays.is_empty()) {
                 all.insert("overlays".into(), json!(overlays));
             }
@@ -115,6 +117,10 @@ impl Args {
                 text += &format!("# overlays: {}\n", by.join(", "));
             }
             text += &serde_saphyr::to_string(&child.body)?;
+        }
+        if !checked.calls.is_empty() {
+            text += "---\n# calls, which the host makes after the children\n";
+            text += &serde_saphyr::to_string(&json!({"calls": calls(&checked.calls)}))?;
         }
         text += "---\n# status\n";
         text += &serde_saphyr::to_string(&json!({"status": status}))?;
@@ -296,6 +302,15 @@ impl World {
         };
         Answered { lookup, answer }
     }
+}
+
+/// Calls for people: messages in base64.
+fn calls(calls: &[Call]) -> Vec<Value> {
+    let shown = |call: &Call| {
+        let message = base64::engine::general_purpose::STANDARD.encode(&call.message);
+        json!({"key": call.key, "endpoint": call.endpoint, "path": call.path, "message": message})
+    };
+    calls.iter().map(shown).collect()
 }
 
 /// A conversation without a cluster.

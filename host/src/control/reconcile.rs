@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! snapshot ─► rounds ─► plan ─► check ─► writes?
-//!    ▲                                   │ none: publish status, done
-//!    └── answers to the writes go into ◄─┘ some: apply by tiers, prune
+//!    ▲                                   │ none: calls? none: publish status, done
+//!    └── answers to the writes go into ◄─┘ some: apply by tiers, prune; or make the calls
 //!        the caches; look again
 //! ```
 //!
@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use serde_json::{Map, Value, json};
 
+use super::calls::{self, Calls};
 use super::cluster::{ApiError, Applied, CREATE_ONLY};
 use super::controller::{Active, Controller};
 use super::damper::Damper;
@@ -30,7 +31,9 @@ use crate::api::plugin::Bounds;
 use crate::lookup::{Asker, Lookups};
 use crate::overlay::{Basis, Overlaid};
 use crate::plan::check::{Checked, Checker, PlanError, digest, shorten};
-use crate::plan::contract::{Answered, Event, Failure, Lookup, ObjectRef, Plan, Problem, Request, Step, TypeMeta};
+use crate::plan::contract::{
+    Answered, Call, Event, Failure, Lookup, ObjectRef, Plan, Problem, Request, Step, TypeMeta,
+};
 use crate::plan::decide::{self, Apply, Experience, Prune, Writes};
 use crate::plan::object::Object;
 use crate::plan::request::Snapshot;
@@ -38,12 +41,12 @@ use crate::plan::rounds::{self, Conversation, NoPlan, RoundsError, Session};
 use crate::plan::status::{self, INVALID, Report, Synced};
 use crate::plan::{check::Desired, diff};
 use crate::plugin::CallError;
-use crate::record::{Outcome as Said, Recording, Write};
+use crate::record::{CallMade, Outcome as Said, Recording, Write};
 use crate::telemetry::{chain, metrics};
 
-/// Looks at one primary before it goes to the back of the queue: write, look again, and once more for what the first
-/// look could not see. More means that plan and cluster do not agree.
-const MAX_PASSES: u32 = 4;
+/// Looks at one primary before it goes to the back of the queue: write, look again, once more for what the first
+/// look could not see, and two for calls and what they led to. More means that plan and cluster do not agree.
+const MAX_PASSES: u32 = 6;
 
 /// How often the status of one object is written while no condition flips: "1 of 3 replicas", "2 of 3 replicas". A child
 /// that takes a moment to start would cost a write for each step otherwise; flips are written at once.
@@ -51,6 +54,9 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 
 /// Applies of one tier that are on their way at the same time.
 const PARALLEL_WRITES: usize = 8;
+
+/// Calls of one plan that are on their way at the same time.
+const PARALLEL_CALLS: usize = 4;
 
 /// The API server serves a kind a moment after its definition was applied. After this long the objects of the kind are
 /// tried all the same, and their failure is told.
@@ -115,6 +121,14 @@ pub enum ReconcileError {
         /// Why.
         source: ApiError,
     },
+    /// A call outside Kubernetes failed, and the plugin asks for it again.
+    #[error("call {key} failed: {}: {}", problem.reason, problem.message)]
+    Outside {
+        /// Which call of the plan.
+        key: String,
+        /// What was answered.
+        problem: Problem,
+    },
     /// The primary itself could not be written.
     #[error("could not write {what} of the object")]
     Primary {
@@ -144,6 +158,8 @@ impl ReconcileError {
             Self::Immutable { .. } => "ImmutableField",
             Self::Conflict { .. } => "ChildConflict",
             Self::Prune { .. } => "PruneFailed",
+            Self::Outside { problem, .. } if problem.reason == calls::DENIED => calls::DENIED,
+            Self::Outside { .. } => "CallFailed",
             Self::Primary { .. } => "StatusFailed",
             Self::Unstable(_) => "Unstable",
         }
@@ -181,6 +197,7 @@ pub struct Memory {
     wanted: Option<(i64, String)>,
     damper: Damper,
     settled: Option<Settled>,
+    calls: Calls,
     /// Overlays that the API server would not take.
     pub(super) rejected: Rejected,
 }
@@ -277,6 +294,8 @@ impl Reconcile<'_> {
         let started = Instant::now();
         let mut last = String::new();
         let mut result = Err(ReconcileError::Unstable(String::new()));
+        let uid = self.asker().uid;
+        self.memory.calls.begin(&uid);
         for _ in 0..MAX_PASSES {
             let pass = self.pass().await;
             self.keep_recording(pass.as_ref().err());
@@ -351,7 +370,8 @@ impl Reconcile<'_> {
             return Ok(Pass::Wrote("finalizer".into()));
         }
         let manifest = &self.active.manifest;
-        let request = snapshot.request(manifest, self.lookups().last(&self.asker()).await);
+        let mut request = snapshot.request(manifest, self.lookups().last(&self.asker()).await);
+        request.calls = self.memory.calls.results();
         let inputs = snapshot.digest(&request);
         let overlays = self.controller.overlays.selected(&self.key.kind, &snapshot.primary);
         let basis = Basis::of(&overlays, &self.active.rails);
@@ -368,8 +388,12 @@ impl Reconcile<'_> {
             return Ok(Pass::Settled(again));
         }
         let (mut checked, used) = self.converse(&snapshot, request).await?;
+        self.memory.calls.plan(&checked.calls);
         self.lay(&snapshot, overlays, &mut checked);
         if snapshot.primary.deleting && checked.finalized {
+            if let Some(what) = self.make_calls(&checked).await? {
+                return Ok(Pass::Wrote(what));
+            }
             if snapshot.children.is_empty() {
                 checked.events.into_iter().for_each(|event| self.event(&snapshot, event));
             }
@@ -389,7 +413,20 @@ impl Reconcile<'_> {
             return Ok(Pass::Wrote(what));
         }
         self.memory.agree(&checked, &snapshot);
+        let called = self.make_calls(&checked).await;
+        if let Ok(Some(what)) = called {
+            return Ok(Pass::Wrote(what));
+        }
         let report = Report { fields: checked.status, conditions: checked.conditions };
+        if let Err(error) = called {
+            // the plugin has seen the failure, so what it says is up to date
+            let synced = Synced::failed(error.reason(), error.chain());
+            if let Published::Written = self.publish(&snapshot, Some(&report), &synced).await? {
+                let note = error.chain();
+                self.event(&snapshot, Event { warning: true, reason: error.reason().to_owned(), note });
+            }
+            return Err(error);
+        }
         let mut later = None;
         match self.publish(&snapshot, Some(&report), &Synced::applied()).await? {
             Published::Written => checked.events.into_iter().for_each(|event| self.event(&snapshot, event)),
@@ -476,6 +513,42 @@ impl Reconcile<'_> {
                 tracing::debug!(%kind, %error, "a kind of child is not served");
             }
         }
+    }
+
+    /// Makes the calls of a plan that are still to be made. Returns what was done, for people; none when nothing was.
+    async fn make_calls(&mut self, checked: &Checked) -> Result<Option<String>, ReconcileError> {
+        let (active, lookups) = (self.active, self.lookups());
+        let open = match self.memory.calls.next(&checked.calls) {
+            calls::Next::Nothing => return Ok(None),
+            calls::Next::Failed(call, problem) => {
+                return Err(ReconcileError::Outside { key: call.key.clone(), problem });
+            }
+            calls::Next::Make(open) => open,
+        };
+        let make = |call: &'_ Call| {
+            let call = call.clone();
+            async move {
+                let started = Instant::now();
+                let Call { endpoint, path, message, .. } = &call;
+                let answer = lookups.call(&active.grants, endpoint, path, message).await;
+                (call, answer, started)
+            }
+        };
+        let requests: Vec<_> = open.into_iter().map(make).collect();
+        let answers: Vec<_> = futures::stream::iter(requests).buffered(PARALLEL_CALLS).collect().await;
+        let mut done = Vec::new();
+        for (call, answer, started) in answers {
+            let problem = self.memory.calls.ended(&call, answer);
+            let Call { key, endpoint, path, .. } = call;
+            let outcome = if problem.is_some() { "Failed" } else { "Succeeded" };
+            metrics().plan_call(&active.name, outcome, started);
+            tracing::info!(key, endpoint, path, outcome, "call of the plan made");
+            done.push(format!("call {key} to {endpoint} {path}: {outcome}"));
+            if let Some(recording) = &mut self.recording {
+                recording.carried_out.calls.push(CallMade { key, endpoint, path, problem });
+            }
+        }
+        Ok(Some(done.join(", ")))
     }
 
     /// Applies by tiers, prunes when every apply succeeded. Returns what was done, for people.

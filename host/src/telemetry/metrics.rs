@@ -17,6 +17,8 @@ pub struct Metrics {
     calls: IntCounterVec,
     call_seconds: HistogramVec,
     memo_hits: IntCounterVec,
+    plan_calls: IntCounterVec,
+    plan_call_seconds: HistogramVec,
     api_seconds: HistogramVec,
     api_errors: IntCounterVec,
     watch_errors: IntCounterVec,
@@ -92,6 +94,12 @@ impl Metrics {
             calls: counter("plugin_calls_total", "Calls to plugins by outcome.", &["plugin", "outcome"]),
             call_seconds: histogram("plugin_call_seconds", "Duration of a call to a plugin.", &["plugin"]),
             memo_hits: counter("memo_hits_total", "Reconciles that needed no call: inputs as before.", &["plugin"]),
+            plan_calls: counter(
+                "plan_calls_total",
+                "Calls that plans asked for and the host made, by outcome.",
+                &["plugin", "outcome"],
+            ),
+            plan_call_seconds: histogram("plan_call_seconds", "Duration of a call that a plan asked for.", &["plugin"]),
             api_seconds: histogram("api_request_seconds", "Duration of a request to the API server.", &["verb"]),
             api_errors: counter("api_errors_total", "Requests that the API server refused.", &["verb", "code"]),
             watch_errors: counter("watch_errors_total", "Interrupted watches.", &["kind"]),
@@ -146,6 +154,12 @@ impl Metrics {
     /// A reconcile needed no call.
     pub fn memo_hit(&self, plugin: &str) {
         self.memo_hits.with_label_values(&[plugin]).inc();
+    }
+
+    /// A call that a plan asked for has ended.
+    pub fn plan_call(&self, plugin: &str, outcome: &str, started: Instant) {
+        self.plan_calls.with_label_values(&[plugin, outcome]).inc();
+        self.plan_call_seconds.with_label_values(&[plugin]).observe(started.elapsed().as_secs_f64());
     }
 
     /// Times a request until the timer is dropped.
@@ -222,6 +236,7 @@ mod tests {
     fn all_metrics_are_there_with_the_prefix() {
         metrics().reconcile("p", "K", "Applied", Instant::now());
         metrics().call("p", "Done", Instant::now());
+        metrics().plan_call("p", "Succeeded", Instant::now());
         drop(metrics().api_request("get"));
         drop(metrics().lookup("test"));
         metrics().looked_up("test", "Found");
@@ -231,6 +246,8 @@ mod tests {
             "lookups_total{kind=\"test\",outcome=\"Found\"} 1",
             "lookup_seconds_count{kind=\"test\"} 1",
             "lookup_hits_total{kind=\"test\"} 1",
+            "plan_calls_total{outcome=\"Succeeded\",plugin=\"p\"} 1",
+            "plan_call_seconds_count{plugin=\"p\"} 1",
             "lookups_in_flight{kind=\"test\"} 0",
         ] {
             assert!(text.contains(&format!("transom_{line}")), "{line} in {text}");

@@ -11,6 +11,7 @@
 )]
 
 mod access;
+mod calls;
 mod children;
 mod crash;
 mod deletion;
@@ -26,11 +27,14 @@ mod lookups;
 mod model;
 mod overlays;
 mod ownership;
+mod process;
+mod process_drain;
 mod record;
 mod restart;
 mod seeds;
 mod steady;
 mod swap;
+mod verify;
 
 use std::collections::BTreeMap;
 
