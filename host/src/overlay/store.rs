@@ -29,6 +29,8 @@ use crate::telemetry::chain;
 const REVIEW_EVERY: Duration = Duration::from_secs(60);
 /// How soon a policy that is not in force yet, or an unanswered review, is looked at again.
 const RETRY_EVERY: Duration = Duration::from_secs(2);
+/// How long the start of the host waits for answers about overlays.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Statuses are written this long after something was reported.
 const STATUS_AFTER: Duration = Duration::from_millis(300);
 /// Reason of a refusal that the API server's next answer may end.
@@ -192,6 +194,9 @@ impl Follower {
             }
             if !news.is_empty() && !self.changed(std::mem::take(&mut news)).await {
                 due = tokio::time::Instant::now() + RETRY_EVERY;
+                if !*ready.borrow() {
+                    self.be_patient().await;
+                }
             }
             ready.send_replace(true);
             let store = &self.controller.overlays;
@@ -210,6 +215,14 @@ impl Follower {
                     due = tokio::time::Instant::now() + if settled { REVIEW_EVERY } else { RETRY_EVERY };
                 }
             }
+        }
+    }
+
+    /// Overlays that were in use before the host started would be taken back for want of an answer.
+    async fn be_patient(&mut self) {
+        let since = tokio::time::Instant::now();
+        while !self.review_all().await && since.elapsed() < PATIENCE {
+            tokio::time::sleep(RETRY_EVERY / 4).await;
         }
     }
 
