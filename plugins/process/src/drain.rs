@@ -208,7 +208,9 @@ fn is_done(cx: &Context, key: &str) -> bool {
 
 /// Ends what clients have started since the deletion.
 fn late(plan: &mut Plan, process: &Process, cx: &Context, deleted: Timestamp) -> Result<(), Failure> {
-    for execution in temporal::started_since(process, cx, &deleted.to_string(), MAX_AGE)? {
+    // the time of a deletion is rounded down to a second: what was started in that second may have been there before
+    let since = deleted.checked_add(SignedDuration::from_secs(1)).unwrap_or(deleted);
+    for execution in temporal::started_since(process, cx, &since.to_string(), MAX_AGE)? {
         let key = format!("late-{}", execution.run_id);
         // it has ended by itself
         if matches!(cx.call(&key), Some(CallOutcome::Failed { reason, .. }) if reason == "NotFound") {

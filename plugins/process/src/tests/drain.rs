@@ -107,7 +107,7 @@ fn p7_workflows_that_clients_start_during_the_drain_are_terminated_and_their_par
         parent_execution: parent.map(execution),
         first_run_id: String::new(),
     };
-    let query = format!("{RUNNING} AND StartTime > '2026-01-01T00:00:00Z'");
+    let query = format!("{RUNNING} AND StartTime > '2026-01-01T00:00:01Z'");
     let request = ListRequest { namespace: "sales-process".into(), page_size: 8, query };
     let executions = vec![info("new", None), info("child", Some("old")), info("continued", None)];
     let mut case = deleting(DrainPolicy::Wait, 4).grpc(
