@@ -29,7 +29,7 @@ func main() {
 		HostPort:  must("TEMPORAL_ADDRESS"),
 		Namespace: must("TEMPORAL_NAMESPACE"),
 		// stdout is for the line that says that it polls
-		Logger: tlog.NewStructuredLogger(slog.New(slog.NewTextHandler(os.Stderr, nil))),
+		Logger: tlog.NewStructuredLogger(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))),
 	})
 	if err != nil {
 		log.Fatalf("no Temporal: %v", err)
