@@ -10,6 +10,7 @@ pub mod controller;
 pub mod damper;
 pub mod events;
 pub mod key;
+mod overlays;
 pub mod queue;
 pub mod reconcile;
 pub mod watch;

@@ -13,7 +13,7 @@ mod artifact;
 mod client;
 mod clock;
 mod engine;
-mod glob;
+pub(crate) mod glob;
 mod grants;
 mod grpc;
 mod http;

@@ -7,5 +7,6 @@ mod load;
 mod records;
 mod source;
 
+pub use crd::{DefinitionError, install_definition};
 pub use load::{LoadFailure, Loaded, Loader, digest_of};
 pub use records::Registry;

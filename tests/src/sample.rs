@@ -53,6 +53,10 @@ kind!(
     Plugin, "transom.dev", "v1alpha1", "plugins"
 );
 kind!(
+    /// The host's own, for tenants.
+    Overlay, "transom.dev", "v1alpha1", "overlays"
+);
+kind!(
     /// Kubernetes' own.
     CustomResourceDefinition, "apiextensions.k8s.io", "v1", "customresourcedefinitions"
 );

@@ -8,6 +8,7 @@ use kube::CustomResource;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
+use super::overlay::OverlayRules;
 use crate::plan::contract::TypeMeta;
 use crate::plan::quantity;
 
@@ -51,6 +52,9 @@ pub struct PluginSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub engines: Vec<EngineSpec>,
+    /// What overlays of tenants may do to children of this plugin.
+    #[serde(default, skip_serializing_if = "OverlayRules::is_default")]
+    pub overlays: OverlayRules,
     /// The ServiceAccount that the plugin acts as: RBAC decides what it may read and write. Without one the host's own
     /// rights count.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -56,13 +56,14 @@ impl Args {
             .await
             .with_context(|| format!("cannot listen on {}: choose another --listen", self.listen))?;
         tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "serving health and metrics");
-        let places = Places { namespace, cache_dir: cache_dir.clone() };
+        let places = Places { namespace: namespace.clone(), cache_dir: cache_dir.clone() };
         let loader = Loader { engine: Engine::new()?, program: std::env::current_exe()?, cache_dir };
         let recordings = Arc::new(Ring::new(self.recordings, MAX_BYTES));
         let controller = Controller::new(cluster, recordings, places);
         serve_recordings(self.recordings_listen, &controller).await?;
         let registry = Registry::new(controller.clone(), loader, self.plugin_selector);
         registry.install().await.context("cannot install the custom resource definition of Plugin")?;
+        crate::overlay::store::start(&controller, &namespace).await.context("cannot follow overlays")?;
         let records = tokio::spawn(registry.run(readiness));
         let workers = tokio::spawn({
             let controller = controller.clone();

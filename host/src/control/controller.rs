@@ -15,6 +15,8 @@ use super::queue::Queue;
 use super::reconcile::{Memory, Outcome, Reconcile};
 use super::watch::{Change, Selection, Watch, Watches};
 use crate::lookup::{Grants, Lookups, Places};
+use crate::overlay::guard::Rails;
+use crate::overlay::store::Store;
 use crate::plan::contract::{Manifest, ObjectRef, TypeMeta};
 use crate::plan::object::Object;
 use crate::plan::request::Children;
@@ -49,6 +51,8 @@ pub struct Active {
     pub cluster: Arc<Cluster>,
     /// What its record lets it ask outside the API server.
     pub grants: Grants,
+    /// What overlays may do to its children.
+    pub rails: Arc<Rails>,
     /// Kinds that it serves.
     pub primary_watches: Vec<Arc<Watch>>,
     /// Kinds that it, or a version before, makes; those that the API server did not serve at first come later.
@@ -110,6 +114,8 @@ pub struct Controller {
     pub events: Events,
     /// The last reconciles of each object.
     pub recordings: Arc<Ring>,
+    /// Overlays of tenants.
+    pub overlays: Arc<Store>,
     watches: Watches,
     shared: Arc<Shared>,
     active: RwLock<HashMap<TypeMeta, Arc<Active>>>,
@@ -122,12 +128,18 @@ impl Controller {
     pub fn new(cluster: Arc<Cluster>, recordings: Arc<Ring>, places: Places) -> Arc<Self> {
         let shared = Arc::<Shared>::default();
         let (watcher, asker, worked) = (shared.clone(), shared.clone(), shared.clone());
-        let observe = move |kind: &Arc<TypeMeta>, selection, change| watcher.observe(kind, selection, change);
+        let overlays = Arc::<Store>::default();
+        let inbox = overlays.clone();
+        let observe = move |kind: &Arc<TypeMeta>, selection, change| match selection {
+            Selection::Overlays => inbox.observe(change),
+            _ => watcher.observe(kind, selection, change),
+        };
         let stale = move |key: &PrimaryKey| asker.queue.add(key.clone(), 0);
         Arc::new(Self {
             lookups: Lookups::new(cluster.clone(), places, Arc::new(stale)),
             events: Events::start(cluster.clone(), move || worked.queue.waiting() > 0),
             recordings,
+            overlays,
             watches: Watches::new(Arc::new(observe)),
             cluster,
             shared,
@@ -203,6 +215,27 @@ impl Controller {
         self.active.write().unwrap_or_else(PoisonError::into_inner).retain(|_, serving| serving.name != plugin);
     }
 
+    /// Looks again at the primaries in a namespace for which this holds.
+    pub fn requeue(&self, namespace: &str, wants: &dyn Fn(&TypeMeta, &Object) -> bool) {
+        let active: Vec<Arc<Active>> =
+            self.active.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        let watches: HashMap<&TypeMeta, &Arc<Watch>> =
+            active.iter().flat_map(|active| &active.primary_watches).map(|watch| (&*watch.kind, watch)).collect();
+        for watch in watches.into_values() {
+            let in_place = |primary: &Arc<Object>| primary.namespace == namespace && wants(&watch.kind, primary);
+            for primary in watch.cache.all().into_iter().filter(in_place) {
+                self.shared.queue.add(PrimaryKey::new(watch.kind.clone(), &primary.namespace, &primary.name), 0);
+            }
+        }
+    }
+
+    /// Is this kind served, in whatever version?
+    #[must_use]
+    pub fn serves(&self, kind: &TypeMeta) -> bool {
+        let active = self.active.read().unwrap_or_else(PoisonError::into_inner);
+        active.keys().any(|served| served.kind == kind.kind && served.group() == kind.group())
+    }
+
     /// Works until the queue is closed, then finishes what was begun.
     pub async fn work(self: &Arc<Self>) {
         let mut workers = JoinSet::new();
@@ -246,14 +279,22 @@ impl Controller {
         if active.primary(key).is_none() {
             self.memory.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
             self.lookups.forget(key);
+            self.overlays.report(key, &[]);
             return (Vec::new(), None);
         }
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner).remove(key).unwrap_or_default();
         let span = tracing::error_span!("reconcile", kind = key.kind.kind, namespace = %key.namespace, object = %key.name,
             plugin = active.name, digest = active.digest.get(..15));
         let (memory_of_key, written) = (&mut memory, Vec::new());
-        let reconcile =
-            Reconcile { controller: self, active: &active, key, memory: memory_of_key, written, recording: None };
+        let reconcile = Reconcile {
+            controller: self,
+            active: &active,
+            key,
+            memory: memory_of_key,
+            written,
+            recording: None,
+            overlaid: None,
+        };
         let Outcome { written, again, rest } = reconcile.run().instrument(span).await;
         self.memory.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), memory);
         if let Some(after) = again {
@@ -282,6 +323,7 @@ impl Shared {
                 drop(owners);
                 self.queue.add(key, version);
             }
+            Selection::Overlays => {}
             Selection::Children => {
                 let owners = self.owners.read().unwrap_or_else(PoisonError::into_inner);
                 // a label that was changed by hand concerns the old owner too

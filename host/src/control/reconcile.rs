@@ -25,9 +25,11 @@ use super::cluster::{ApiError, Applied, CREATE_ONLY};
 use super::controller::{Active, Controller};
 use super::damper::Damper;
 use super::key::PrimaryKey;
+use super::overlays::Rejected;
 use crate::api::names;
 use crate::api::plugin::Bounds;
 use crate::lookup::{Asker, Lookups};
+use crate::overlay::{Basis, Overlaid};
 use crate::plan::check::{Checked, Checker, PlanError, digest, shorten};
 use crate::plan::contract::{
     Answered, Call, Event, Failure, Lookup, ObjectRef, Plan, Problem, Request, Step, TypeMeta,
@@ -196,6 +198,8 @@ pub struct Memory {
     damper: Damper,
     settled: Option<Settled>,
     calls: Calls,
+    /// Overlays that the API server would not take.
+    pub(super) rejected: Rejected,
 }
 
 impl Memory {
@@ -231,6 +235,8 @@ struct Settled {
     plugin: String,
     /// Resource version of the primary, status included.
     primary: u64,
+    /// What was laid over the plan; none when nothing was.
+    overlays: Option<Basis>,
     /// The plan's wish.
     requeue: Option<Duration>,
 }
@@ -260,6 +266,8 @@ pub struct Reconcile<'a> {
     pub written: Vec<u64>,
     /// Of the look in progress, if it called the plugin.
     pub recording: Option<Recording>,
+    /// Of the look in progress, if there are overlays.
+    pub overlaid: Option<Overlaid>,
 }
 
 /// What one look led to.
@@ -292,6 +300,7 @@ impl Reconcile<'_> {
             let pass = self.pass().await;
             self.keep_recording(pass.as_ref().err());
             let pass = match pass {
+                Err(error) if self.reject_overlays(&error).await => Ok(Pass::Wrote("left overlays out".into())),
                 Err(error) => self.or_force(error).await,
                 pass => pass,
             };
@@ -364,10 +373,13 @@ impl Reconcile<'_> {
         let mut request = snapshot.request(manifest, self.lookups().last(&self.asker()).await);
         request.calls = self.memory.calls.results();
         let inputs = snapshot.digest(&request);
+        let overlays = self.controller.overlays.selected(&self.key.kind, &snapshot.primary);
+        let basis = Basis::of(&overlays, &self.active.rails);
         if let Some(settled) = self.memory.settled.take()
             && settled.inputs == inputs
             && settled.plugin == self.active.digest
             && settled.primary == snapshot.primary.resource_version
+            && settled.overlays == basis
         {
             metrics().memo_hit(&self.active.name);
             let changes_in = self.lookups().keep(self.key, &request.answers);
@@ -375,8 +387,9 @@ impl Reconcile<'_> {
             self.memory.settled = Some(settled);
             return Ok(Pass::Settled(again));
         }
-        let (checked, used) = self.converse(&snapshot, request).await?;
+        let (mut checked, used) = self.converse(&snapshot, request).await?;
         self.memory.calls.plan(&checked.calls);
+        self.lay(&snapshot, overlays, &mut checked);
         if snapshot.primary.deleting && checked.finalized {
             if let Some(what) = self.make_calls(&checked).await? {
                 return Ok(Pass::Wrote(what));
@@ -424,7 +437,7 @@ impl Reconcile<'_> {
         if later.is_none() {
             let plugin = self.active.digest.clone();
             let primary = self.active.primary(self.key).map_or(0, |primary| primary.resource_version);
-            self.memory.settled = Some(Settled { inputs, plugin, primary, requeue });
+            self.memory.settled = Some(Settled { inputs, plugin, primary, overlays: basis, requeue });
         }
         Ok(Pass::Settled([requeue, changes_in, later].into_iter().flatten().min()))
     }

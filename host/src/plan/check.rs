@@ -306,7 +306,7 @@ fn conditions(plan: &Plan) -> Result<Vec<Condition>, PlanError> {
     let mut seen = BTreeSet::new();
     for condition in &plan.conditions {
         let Condition { type_, reason, .. } = condition;
-        let fault = if type_ == names::SYNCED {
+        let fault = if type_ == names::SYNCED || type_ == names::OVERLAY_APPLIED {
             "belongs to the host"
         } else if !seen.insert(type_.as_str()) {
             "is there twice"
@@ -479,6 +479,7 @@ mod tests {
 
     #[rstest]
     #[case::hosts("Synced", "R")]
+    #[case::overlays("OverlayApplied", "R")]
     #[case::empty("", "R")]
     #[case::spaces("A b", "R")]
     #[case::no_reason("Ready", "")]

@@ -20,6 +20,7 @@ use serde_json::Value;
 
 use super::{CarriedOut, Outcome, Recording};
 use crate::api::names;
+use crate::overlay::Overlaid;
 use crate::plan::contract::{
     Answer, Answered, CallOutcome, Child, Failure, Lookup, Plan, Problem, Request, Value as Found,
 };
@@ -148,6 +149,10 @@ impl Redactor {
 
     pub(super) fn carried_out(&self, carried_out: &CarriedOut) -> CarriedOut {
         self.whole(carried_out)
+    }
+
+    pub(super) fn overlays(&self, overlays: &Overlaid) -> Overlaid {
+        self.whole(overlays)
     }
 
     /// Through its JSON text: no field can be forgotten.

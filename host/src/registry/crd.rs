@@ -104,6 +104,18 @@ impl Definition {
     }
 }
 
+/// Installs a definition of the host's own.
+///
+/// # Errors
+/// What kept it from being served.
+pub async fn install_definition(
+    cluster: &Cluster,
+    definition: &CustomResourceDefinition,
+) -> Result<(), DefinitionError> {
+    let text = serde_json::to_string(definition).map_err(|e| DefinitionError(e.to_string()))?;
+    Definition::parse(&text)?.install(cluster, "transom").await
+}
+
 /// The host writes these; a schema without them would have the API server drop them silently.
 fn check_status(name: &str, version: &Value) -> Result<(), DefinitionError> {
     let Some(status) = version.pointer("/schema/openAPIV3Schema/properties/status") else {

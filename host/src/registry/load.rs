@@ -16,6 +16,7 @@ use crate::control::cluster::{ApiError, Cluster};
 use crate::control::controller::{Active, Controller};
 use crate::control::watch::{Selection, Watch};
 use crate::lookup::{Grants, Runner};
+use crate::overlay::guard::Rails;
 use crate::plan::contract::Manifest;
 use crate::plugin::{CompileError, Engine, EngineComponent, Plugin, compile_in_child};
 
@@ -203,6 +204,7 @@ pub(super) async fn prepare(
         return Err(failure("Fetched", "InvalidName", message));
     }
     let bounds = spec.limits.bounds().map_err(|message| failure("Fetched", "InvalidLimits", message))?;
+    let rails = Rails::new(&spec.overlays).map_err(|message| failure("Fetched", "InvalidOverlayRules", message))?;
     let (wasm, digest) = fetch(loader, controller, &spec.source, &spec.digest).await?;
     let loaded = loader.load(name, &wasm, &digest, bounds).await?;
     if spec.config.is_some() && loaded.manifest.config_schema.is_none() {
@@ -218,7 +220,8 @@ pub(super) async fn prepare(
         Some(account) => grants.read_by(account),
         None => grants,
     };
-    install(controller, &cluster, name, spec, (loaded, grants), digest, earlier).await
+    let active = install(controller, &cluster, name, spec, (loaded, grants), digest, earlier).await?;
+    Ok(Active { rails: Arc::new(rails), ..active })
 }
 
 /// The component of the record's digest: from the cache if it is there, since the same digest is the same component.
@@ -327,6 +330,7 @@ async fn install(
         field_manager,
         cluster: cluster.clone(),
         grants,
+        rails: Arc::default(),
         primary_watches,
         child_watches: child_watches.into(),
     })
@@ -390,6 +394,7 @@ pub(super) async fn without_component(
         field_manager: names::field_manager(name),
         cluster: cluster.clone(),
         grants: Grants::default(),
+        rails: Arc::default(),
         primary_watches,
         child_watches: child_watches.into(),
     })

@@ -25,6 +25,7 @@ mod hostile;
 mod loading;
 mod lookups;
 mod model;
+mod overlays;
 mod ownership;
 mod process;
 mod process_drain;
