@@ -134,6 +134,9 @@ fn p7_while_temporal_is_down_nothing_goes_and_after_the_timeout_the_host_may_for
     let plan = down.plan();
     assert_eq!(plan.condition("Degraded"), Some(("True", "TemporalUnavailable")));
     assert_eq!(plan.disposition::<Deployment>("l2o"), Some(Disposition::Hold));
-    let failure = down.now(DELETED + 60).failure();
+    assert_eq!(down.plan().condition("Ready"), Some(("False", "TemporalUnavailable")));
+    let down = down.now(DELETED + 60);
+    assert!(!down.plan().finalized, "it may be back in a moment");
+    let failure = down.now(DELETED + 360).failure();
     assert_eq!(failure, [format!("TemporalUnavailable: Unavailable: {COUNT}: Unavailable")]);
 }
