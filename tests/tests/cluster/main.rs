@@ -31,6 +31,7 @@ mod process;
 mod process_drain;
 mod record;
 mod restart;
+mod samples;
 mod seeds;
 mod steady;
 mod swap;
