@@ -1,6 +1,7 @@
 //! From a `Plugin` record to a serving version: fetch, digest, compile, describe, check, custom resource definitions,
 //! watches. Every step is a condition with a stable reason; while one fails, the version before goes on serving.
 
+mod compatibility;
 mod crd;
 mod load;
 mod records;
