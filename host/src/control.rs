@@ -10,4 +10,5 @@ pub mod events;
 pub mod key;
 pub mod queue;
 pub mod reconcile;
+pub mod serving;
 pub mod watch;

@@ -5,6 +5,7 @@ mod compatibility;
 mod crd;
 mod load;
 mod records;
+pub mod rollout;
 mod source;
 
 pub use load::{LoadFailure, Loaded, Loader, digest_of};

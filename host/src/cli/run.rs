@@ -13,6 +13,7 @@ use crate::control::controller::Controller;
 use crate::lookup::Places;
 use crate::plugin::Engine;
 use crate::record::ring::{MAX_BYTES, Ring};
+use crate::registry::rollout::plan::Plans;
 use crate::registry::{Loader, Registry};
 use crate::telemetry::{Readiness, serve};
 
@@ -58,9 +59,10 @@ impl Args {
         let places = Places { namespace, cache_dir: cache_dir.clone() };
         let loader = Loader { engine: Engine::new()?, program: std::env::current_exe()?, cache_dir };
         let recordings = Arc::new(Ring::new(self.recordings, MAX_BYTES));
-        serve_recordings(self.recordings_listen, &recordings).await?;
+        let plans = Arc::<Plans>::default();
+        serve_recordings(self.recordings_listen, &recordings, &plans).await?;
         let controller = Controller::new(cluster, recordings, places);
-        let registry = Registry::new(controller.clone(), loader, self.plugin_selector);
+        let registry = Registry::new(controller.clone(), loader, self.plugin_selector, plans);
         registry.install().await.context("cannot install the custom resource definition of Plugin")?;
         let records = tokio::spawn(registry.run(readiness));
         let workers = tokio::spawn({
@@ -82,14 +84,14 @@ impl Args {
     }
 }
 
-/// Serves the recordings, if there are any. The default port may be taken (two hosts on a laptop), and that is no reason
+/// Serves the recordings, if there are any, and the plans of new versions. The default port may be taken (two hosts on a laptop), and that is no reason
 /// not to run.
-async fn serve_recordings(listen: Option<SocketAddr>, ring: &Arc<Ring>) -> anyhow::Result<()> {
+async fn serve_recordings(listen: Option<SocketAddr>, ring: &Arc<Ring>, plans: &Arc<Plans>) -> anyhow::Result<()> {
     if ring.is_off() {
         return Ok(());
     }
     let address = listen.unwrap_or(super::record::DEFAULT_HOST);
-    match crate::record::serve::serve(address, ring.clone()).await {
+    match crate::record::serve::serve(address, ring.clone(), plans.clone()).await {
         Ok(address) => tracing::info!(%address, "serving recordings"),
         Err(error) if listen.is_some() => {
             return Err(error)

@@ -121,6 +121,12 @@ pub enum ReconcileError {
         /// Why.
         source: ApiError,
     },
+    /// The object is pinned to a version that is not there.
+    #[error("pinned to {digest}, which is not loaded: no version in the plugin's history has this digest")]
+    Pinned {
+        /// The version.
+        digest: String,
+    },
     /// Every look found something to write.
     #[error("plan and cluster do not come to rest; last written: {0}")]
     Unstable(String),
@@ -143,6 +149,7 @@ impl ReconcileError {
             Self::Conflict { .. } => "ChildConflict",
             Self::Prune { .. } => "PruneFailed",
             Self::Primary { .. } => "StatusFailed",
+            Self::Pinned { .. } => "PinnedVersionMissing",
             Self::Unstable(_) => "Unstable",
         }
     }
@@ -167,6 +174,8 @@ impl ReconcileError {
 pub struct Memory {
     /// Failures in a row.
     pub failures: u32,
+    /// Name of the version that looked at it last.
+    pub by: Option<Arc<str>>,
     /// Digest of the status that was written last.
     status: Option<String>,
     /// When that was.
@@ -302,6 +311,12 @@ impl Reconcile<'_> {
             Err(error) => Some(self.failed(&error).await),
         };
         Outcome { written: self.written, again, rest }
+    }
+
+    /// Leaves everything as it is and says why.
+    pub async fn refuse(mut self, error: &ReconcileError) -> Outcome {
+        let again = Some(self.failed(error).await);
+        Outcome { written: self.written, again, rest: None }
     }
 
     /// Something was written. Was it asked for by a new spec or a new version, or is it the same again?

@@ -132,11 +132,7 @@ pub(super) async fn check(cluster: &Cluster, live: &Value, new: &Value) -> Resul
     Ok(breaks)
 }
 
-async fn each_object(
-    cluster: &Cluster,
-    served: &Served,
-    mut look: impl FnMut(&str, &Value),
-) -> Result<(), ApiError> {
+async fn each_object(cluster: &Cluster, served: &Served, mut look: impl FnMut(&str, &Value)) -> Result<(), ApiError> {
     let resource = served.api_resource();
     let mut api: Api<DynamicObject> = Api::all_with(cluster.client().clone(), &resource);
     let mut page = ListParams::default().limit(PAGE);

@@ -14,24 +14,24 @@ const MAX_FAULTS: usize = 8;
 const MAX_PATTERN_BYTES: usize = 1 << 20;
 
 /// One schema, ready to be held against objects.
-pub struct Schema<'a> {
+pub(super) struct Schema<'a> {
     root: &'a Value,
     patterns: BTreeMap<&'a str, Option<Regex>>,
 }
 
 /// A field that would break, as a path such as `spec.ports[0].name`, and why.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Fault {
+pub(super) struct Fault {
     /// Where in the object.
-    pub path: String,
+    pub(super) path: String,
     /// What the new schema says to it.
-    pub why: String,
+    pub(super) why: String,
 }
 
 impl<'a> Schema<'a> {
     /// `root` is an `openAPIV3Schema`.
     #[must_use]
-    pub fn new(root: &'a Value) -> Self {
+    pub(super) fn new(root: &'a Value) -> Self {
         let mut patterns = BTreeMap::new();
         collect_patterns(root, &mut patterns);
         Self { root, patterns }
@@ -40,7 +40,7 @@ impl<'a> Schema<'a> {
     /// What is wrong with an object, in the order of its fields; at most 8 faults. `metadata`, `apiVersion`, `kind` and
     /// `status` are not looked at.
     #[must_use]
-    pub fn faults(&self, object: &Value) -> Vec<Fault> {
+    pub(super) fn faults(&self, object: &Value) -> Vec<Fault> {
         let mut walk = Walk { patterns: &self.patterns, faults: Vec::new() };
         let Value::Object(fields) = object else {
             return walk.faults;
@@ -61,9 +61,9 @@ fn collect_patterns<'a>(schema: &'a Value, found: &mut BTreeMap<&'a str, Option<
     match schema {
         Value::Object(fields) => {
             if let Some(Value::String(pattern)) = fields.get("pattern") {
-                found.entry(pattern).or_insert_with(|| {
-                    regex::RegexBuilder::new(pattern).size_limit(MAX_PATTERN_BYTES).build().ok()
-                });
+                found
+                    .entry(pattern)
+                    .or_insert_with(|| regex::RegexBuilder::new(pattern).size_limit(MAX_PATTERN_BYTES).build().ok());
             }
             fields.values().for_each(|value| collect_patterns(value, found));
         }
@@ -172,7 +172,8 @@ impl Walk<'_> {
             Value::Number(number) => self.number(schema, number.as_f64().unwrap_or_default(), path),
             Value::Array(items) => {
                 self.bounded(schema, path, "Items", items.len(), "items");
-                let twice = || items.iter().enumerate().any(|(i, item)| items.iter().take(i).any(|other| other == item));
+                let twice =
+                    || items.iter().enumerate().any(|(i, item)| items.iter().take(i).any(|other| other == item));
                 if schema.get("uniqueItems") == Some(&Value::Bool(true)) && twice() {
                     self.fault(path, "has an item twice");
                 }
@@ -341,7 +342,8 @@ mod tests {
     fn pair() -> impl Strategy<Value = (Value, Value)> {
         let leaf = prop_oneof![
             any::<i32>().prop_map(|n| (json!({"type": "integer", "minimum": n, "maximum": n}), json!(n))),
-            "[a-z]{0,6}".prop_map(|s| (json!({"type": "string", "pattern": "^[a-z]*$", "maxLength": s.len()}), json!(s))),
+            "[a-z]{0,6}"
+                .prop_map(|s| (json!({"type": "string", "pattern": "^[a-z]*$", "maxLength": s.len()}), json!(s))),
             any::<bool>().prop_map(|b| (json!({"type": "boolean", "enum": [b]}), json!(b))),
         ];
         leaf.prop_recursive(4, 24, 4, |inner| {
