@@ -11,6 +11,7 @@
 )]
 
 mod children;
+mod compatibility;
 mod crash;
 mod deletion;
 mod describe;
@@ -25,6 +26,7 @@ mod lookups;
 mod ownership;
 mod record;
 mod restart;
+mod rollout;
 mod seeds;
 mod steady;
 mod swap;

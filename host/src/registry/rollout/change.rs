@@ -74,7 +74,9 @@ pub enum Verb {
 }
 
 impl Verb {
-    fn word(self) -> &'static str {
+    /// In a sentence.
+    #[must_use]
+    pub fn word(self) -> &'static str {
         match self {
             Self::Create => "create",
             Self::Update => "update",

@@ -123,7 +123,7 @@ fn is_baking(policy: &Rollout, status: &RolloutStatus, now: Timestamp) -> bool {
 #[cfg(test)]
 mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-    use proptest::prelude::*;
+    use proptest::prelude::{Just, prop_assert, prop_assert_eq, prop_oneof, proptest};
     use rstest::rstest;
 
     use super::*;
