@@ -193,7 +193,9 @@ impl Record {
         loop {
             let plugin = records.borrow_and_update().clone();
             let next = self.handle(&plugin, &mut records).await;
-            self.load_pins(&plugin).await;
+            if self.load_pins(&plugin).await {
+                self.serve();
+            }
             let _ = tried.send(self.name.clone());
             if plugin.metadata.deletion_timestamp.is_some() {
                 return self.retire(&mut records).await;
@@ -283,7 +285,19 @@ impl Record {
                     "plugin goes on with the version that served"
                 );
                 self.stable = Some(active);
-                self.serve();
+                self.load_pins(plugin).await;
+                // objects of a version on its way must not change hands and back
+                let part = before.rollout.as_ref().filter(|attempt| attempt.step > 0 && !attempt.state.is_over());
+                let wanted = VersionSpec::of(&plugin.spec);
+                if let Some(attempt) = part.filter(|attempt| attempt.revision == wanted.revision())
+                    && let Err(failure) = self.enter(plugin, before, &wanted, attempt.step, None).await
+                {
+                    let LoadFailure { step, reason, message, .. } = failure;
+                    tracing::warn!(plugin = self.name, step, reason, message, "the canary could not be loaded");
+                }
+                if self.canary.is_none() {
+                    self.serve();
+                }
             }
             Err(LoadFailure { step, reason, message, .. }) => {
                 tracing::warn!(
@@ -351,7 +365,7 @@ impl Record {
         }
         self.pinned.extend(self.stable.replace(active));
         self.canary = None;
-        self.keep_pinned();
+        self.load_pins(plugin).await;
         self.serve();
         self.count_objects();
         Next::Rest
@@ -687,9 +701,9 @@ impl Record {
         if self.publish(plugin, &known, status).await { Next::Rest } else { Next::Retry }
     }
 
-    /// Loads versions that objects are pinned to, and unloads those that none is.
-    async fn load_pins(&mut self, plugin: &Plugin) {
-        let Some(stable) = self.stable.clone() else { return };
+    /// Loads versions that objects are pinned to, and unloads those that none is. Returns whether something changed.
+    async fn load_pins(&mut self, plugin: &Plugin) -> bool {
+        let Some(stable) = self.stable.clone() else { return false };
         let status = self.known(plugin);
         let mut changed = self.keep_pinned();
         for digest in self.pins() {
@@ -713,9 +727,7 @@ impl Record {
                 }
             }
         }
-        if changed {
-            self.serve();
-        }
+        changed
     }
 
     /// Digests that objects are pinned to, beside those of the versions that serve anyway.

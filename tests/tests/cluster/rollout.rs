@@ -373,7 +373,7 @@ async fn no_edit_is_lost_and_nothing_written_twice_while_versions_alternate() {
         assert!(*count <= causes, "{name} was written {count} times, there were {causes} reasons");
     }
     let metrics = stage.host.metrics().await;
-    let synced = metrics.sum("transom_reconciles_total", &[("outcome", "Synced")]);
+    let synced = metrics.sum("transom_reconciles_total", &["outcome=\"Synced\""]);
     assert_eq!(metrics.sum("transom_reconciles_total", &[]), synced, "no reconcile failed");
     let record = stage.ns.get(&stage.record).await;
     assert_eq!(record["status"]["history"].as_array().unwrap().len(), 1, "two versions: one serves, one did");
