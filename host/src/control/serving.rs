@@ -6,7 +6,8 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 
 use super::controller::Active;
-use crate::api::rollout::RolloutStep;
+use crate::api::plugin::Plugin;
+use crate::api::rollout::{RolloutStatus, RolloutStep};
 use crate::lookup::Selector;
 use crate::plan::contract::TypeMeta;
 use crate::plan::object::Object;
@@ -53,6 +54,31 @@ impl Serving {
             Some((active, share)) if active.serves(kind) && share.has(primary) => Chosen::Version(active.clone()),
             _ => Chosen::Version(self.stable.clone()),
         }
+    }
+}
+
+/// Version and digest of what serves an object, from the record alone: for those who are not the host. The version of a pin
+/// is known only where the history has it.
+#[must_use]
+pub fn of_record(record: &Plugin, primary: &Object) -> (Option<String>, Option<String>) {
+    let status = record.status.clone().unwrap_or_default();
+    let on_its_way = status.rollout.filter(|attempt| attempt.step > 0 && !attempt.state.is_over());
+    if let Some(pin) = primary.pin.as_deref() {
+        let serving = (status.digest, status.version);
+        let canary = on_its_way.map(|attempt| (Some(attempt.digest), Some(attempt.version)));
+        let before = status.history.into_iter().map(|entry| (Some(entry.digest), Some(entry.version)));
+        let mut known = std::iter::once(serving).chain(canary).chain(before);
+        let version = known.find(|(digest, _)| digest.as_deref() == Some(pin)).and_then(|(_, version)| version);
+        return (version, Some(pin.to_owned()));
+    }
+    let steps = &record.spec.rollout.steps;
+    let has = |attempt: &RolloutStatus| {
+        let parts = steps.get(..attempt.step as usize).unwrap_or(steps);
+        Share::of(parts).is_ok_and(|share| share.has(primary))
+    };
+    match on_its_way.filter(has) {
+        Some(attempt) => (Some(attempt.version), Some(attempt.digest)),
+        None => (status.version, status.digest),
     }
 }
 
@@ -145,6 +171,32 @@ mod tests {
     #[test]
     fn a_selector_that_is_not_understood_is_named() {
         assert_eq!(Share::of(&[step(None, None), step(None, Some("a near (b)"))]), Err("a near (b)".into()));
+    }
+
+    #[test]
+    fn what_serves_an_object_can_be_told_from_the_record() {
+        let record = |state: &str| -> Plugin {
+            serde_json::from_value(serde_json::json!({
+                "apiVersion": "transom.dev/v1alpha1", "kind": "Plugin", "metadata": {"name": "p"},
+                "spec": {"source": {"file": {"path": "/p"}}, "digest": "sha256:new", "rollout": {"steps": [
+                    {"labelSelector": "tier=dev", "bakeSeconds": 1}, {"percent": 100, "bakeSeconds": 1}]}},
+                "status": {"digest": "sha256:old", "version": "1", "rollout": {"id": "x", "revision": "r",
+                    "digest": "sha256:new", "version": "2", "state": state, "step": 1, "steps": 2},
+                    "history": [{"digest": "sha256:older", "version": "0"}]},
+            }))
+            .unwrap()
+        };
+        let told = |state: &str, object: &Object| {
+            let (version, digest) = of_record(&record(state), object);
+            (version.unwrap_or_default(), digest.unwrap())
+        };
+        let pair = |version: &str, digest: &str| (version.to_owned(), format!("sha256:{digest}"));
+        assert_eq!(told("Baking", &object("u", "dev")), pair("2", "new"));
+        assert_eq!(told("Baking", &object("u", "live")), pair("1", "old"));
+        assert_eq!(told("RolledBack", &object("u", "dev")), pair("1", "old"));
+        let pinned = |digest: &str| Object { pin: Some(format!("sha256:{digest}").into()), ..object("u", "dev") };
+        assert_eq!(told("Baking", &pinned("older")), pair("0", "older"));
+        assert_eq!(told("Baking", &pinned("nobody")), pair("", "nobody"));
     }
 
     #[test]

@@ -206,15 +206,23 @@ impl Record {
                 Next::Retry => backoff::delay(failures, failures.into()).min(Duration::from_secs(30)),
                 Next::Look(after) => after,
             };
-            tokio::select! {
-                // Our own writes of the status change the record, too.
-                edited = records.wait_for(|latest| identity(latest) != identity(&plugin)) => {
-                    if edited.is_err() {
-                        return;
+            let (controller, mut wait) = (self.controller.clone(), std::pin::pin!(tokio::time::sleep(after)));
+            loop {
+                tokio::select! {
+                    // Our own writes of the status change the record, too.
+                    gone = async { records.wait_for(|latest| identity(latest) != identity(&plugin)).await.is_err() } => {
+                        if gone {
+                            return;
+                        }
+                        break;
+                    }
+                    () = &mut wait => break,
+                    () = controller.pin_missing() => {
+                        if self.load_pins(&plugin).await {
+                            self.serve();
+                        }
                     }
                 }
-                () = tokio::time::sleep(after) => {}
-                () = self.controller.pin_missing() => {}
             }
         }
     }

@@ -230,6 +230,17 @@ async fn a_version_that_changes_nothing_is_planned_and_swapped_without_a_write()
     let record = stage.ns.wait_for(&record, condition("Ready", "True")).await;
     assert_eq!(record["status"]["plan"]["unchanged"], 20);
     assert_eq!(stage.host.writes_since(start).await, writes(&[("patch plugins/status", 1)]));
+    // other limits are another version, too
+    let before = record["status"]["plan"]["revision"].clone();
+    let wish = json!({ "spec": { "limits": { "deadlineMilliseconds": 2000 }, "rollout": { "strategy": "manual" } } });
+    let record = stage.ns.merge(&record, wish).await;
+    let record = stage.ns.wait_for(&record, condition("Ready", "False").because("ApprovalNeeded")).await;
+    assert_ne!(record["status"]["plan"]["revision"], before);
+    assert_eq!(record["status"]["plan"]["unchanged"], 20);
+    stage.command(&["approve"]).await;
+    let record = stage.wait_for_ready("True", "Serving").await;
+    assert_eq!(record["status"]["serving"]["limits"], json!({ "deadlineMilliseconds": 2000 }));
+    assert_eq!(record["status"]["history"][0]["revision"], before);
 }
 
 #[tokio::test]
@@ -249,6 +260,11 @@ async fn a_host_that_is_killed_in_the_middle_of_a_canary_goes_on_where_it_was() 
     stage.ns.wait_until(&stage.record, |record| step(record) == (Some(1), true)).await;
     stage.wait_for_values(&part, "new", "old").await;
     stage.host.settle(Duration::from_secs(1)).await;
+    for (name, version) in [(part.first().unwrap(), "2.0.0"), (&outside(&stage, &part).await, "1.0.0")] {
+        let arguments = ["explain", "Chameleon", name, "-n", &stage.ns.name, "--output", "json"];
+        let explained: Value = serde_json::from_str(&transom_with_cluster(&arguments).await.printed()).unwrap();
+        assert_eq!(explained["plugin"]["version"], version, "{explained:#}");
+    }
 
     let Stage { ns, host, folder, record } = stage;
     host.kill().await;
@@ -265,6 +281,11 @@ async fn a_host_that_is_killed_in_the_middle_of_a_canary_goes_on_where_it_was() 
     stage.wait_for_values(&part, "old", "old").await;
     stage.host.settle(Duration::from_secs(1)).await;
     assert_eq!(stage.ns.list::<Secret>().await, Vec::<Value>::new());
+}
+
+/// The first object that is no part of these.
+async fn outside(stage: &Stage, part: &BTreeSet<String>) -> String {
+    stage.values().await.into_keys().find(|name| !part.contains(name)).unwrap()
 }
 
 #[tokio::test]

@@ -183,7 +183,7 @@ impl ObjectChange {
             let paths: Vec<&str> = change.fields.iter().take(SAMPLE).map(|field| field.path.as_str()).collect();
             let more = if change.fields.len() > SAMPLE { ", …" } else { "" };
             let colon = if paths.is_empty() { "" } else { ": " };
-            shorten(&format!("{} {}{colon}{}{more}", change.verb.word(), change.child, paths.join(", ")), 512)
+            shorten(&format!("{} {}{colon}{}{more}", change.verb.word(), change.child, paths.join(", ")), 256)
         };
         PlanSample {
             object: self.object.to_string(),

@@ -162,7 +162,16 @@ pub(in crate::registry) async fn make(
             }
         }
     };
-    let changes = futures::stream::iter(primaries).map(one).buffer_unordered(PARALLEL).collect().await;
+    let mut kept = 0;
+    let bounded = |mut change: ObjectChange| {
+        kept += usize::from(!change.children.is_empty());
+        if kept > KEPT {
+            // counted, and not shown
+            change.children.iter_mut().for_each(|child| child.fields = Vec::new());
+        }
+        change
+    };
+    let changes = futures::stream::iter(primaries).map(one).buffer_unordered(PARALLEL).map(bounded).collect().await;
     FullPlan::of(prepared, changes)
 }
 
