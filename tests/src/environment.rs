@@ -48,3 +48,13 @@ pub(crate) fn plugins() -> PathBuf {
 pub(crate) fn registry() -> PathBuf {
     required("TRANSOM_TEST_REGISTRY")
 }
+
+/// Temporal's program.
+pub(crate) fn temporal() -> PathBuf {
+    required("TRANSOM_TEST_TEMPORAL")
+}
+
+/// A worker of Temporal.
+pub(crate) fn worker() -> PathBuf {
+    required("TRANSOM_TEST_WORKER")
+}

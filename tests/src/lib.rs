@@ -18,6 +18,7 @@
     reason = "a test that cannot go on fails, and serde_json's index yields null where nothing is"
 )]
 
+mod apiserver;
 mod audit;
 mod cluster;
 mod command;
@@ -33,10 +34,14 @@ mod postgres;
 mod proxy;
 mod recording;
 mod registry;
+mod rpc;
 pub mod sample;
+pub mod temporal;
+mod transformation;
 
 use std::time::Duration;
 
+pub use apiserver::ApiServer;
 pub use audit::{Audit, Mark, Requests};
 pub use cluster::TestCluster;
 pub use command::{Output, transom, transom_with_cluster};
@@ -50,6 +55,9 @@ pub use postgres::Postgres;
 pub use proxy::{Fault, Proxy, Seen};
 pub use recording::Recording;
 pub use registry::Registry;
+pub use rpc::{Answers, Asked, Rpc};
+pub use temporal::Temporal;
+pub use transformation::{Behaviour, Transformation};
 
 /// How long anything may take that a test waits for. On an idle machine nothing takes more than a few seconds, except
 /// Kubernetes' garbage collector, which learns of a new kind after up to 30.

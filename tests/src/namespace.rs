@@ -3,7 +3,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures::StreamExt;
+use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::core::v1::{Namespace as KubeNamespace, ServiceAccount};
+use k8s_openapi::api::rbac::v1::Role;
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::core::Status;
 use kube::runtime::{WatchStreamExt, watcher};
@@ -174,21 +176,68 @@ impl Namespace {
         self.patch(target.into(), Patch::Merge(json!({ "status": status })), "status").await
     }
 
+    /// What a patch would lead to, or the API server's refusal; nothing is written.
+    ///
+    /// # Errors
+    ///
+    /// The API server's words.
+    pub async fn dry_patch(&self, target: impl Into<Target>, patch: &Patch<Value>) -> Result<Value, String> {
+        let target = target.into();
+        let parameters = PatchParams { dry_run: true, ..PatchParams::default() };
+        let patched = self.api(&target).patch(&target.name, &parameters, patch).await;
+        patched.map(|object| value(&target, &object)).map_err(|error| error.to_string())
+    }
+
+    /// What putting an object in the place of the one of its name would lead to, or the API server's refusal.
+    ///
+    /// # Errors
+    ///
+    /// The API server's words.
+    pub async fn dry_replace(&self, object: Value) -> Result<Value, String> {
+        let target = Target::from(&object);
+        let object: DynamicObject = serde_json::from_value(object).expect("an object");
+        let parameters = PostParams { dry_run: true, ..PostParams::default() };
+        let replaced = self.api(&target).replace(&target.name, &parameters, &object).await;
+        replaced.map(|object| value(&target, &object)).map_err(|error| error.to_string())
+    }
+
+    /// A client with the rights of this user and no others.
+    pub async fn client_as(&self, user: &str) -> Client {
+        cluster::client_as(&self.environment, user).await
+    }
+
+    /// Changes an object that may not be there; none when it is not.
+    pub async fn try_merge(&self, target: impl Into<Target>, patch: Value) -> Option<Value> {
+        self.try_patch(&target.into(), Patch::Merge(patch), "").await
+    }
+
     async fn patch(&self, target: Target, patch: Patch<Value>, subresource: &str) -> Value {
+        let patched = self.try_patch(&target, patch, subresource).await;
+        patched.unwrap_or_else(|| panic!("there is no {target} to be changed"))
+    }
+
+    async fn try_patch(&self, target: &Target, patch: Patch<Value>, subresource: &str) -> Option<Value> {
         let parameters = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
-        let api = self.api(&target);
+        let api = self.api(target);
         let patched = match subresource {
             "" => api.patch(&target.name, &parameters, &patch).await,
             _ => api.patch_status(&target.name, &parameters, &patch).await,
         };
-        value(&target, &patched.unwrap_or_else(|error| panic!("{target} cannot be changed: {error}")))
+        let patched = absent_is_fine(patched).unwrap_or_else(|error| panic!("{target} cannot be changed: {error}"));
+        patched.map(|patched| value(target, &patched))
     }
 
     /// Asks for an object to be deleted.
     pub async fn delete(&self, target: impl Into<Target>) {
         let target = target.into();
+        assert!(self.try_delete(&target).await, "there is no {target} to be deleted");
+    }
+
+    /// Asks for an object to be deleted that may not be there; false when it is not.
+    pub async fn try_delete(&self, target: impl Into<Target>) -> bool {
+        let target = target.into();
         let deleted = self.api(&target).delete(&target.name, &DeleteParams::background()).await;
-        deleted.map(drop).unwrap_or_else(|error| panic!("{target} cannot be deleted: {error}"));
+        absent_is_fine(deleted).unwrap_or_else(|error| panic!("{target} cannot be deleted: {error}")).is_some()
     }
 
     // ---------------------------------------------------------------- waits
@@ -274,6 +323,55 @@ impl Namespace {
         Recording::start(self, &target.into()).await
     }
 
+    // ------------------------------------------------------------- accounts
+
+    /// Makes a ServiceAccount and returns its bearer token.
+    ///
+    /// # Panics
+    ///
+    /// When the API server gives none.
+    pub async fn account(&self, name: &str) -> String {
+        let metadata = json!({ "name": name });
+        self.create(json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata })).await;
+        let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), &self.name);
+        let answer = accounts.create_token_request(name, &PostParams::default(), &TokenRequest::default()).await;
+        answer.unwrap().status.expect("a token").token
+    }
+
+    /// Lets a ServiceAccount of this namespace do something in it; replaces what was allowed under the same name before.
+    /// Rules are those of a Role.
+    pub async fn allow(&self, account: &str, role: &str, rules: Value) {
+        let metadata = json!({ "name": role });
+        let group = "rbac.authorization.k8s.io";
+        let api_version = "rbac.authorization.k8s.io/v1";
+        let role_target = of::<Role>(role);
+        if self.try_merge(&role_target, json!({ "rules": rules })).await.is_some() {
+            return;
+        }
+        self.create(json!({ "apiVersion": api_version, "kind": "Role", "metadata": metadata, "rules": rules })).await;
+        self.create(json!({
+            "apiVersion": api_version, "kind": "RoleBinding", "metadata": metadata,
+            "roleRef": { "apiGroup": group, "kind": "Role", "name": role },
+            "subjects": [{ "kind": "ServiceAccount", "name": account, "namespace": self.name }],
+        }))
+        .await;
+    }
+
+    /// Lets a ServiceAccount of this namespace do something everywhere, for as long as the cluster lives.
+    pub async fn allow_everywhere(&self, account: &str, rules: Value) {
+        let metadata = json!({ "name": format!("{account}-{}", self.name) });
+        let group = "rbac.authorization.k8s.io";
+        let api_version = "rbac.authorization.k8s.io/v1";
+        let role = json!({ "apiVersion": api_version, "kind": "ClusterRole", "metadata": metadata, "rules": rules });
+        self.create(role).await;
+        self.create(json!({
+            "apiVersion": api_version, "kind": "ClusterRoleBinding", "metadata": metadata,
+            "roleRef": { "apiGroup": group, "kind": "ClusterRole", "name": metadata["name"] },
+            "subjects": [{ "kind": "ServiceAccount", "name": account, "namespace": self.name }],
+        }))
+        .await;
+    }
+
     // ------------------------------------------------------------------ end
 
     fn api(&self, target: &Target) -> Api<DynamicObject> {
@@ -297,9 +395,13 @@ impl Namespace {
             let name = record.meta().name.clone().unwrap_or_default();
             absent_is_fine(plugins.patch(&name, &PatchParams::default(), &none).await)?;
         }
-        for target in
-            [of::<sample::Web>(""), of::<sample::Domain>(""), of::<sample::Hostile>(""), of::<sample::Asker>("")]
-        {
+        for target in [
+            of::<sample::Web>(""),
+            of::<sample::Domain>(""),
+            of::<sample::Process>(""),
+            of::<sample::Hostile>(""),
+            of::<sample::Asker>(""),
+        ] {
             let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &self.name, &target.resource());
             let Some(primaries) = absent_is_fine(api.list(&ListParams::default()).await)? else { continue };
             for primary in

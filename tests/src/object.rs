@@ -19,13 +19,16 @@ pub fn of<K: k8s_openapi::Resource>(name: &str) -> Target {
 }
 
 impl Target {
-    pub(crate) fn resource(&self) -> ApiResource {
+    /// For kube's own functions.
+    #[must_use]
+    pub fn resource(&self) -> ApiResource {
         let (group, version) = self.api_version.split_once('/').unwrap_or(("", &self.api_version));
         ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, &self.kind))
     }
 
     pub(crate) fn is_cluster_scoped(&self) -> bool {
-        matches!(&*self.kind, "Plugin" | "Namespace" | "CustomResourceDefinition")
+        let kinds = ["Plugin", "Namespace", "CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding"];
+        kinds.contains(&&*self.kind)
     }
 }
 

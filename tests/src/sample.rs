@@ -29,6 +29,10 @@ kind!(
     Domain, "ameide.io", "v1", "domains"
 );
 kind!(
+    /// Of the plugin `process`.
+    Process, "ameide.io", "v1", "processes"
+);
+kind!(
     /// Of the plugin `hostile`.
     Hostile, "tests.transom.dev", "v1", "hostiles"
 );
@@ -51,6 +55,10 @@ kind!(
 kind!(
     /// The host's own.
     Plugin, "transom.dev", "v1alpha1", "plugins"
+);
+kind!(
+    /// The host's own, for tenants.
+    Overlay, "transom.dev", "v1alpha1", "overlays"
 );
 kind!(
     /// Kubernetes' own.
@@ -96,6 +104,19 @@ pub fn domain(name: &str) -> Value {
                 "clusterRef": format!("cnpg/{name}"), "schema": "main",
                 "migrationJobImage": "registry.example/migrator:1",
             },
+        },
+    })
+}
+
+/// A Process in a namespace of Temporal's, whose definition is asked for every second.
+#[must_use]
+pub fn process(name: &str, namespace: &str) -> Value {
+    json!({
+        "apiVersion": "ameide.io/v1", "kind": "Process", "metadata": { "name": name },
+        "spec": {
+            "image": "registry.example/process:1",
+            "definitionRef": { "id": "L2O_v3", "tenantId": "t123", "refreshInterval": "1s" },
+            "temporal": { "namespace": namespace, "taskQueue": format!("{name}-tq") },
         },
     })
 }

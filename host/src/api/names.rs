@@ -35,6 +35,15 @@ pub const SYNCED: &str = "Synced";
 /// Condition of every primary, kept by the plugin; the host writes it only where the plugin could not.
 pub const READY: &str = "Ready";
 
+/// Condition of a primary that overlays are for, kept by the host: are all of them part of what is applied?
+pub const OVERLAY_APPLIED: &str = "OverlayApplied";
+
+/// Is this a label or annotation of the host's own?
+#[must_use]
+pub fn is_ours(name: &str) -> bool {
+    name.split('/').next().is_some_and(|domain| domain == GROUP || domain.ends_with(".transom.dev"))
+}
+
 /// Field manager for server-side apply of one plugin's children. At most 128 bytes (Kubernetes'
 /// `FieldManagerMaxLength`), which the 40 characters of a plugin's name cannot reach.
 #[must_use]

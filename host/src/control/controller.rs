@@ -17,7 +17,9 @@ use super::reconcile::{Memory, Outcome, Reconcile, ReconcileError};
 use super::serving::{Chosen, Serving};
 use super::watch::{Change, Selection, Watch, Watches};
 use crate::lookup::{Grants, Lookups, Places};
-use crate::plan::contract::{Manifest, TypeMeta};
+use crate::overlay::guard::Rails;
+use crate::overlay::store::Store;
+use crate::plan::contract::{CallResult, Manifest, ObjectRef, TypeMeta};
 use crate::plan::object::Object;
 use crate::plan::request::Children;
 use crate::plugin::Plugin;
@@ -49,8 +51,12 @@ pub struct Active {
     pub config: String,
     /// Field manager of its applies.
     pub field_manager: String,
+    /// The API server in the name of its account.
+    pub cluster: Arc<Cluster>,
     /// What its record lets it ask outside the API server.
     pub grants: Grants,
+    /// What overlays may do to its children.
+    pub rails: Arc<Rails>,
     /// Kinds that it serves.
     pub primary_watches: Vec<Arc<Watch>>,
     /// Kinds that it, or another version, makes; those that the API server did not serve at first come later. All versions
@@ -68,7 +74,7 @@ impl Active {
     /// The API server's answer to a write.
     pub fn put_primary(&self, key: &PrimaryKey, object: Object) {
         if let Some(watch) = self.primary_watch(&key.kind) {
-            watch.cache.put(object);
+            watch.cache.put_answer(object);
         }
     }
 
@@ -117,7 +123,7 @@ struct Shared {
 
 /// The host's side of all primaries.
 pub struct Controller {
-    /// The API server.
+    /// The API server in the host's own name: for its records and for definitions.
     pub cluster: Arc<Cluster>,
     /// Answers for plugins.
     pub lookups: Lookups,
@@ -125,6 +131,8 @@ pub struct Controller {
     pub events: Events,
     /// The last reconciles of each object.
     pub recordings: Arc<Ring>,
+    /// Overlays of tenants.
+    pub overlays: Arc<Store>,
     watches: Watches,
     shared: Arc<Shared>,
     active: RwLock<HashMap<TypeMeta, Arc<Serving>>>,
@@ -139,13 +147,19 @@ impl Controller {
     pub fn new(cluster: Arc<Cluster>, recordings: Arc<Ring>, places: Places) -> Arc<Self> {
         let shared = Arc::<Shared>::default();
         let (watcher, asker, worked) = (shared.clone(), shared.clone(), shared.clone());
-        let observe = move |kind: &Arc<TypeMeta>, selection, change| watcher.observe(kind, selection, change);
+        let overlays = Arc::<Store>::default();
+        let inbox = overlays.clone();
+        let observe = move |kind: &Arc<TypeMeta>, selection, change| match selection {
+            Selection::Overlays => inbox.observe(change),
+            _ => watcher.observe(kind, selection, change),
+        };
         let stale = move |key: &PrimaryKey| asker.queue.add(key.clone(), 0);
         Arc::new(Self {
             lookups: Lookups::new(cluster.clone(), places, Arc::new(stale)),
-            events: Events::start(cluster.client().clone(), move || worked.queue.waiting() > 0),
+            events: Events::start(cluster.clone(), move || worked.queue.waiting() > 0),
             recordings,
-            watches: Watches::new(cluster.clone(), Arc::new(observe)),
+            overlays,
+            watches: Watches::new(Arc::new(observe)),
             cluster,
             shared,
             active: RwLock::default(),
@@ -154,9 +168,9 @@ impl Controller {
         })
     }
 
-    /// Starts watches for a kind, or shares running ones.
-    pub fn watch(&self, served: &Served, selection: Selection) -> Arc<Watch> {
-        self.watches.open(served, selection)
+    /// Starts watches for a kind in the name of the cluster's account, or shares running ones.
+    pub fn watch(&self, cluster: &Cluster, served: &Served, selection: Selection) -> Arc<Watch> {
+        self.watches.open(cluster, served, selection)
     }
 
     /// Watches a kind of child from now on that the API server did not serve when the version was loaded.
@@ -167,7 +181,7 @@ impl Controller {
         if active.child_watch(kind).is_some() {
             return Ok(());
         }
-        let watch = self.watch(&self.cluster.served(kind).await?, Selection::Children);
+        let watch = self.watch(&active.cluster, &active.cluster.served(kind).await?, Selection::Children);
         watch.synced().await;
         let mut watches = active.child_watches.write().unwrap_or_else(PoisonError::into_inner);
         if !watches.iter().any(|known| *known.kind == *kind) {
@@ -225,6 +239,14 @@ impl Controller {
         self.pins.notified().await;
     }
 
+    /// What became of the calls of the last plan for an object; nothing while it is being reconciled.
+    #[must_use]
+    pub fn call_results(&self, kind: &TypeMeta, primary: &Object) -> Vec<CallResult> {
+        let key = PrimaryKey::new(Arc::new(kind.clone()), &primary.namespace, &primary.name);
+        let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        memory.get(&key).map(Memory::call_results).unwrap_or_default()
+    }
+
     /// How many of these primaries have not been looked at by this version yet.
     #[must_use]
     pub fn pending<'a>(&self, revision: &str, keys: impl Iterator<Item = &'a PrimaryKey>) -> usize {
@@ -254,6 +276,32 @@ impl Controller {
         self.active.write().unwrap_or_else(PoisonError::into_inner).retain(|_, serving| serving.stable.name != plugin);
     }
 
+    /// Looks again at the primaries in a namespace for which this holds.
+    pub fn requeue(&self, namespace: &str, wants: &dyn Fn(&TypeMeta, &Object) -> bool) {
+        let active: Vec<Arc<Active>> = self
+            .active
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .map(|serving| serving.stable.clone())
+            .collect();
+        let watches: HashMap<&TypeMeta, &Arc<Watch>> =
+            active.iter().flat_map(|active| &active.primary_watches).map(|watch| (&*watch.kind, watch)).collect();
+        for watch in watches.into_values() {
+            let in_place = |primary: &Arc<Object>| primary.namespace == namespace && wants(&watch.kind, primary);
+            for primary in watch.cache.all().into_iter().filter(in_place) {
+                self.shared.queue.add(PrimaryKey::new(watch.kind.clone(), &primary.namespace, &primary.name), 0);
+            }
+        }
+    }
+
+    /// Is this kind served, in whatever version?
+    #[must_use]
+    pub fn serves(&self, kind: &TypeMeta) -> bool {
+        let active = self.active.read().unwrap_or_else(PoisonError::into_inner);
+        active.keys().any(|served| served.kind == kind.kind && served.group() == kind.group())
+    }
+
     /// Works until the queue is closed, then finishes what was begun.
     pub async fn work(self: &Arc<Self>) {
         let mut workers = JoinSet::new();
@@ -274,6 +322,13 @@ impl Controller {
         }
     }
 
+    /// After how long an object is looked at again without a change; none when only a change brings it up.
+    #[must_use]
+    pub fn again_in(&self, object: &ObjectRef) -> Option<Duration> {
+        let key = PrimaryKey::new(Arc::new(object.kind.clone()), &object.namespace, &object.name);
+        self.shared.queue.again_in(&key)
+    }
+
     /// Gives no more work out.
     pub fn close(&self) {
         self.shared.queue.close();
@@ -284,9 +339,13 @@ impl Controller {
         let Some(versions) = self.versions(&key.kind) else {
             return (Vec::new(), None);
         };
+        if let Some(watch) = versions.stable.primary_watch(&key.kind) {
+            metrics().primaries(&versions.stable.name, &key.kind.kind, watch.cache.len());
+        }
         let Some(primary) = versions.stable.primary(key) else {
             self.memory.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
             self.lookups.forget(key);
+            self.overlays.report(key, &[]);
             return (Vec::new(), None);
         };
         let (active, refusal) = match versions.choose(&key.kind, &primary) {
@@ -301,8 +360,15 @@ impl Controller {
         let span = tracing::error_span!("reconcile", kind = key.kind.kind, namespace = %key.namespace, object = %key.name,
             plugin = active.name, digest = active.digest.get(..15));
         let (memory_of_key, written) = (&mut memory, Vec::new());
-        let reconcile =
-            Reconcile { controller: self, active: &active, key, memory: memory_of_key, written, recording: None };
+        let reconcile = Reconcile {
+            controller: self,
+            active: &active,
+            key,
+            memory: memory_of_key,
+            written,
+            recording: None,
+            overlaid: None,
+        };
         let outcome = match refusal {
             None => reconcile.run().instrument(span).await,
             Some(refusal) => reconcile.refuse(&refusal).instrument(span).await,
@@ -336,6 +402,7 @@ impl Shared {
                 drop(owners);
                 self.queue.add(key, version);
             }
+            Selection::Overlays => {}
             Selection::Children => {
                 let owners = self.owners.read().unwrap_or_else(PoisonError::into_inner);
                 // a label that was changed by hand concerns the old owner too

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! snapshot ─► rounds ─► plan ─► check ─► writes?
-//!    ▲                                   │ none: publish status, done
-//!    └── answers to the writes go into ◄─┘ some: apply by tiers, prune
+//!    ▲                                   │ none: calls? none: publish status, done
+//!    └── answers to the writes go into ◄─┘ some: apply by tiers, prune; or make the calls
 //!        the caches; look again
 //! ```
 //!
@@ -20,15 +20,20 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use serde_json::{Map, Value, json};
 
+use super::calls::{self, Calls};
 use super::cluster::{ApiError, Applied, CREATE_ONLY};
 use super::controller::{Active, Controller};
 use super::damper::Damper;
 use super::key::PrimaryKey;
+use super::overlays::Rejected;
 use crate::api::names;
 use crate::api::plugin::Bounds;
 use crate::lookup::{Asker, Lookups};
+use crate::overlay::{Basis, Overlaid};
 use crate::plan::check::{Checked, Checker, PlanError, digest, shorten};
-use crate::plan::contract::{Answered, Event, Failure, Lookup, ObjectRef, Plan, Problem, Request, Step, TypeMeta};
+use crate::plan::contract::{
+    Answered, Call, CallResult, Event, Failure, Lookup, ObjectRef, Plan, Problem, Request, Step, TypeMeta,
+};
 use crate::plan::decide::{self, Apply, Experience, Prune, Writes};
 use crate::plan::object::Object;
 use crate::plan::request::Snapshot;
@@ -36,12 +41,12 @@ use crate::plan::rounds::{self, Conversation, NoPlan, RoundsError, Session};
 use crate::plan::status::{self, INVALID, Report, Synced};
 use crate::plan::{check::Desired, diff};
 use crate::plugin::CallError;
-use crate::record::{Outcome as Said, Recording, Write};
+use crate::record::{CallMade, Outcome as Said, Recording, Write};
 use crate::telemetry::{chain, metrics};
 
-/// Looks at one primary before it goes to the back of the queue: write, look again, and once more for what the first
-/// look could not see. More means that plan and cluster do not agree.
-const MAX_PASSES: u32 = 4;
+/// Looks at one primary before it goes to the back of the queue: write, look again, once more for what the first
+/// look could not see, and two for calls and what they led to. More means that plan and cluster do not agree.
+const MAX_PASSES: u32 = 6;
 
 /// How often the status of one object is written while no condition flips: "1 of 3 replicas", "2 of 3 replicas". A child
 /// that takes a moment to start would cost a write for each step otherwise; flips are written at once.
@@ -49,6 +54,9 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 
 /// Applies of one tier that are on their way at the same time.
 const PARALLEL_WRITES: usize = 8;
+
+/// Calls of one plan that are on their way at the same time.
+const PARALLEL_CALLS: usize = 4;
 
 /// The API server serves a kind a moment after its definition was applied. After this long the objects of the kind are
 /// tried all the same, and their failure is told.
@@ -113,6 +121,14 @@ pub enum ReconcileError {
         /// Why.
         source: ApiError,
     },
+    /// A call outside Kubernetes failed, and the plugin asks for it again.
+    #[error("call {key} failed: {}: {}", problem.reason, problem.message)]
+    Outside {
+        /// Which call of the plan.
+        key: String,
+        /// What was answered.
+        problem: Problem,
+    },
     /// The primary itself could not be written.
     #[error("could not write {what} of the object")]
     Primary {
@@ -148,6 +164,8 @@ impl ReconcileError {
             Self::Immutable { .. } => "ImmutableField",
             Self::Conflict { .. } => "ChildConflict",
             Self::Prune { .. } => "PruneFailed",
+            Self::Outside { problem, .. } if problem.reason == calls::DENIED => calls::DENIED,
+            Self::Outside { .. } => "CallFailed",
             Self::Primary { .. } => "StatusFailed",
             Self::Pinned { .. } => "PinnedVersionMissing",
             Self::Unstable(_) => "Unstable",
@@ -188,9 +206,18 @@ pub struct Memory {
     wanted: Option<(i64, String)>,
     damper: Damper,
     settled: Option<Settled>,
+    calls: Calls,
+    /// Overlays that the API server would not take.
+    pub(super) rejected: Rejected,
 }
 
 impl Memory {
+    /// What became of the calls of the last plan.
+    #[must_use]
+    pub fn call_results(&self) -> Vec<CallResult> {
+        self.calls.results()
+    }
+
     /// There was nothing to write: need not be compared again.
     fn agree(&mut self, checked: &Checked, snapshot: &Snapshot) {
         let pair = |desired: &Arc<Desired>| Some(agreement(desired, snapshot.children.get(&desired.reference)?));
@@ -223,6 +250,8 @@ struct Settled {
     plugin: String,
     /// Resource version of the primary, status included.
     primary: u64,
+    /// What was laid over the plan; none when nothing was.
+    overlays: Option<Basis>,
     /// The plan's wish.
     requeue: Option<Duration>,
 }
@@ -252,6 +281,8 @@ pub struct Reconcile<'a> {
     pub written: Vec<u64>,
     /// Of the look in progress, if it called the plugin.
     pub recording: Option<Recording>,
+    /// Of the look in progress, if there are overlays.
+    pub overlaid: Option<Overlaid>,
 }
 
 /// What one look led to.
@@ -278,10 +309,13 @@ impl Reconcile<'_> {
         let started = Instant::now();
         let mut last = String::new();
         let mut result = Err(ReconcileError::Unstable(String::new()));
+        let uid = self.asker().uid;
+        self.memory.calls.begin(&uid);
         for _ in 0..MAX_PASSES {
             let pass = self.pass().await;
             self.keep_recording(pass.as_ref().err());
             let pass = match pass {
+                Err(error) if self.reject_overlays(&error).await => Ok(Pass::Wrote("left overlays out".into())),
                 Err(error) => self.or_force(error).await,
                 pass => pass,
             };
@@ -357,12 +391,16 @@ impl Reconcile<'_> {
             return Ok(Pass::Wrote("finalizer".into()));
         }
         let manifest = &self.active.manifest;
-        let request = snapshot.request(manifest, self.lookups().last(&self.asker()).await);
+        let mut request = snapshot.request(manifest, self.lookups().last(&self.asker()).await);
+        request.calls = self.memory.calls.results();
         let inputs = snapshot.digest(&request);
+        let overlays = self.controller.overlays.selected(&self.key.kind, &snapshot.primary);
+        let basis = Basis::of(&overlays, &self.active.rails);
         if let Some(settled) = self.memory.settled.take()
             && settled.inputs == inputs
             && settled.plugin == self.active.digest
             && settled.primary == snapshot.primary.resource_version
+            && settled.overlays == basis
         {
             metrics().memo_hit(&self.active.name);
             let changes_in = self.lookups().keep(self.key, &request.answers);
@@ -370,8 +408,13 @@ impl Reconcile<'_> {
             self.memory.settled = Some(settled);
             return Ok(Pass::Settled(again));
         }
-        let (checked, used) = self.converse(&snapshot, request).await?;
+        let (mut checked, used) = self.converse(&snapshot, request).await?;
+        self.memory.calls.plan(&checked.calls);
+        self.lay(&snapshot, overlays, &mut checked);
         if snapshot.primary.deleting && checked.finalized {
+            if let Some(what) = self.make_calls(&checked).await? {
+                return Ok(Pass::Wrote(what));
+            }
             if snapshot.children.is_empty() {
                 checked.events.into_iter().for_each(|event| self.event(&snapshot, event));
             }
@@ -391,7 +434,20 @@ impl Reconcile<'_> {
             return Ok(Pass::Wrote(what));
         }
         self.memory.agree(&checked, &snapshot);
+        let called = self.make_calls(&checked).await;
+        if let Ok(Some(what)) = called {
+            return Ok(Pass::Wrote(what));
+        }
         let report = Report { fields: checked.status, conditions: checked.conditions };
+        if let Err(error) = called {
+            // the plugin has seen the failure, so what it says is up to date
+            let synced = Synced::failed(error.reason(), error.chain());
+            if let Published::Written = self.publish(&snapshot, Some(&report), &synced).await? {
+                let note = error.chain();
+                self.event(&snapshot, Event { warning: true, reason: error.reason().to_owned(), note });
+            }
+            return Err(error);
+        }
         let mut later = None;
         match self.publish(&snapshot, Some(&report), &Synced::applied()).await? {
             Published::Written => checked.events.into_iter().for_each(|event| self.event(&snapshot, event)),
@@ -402,7 +458,7 @@ impl Reconcile<'_> {
         if later.is_none() {
             let plugin = self.active.digest.clone();
             let primary = self.active.primary(self.key).map_or(0, |primary| primary.resource_version);
-            self.memory.settled = Some(Settled { inputs, plugin, primary, requeue });
+            self.memory.settled = Some(Settled { inputs, plugin, primary, overlays: basis, requeue });
         }
         Ok(Pass::Settled([requeue, changes_in, later].into_iter().flatten().min()))
     }
@@ -413,8 +469,8 @@ impl Reconcile<'_> {
 
     fn asker(&self) -> Asker<'_> {
         let uid = self.active.primary(self.key).map(|primary| primary.uid.clone()).unwrap_or_default();
-        let Active { name, manifest, grants, .. } = self.active;
-        Asker { key: self.key, uid, plugin: name, manifest, grants }
+        let Active { name, manifest, grants, cluster, .. } = self.active;
+        Asker { key: self.key, uid, plugin: name, manifest, grants, cluster }
     }
 
     /// The primary and its children as the caches have them.
@@ -452,7 +508,7 @@ impl Reconcile<'_> {
             }
         };
         self.discover(&plan).await;
-        let scope = |kind: &TypeMeta| controller.cluster.known(kind).map(|served| served.scope);
+        let scope = |kind: &TypeMeta| active.cluster.known(kind).map(|served| served.scope);
         let checker = Checker { plugin: &active.name, manifest, bounds: &bounds, scope: &scope };
         let checked = checker.check(snapshot, &plan);
         self.recording = record(Said::Planned(Box::new(plan)));
@@ -470,7 +526,7 @@ impl Reconcile<'_> {
 
     /// Asks again for kinds in a plan that the API server did not serve when the version was loaded.
     async fn discover(&self, plan: &Plan) {
-        let cluster = &self.controller.cluster;
+        let cluster = &self.active.cluster;
         let unknown = |kind: &&TypeMeta| cluster.known(kind).is_none();
         for kind in self.active.manifest.children.iter().map(|(kind, _)| kind).filter(unknown) {
             let planned = plan.children.iter().any(|child| TypeMeta::of(&child.object).as_ref() == Some(kind));
@@ -478,6 +534,42 @@ impl Reconcile<'_> {
                 tracing::debug!(%kind, %error, "a kind of child is not served");
             }
         }
+    }
+
+    /// Makes the calls of a plan that are still to be made. Returns what was done, for people; none when nothing was.
+    async fn make_calls(&mut self, checked: &Checked) -> Result<Option<String>, ReconcileError> {
+        let (active, lookups) = (self.active, self.lookups());
+        let open = match self.memory.calls.next(&checked.calls) {
+            calls::Next::Nothing => return Ok(None),
+            calls::Next::Failed(call, problem) => {
+                return Err(ReconcileError::Outside { key: call.key.clone(), problem });
+            }
+            calls::Next::Make(open) => open,
+        };
+        let make = |call: &'_ Call| {
+            let call = call.clone();
+            async move {
+                let started = Instant::now();
+                let Call { endpoint, path, message, .. } = &call;
+                let answer = lookups.call(&active.grants, endpoint, path, message).await;
+                (call, answer, started)
+            }
+        };
+        let requests: Vec<_> = open.into_iter().map(make).collect();
+        let answers: Vec<_> = futures::stream::iter(requests).buffered(PARALLEL_CALLS).collect().await;
+        let mut done = Vec::new();
+        for (call, answer, started) in answers {
+            let problem = self.memory.calls.ended(&call, answer);
+            let Call { key, endpoint, path, .. } = call;
+            let outcome = if problem.is_some() { "Failed" } else { "Succeeded" };
+            metrics().plan_call(&active.name, outcome, started);
+            tracing::info!(key, endpoint, path, outcome, "call of the plan made");
+            done.push(format!("call {key} to {endpoint} {path}: {outcome}"));
+            if let Some(recording) = &mut self.recording {
+                recording.carried_out.calls.push(CallMade { key, endpoint, path, problem });
+            }
+        }
+        Ok(Some(done.join(", ")))
     }
 
     /// Applies by tiers, prunes when every apply succeeded. Returns what was done, for people.
@@ -532,7 +624,7 @@ impl Reconcile<'_> {
 
     /// Waits until the API server serves all kinds that are still to be applied; their definitions were just applied.
     async fn await_definitions(&self, writes: &Writes) {
-        let cluster = &self.controller.cluster;
+        let cluster = &self.active.cluster;
         let started = Instant::now();
         for apply in writes.tiers.iter().flatten() {
             while cluster.served(&apply.desired.reference.kind).await.is_err() && started.elapsed() < ESTABLISHED_WITHIN
@@ -554,9 +646,9 @@ impl Reconcile<'_> {
             if let Some(Value::Object(metadata)) = body.get_mut("metadata") {
                 metadata.insert("resourceVersion".into(), CREATE_ONLY.into());
             }
-            self.controller.cluster.apply(child, manager, &body).await
+            self.active.cluster.apply(child, manager, &body).await
         } else {
-            self.controller.cluster.apply(child, manager, &desired.body).await
+            self.active.cluster.apply(child, manager, &desired.body).await
         };
         match applied {
             Ok(Applied { created, object }) => Ok(Written { apply, object, what: describe(apply, created) }),
@@ -571,7 +663,7 @@ impl Reconcile<'_> {
     async fn claim<'w>(&self, apply: &'w Apply, refused: ApiError) -> Result<Written<'w>, ReconcileError> {
         let (child, manager) = (&apply.desired.reference, &self.active.field_manager);
         let failed = |source| ReconcileError::Apply { child: child.clone(), source };
-        let cluster = &self.controller.cluster;
+        let cluster = &self.active.cluster;
         let Some((object, managers)) = cluster.get_managed(child).await.map_err(failed)? else {
             return Err(failed(refused)); // gone meanwhile: the next try makes it
         };
@@ -581,7 +673,7 @@ impl Reconcile<'_> {
             None => managers.contains(manager),
         };
         if !ours {
-            self.lookups().follow(self.key, child).await;
+            self.lookups().follow(&self.active.cluster, self.key, child).await;
             let managers = if managers.is_empty() { "somebody else".into() } else { managers.join(", ") };
             return Err(ReconcileError::Conflict { child: child.clone(), managers });
         }
@@ -596,7 +688,7 @@ impl Reconcile<'_> {
             return Err(ReconcileError::Immutable { child: child.clone(), source: refused });
         };
         let failed = |source| ReconcileError::Prune { child: child.clone(), source };
-        self.controller.cluster.delete(child, &live.uid).await.map_err(failed)?;
+        self.active.cluster.delete(child, &live.uid).await.map_err(failed)?;
         let mut going = (**live).clone();
         going.deleting = true;
         Ok(Written { apply, object: going, what: ("Replaced", format!("deleted {child} to make it again")) })
@@ -614,7 +706,7 @@ impl Reconcile<'_> {
         }
         self.written.push(object.resource_version);
         if let Some(watch) = self.active.child_watch(&desired.reference.kind) {
-            watch.cache.put(object);
+            watch.cache.put_answer(object);
         }
     }
 
@@ -622,7 +714,7 @@ impl Reconcile<'_> {
     async fn remove(&mut self, snapshot: &Snapshot, prune: &Prune) -> Result<(), ReconcileError> {
         let child = &prune.reference;
         let failed = |source| ReconcileError::Prune { child: child.clone(), source };
-        let (cluster, watch) = (&self.controller.cluster, self.active.child_watch(&child.kind));
+        let (cluster, watch) = (&self.active.cluster, self.active.child_watch(&child.kind));
         if prune.keep {
             let patch = json!({"metadata": {"uid": prune.uid, "ownerReferences": null, "labels":
                 {names::OWNER_LABEL: null, names::PLUGIN_LABEL: null}}});
@@ -707,7 +799,7 @@ impl Reconcile<'_> {
         let version = primary.resource_version.to_string();
         let patch = json!({"metadata": {"finalizers": list, "resourceVersion": version}});
         let reference = snapshot.reference();
-        match self.controller.cluster.merge(&reference, &self.active.field_manager, &patch).await {
+        match self.active.cluster.merge(&reference, &self.active.field_manager, &patch).await {
             Ok(object) => {
                 self.written.push(object.resource_version);
                 self.active.put_primary(self.key, object);
@@ -715,7 +807,7 @@ impl Reconcile<'_> {
             }
             Err(error) if error.code() == 404 => Ok(()),
             // the watch is behind: look again at what is there now
-            Err(error) if error.code() == 409 => match self.controller.cluster.get(&reference).await {
+            Err(error) if error.code() == 409 => match self.active.cluster.get(&reference).await {
                 Ok(Some(object)) => {
                     self.active.put_primary(self.key, object);
                     Ok(())
@@ -750,7 +842,7 @@ impl Reconcile<'_> {
         }
         let reference = snapshot.reference();
         let manager = &self.active.field_manager;
-        match self.controller.cluster.apply_status(&reference, &primary.uid, manager, &next).await {
+        match self.active.cluster.apply_status(&reference, &primary.uid, manager, &next).await {
             Ok(object) => {
                 if let Some(recording) = &mut self.recording {
                     recording.carried_out.status = Some(next.clone());
@@ -762,7 +854,7 @@ impl Reconcile<'_> {
                 Ok(Published::Written)
             }
             Err(error) if error.code() == 404 => Ok(Published::Unchanged),
-            Err(source) if source.code() == 409 => match self.controller.cluster.get(&reference).await {
+            Err(source) if source.code() == 409 => match self.active.cluster.get(&reference).await {
                 // somebody else was quicker: again
                 Ok(Some(object)) if object.uid == primary.uid => {
                     Err(ReconcileError::Primary { what: "status", source })

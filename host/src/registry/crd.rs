@@ -141,6 +141,18 @@ impl Definition {
     }
 }
 
+/// Installs a definition of the host's own.
+///
+/// # Errors
+/// What kept it from being served.
+pub async fn install_definition(
+    cluster: &Cluster,
+    definition: &CustomResourceDefinition,
+) -> Result<(), DefinitionError> {
+    let text = serde_json::to_string(definition).map_err(|e| DefinitionError(e.to_string()))?;
+    Definition::parse(&text)?.install(cluster, "transom").await
+}
+
 /// A definition beside what is there.
 struct Compared {
     body: Value,

@@ -6,15 +6,18 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
+use super::access;
 use super::crd::{Definition, InstallError};
 use super::source;
 use crate::api::names;
-use crate::api::plugin::{Bounds, KindRef, PluginSpec, PluginStatus, Source};
+use crate::api::plugin::{Bounds, KindRef, PluginSpec, PluginStatus, ServiceAccountRef, Source};
 use crate::api::rollout::VersionSpec;
-use crate::control::cluster::ApiError;
+use crate::control::account::Account;
+use crate::control::cluster::{ApiError, Cluster};
 use crate::control::controller::{Active, Controller};
 use crate::control::watch::{Selection, Watch};
 use crate::lookup::{Grants, Runner};
+use crate::overlay::guard::Rails;
 use crate::plan::contract::Manifest;
 use crate::plugin::{CompileError, Engine, EngineComponent, Plugin, compile_in_child};
 
@@ -42,7 +45,7 @@ const MAX_NAME: usize = 63;
 /// The first list of one kind: a loaded API server with 100,000 objects takes some seconds.
 const SYNC_DEADLINE: Duration = Duration::from_secs(120);
 
-fn failure(step: &'static str, reason: &'static str, message: impl Into<String>) -> LoadFailure {
+pub(super) fn failure(step: &'static str, reason: &'static str, message: impl Into<String>) -> LoadFailure {
     LoadFailure { step, reason, message: message.into(), transient: false }
 }
 
@@ -80,10 +83,11 @@ impl Loader {
     /// # Errors
     /// The step that failed.
     pub async fn load(&self, name: &str, wasm: &[u8], digest: &str, bounds: Bounds) -> Result<Loaded, LoadFailure> {
-        let compiled = compile_in_child(&self.engine, &self.program, &self.cache_dir, digest, wasm)
+        let engine = self.engine.within(&bounds).map_err(|error| compile_failure(&error.into()))?;
+        let compiled = compile_in_child(&engine, &self.program, &self.cache_dir, digest, wasm)
             .await
             .map_err(|error| compile_failure(&error))?;
-        let plugin = Plugin::new(&self.engine, &compiled, name, bounds)
+        let plugin = Plugin::new(&engine, &compiled, name, bounds)
             .await
             .map_err(|error| failure("Compiled", "NotAPlugin", error.to_string()))?;
         let manifest = plugin.describe().await.map_err(|error| {
@@ -193,8 +197,12 @@ pub(super) struct Prepared {
     pub(super) revision: Arc<str>,
     /// The component, what it said of itself, its primaries.
     pub(super) loaded: Loaded,
+    /// The API server in the name of the record's account.
+    pub(super) cluster: Arc<Cluster>,
     /// What its record lets it ask.
     pub(super) grants: Grants,
+    /// What overlays may do to its children.
+    pub(super) rails: Arc<Rails>,
     /// `spec.config` as JSON, `{}` when there is none.
     pub(super) config: String,
 }
@@ -210,11 +218,13 @@ pub(super) struct Heritage<'a> {
     pub(super) keep_definitions: bool,
 }
 
-/// All steps for one version up to the point where something would be written.
+/// All steps for one version up to the point where something would be written. What is no part of a version (the account,
+/// rules for overlays) is that of the record now.
 pub(super) async fn prepare(
     loader: &Loader,
     controller: &Arc<Controller>,
     name: &str,
+    record: &PluginSpec,
     spec: &VersionSpec,
     keep_definitions: bool,
 ) -> Result<Prepared, LoadFailure> {
@@ -224,6 +234,7 @@ pub(super) async fn prepare(
         return Err(failure("Fetched", "InvalidName", message));
     }
     let bounds = spec.limits.bounds().map_err(|message| failure("Fetched", "InvalidLimits", message))?;
+    let rails = Rails::new(&record.overlays).map_err(|message| failure("Fetched", "InvalidOverlayRules", message))?;
     let (wasm, digest) = fetch(loader, controller, &spec.source, &spec.digest).await?;
     let loaded = loader.load(name, &wasm, &digest, bounds).await?;
     if spec.config.is_some() && loaded.manifest.config_schema.is_none() {
@@ -234,6 +245,11 @@ pub(super) async fn prepare(
         ));
     }
     let grants = grant(loader, controller, spec, &loaded.manifest).await?;
+    let cluster = in_the_name_of(controller, record)?;
+    let grants = match cluster.account() {
+        Some(account) => grants.read_by(account),
+        None => grants,
+    };
     for definition in &loaded.definitions {
         let kind = &definition.served.kind;
         if let Some(other) = controller.serving(kind).filter(|serving| serving.name != name) {
@@ -244,7 +260,8 @@ pub(super) async fn prepare(
         }
     }
     let config = spec.config.as_ref().map_or_else(|| "{}".into(), |c| serde_json::Value::from(c.clone()).to_string());
-    Ok(Prepared { digest, revision: spec.revision().into(), loaded, grants, config })
+    let (revision, rails) = (spec.revision().into(), Arc::new(rails));
+    Ok(Prepared { digest, revision, loaded, cluster, grants, rails, config })
 }
 
 fn install_failure(error: &InstallError) -> LoadFailure {
@@ -296,6 +313,18 @@ async fn keep(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     part.persist(path).map_err(|error| error.error)
 }
 
+/// The API server as the record's ServiceAccount may use it.
+fn in_the_name_of(controller: &Controller, spec: &PluginSpec) -> Result<Arc<Cluster>, LoadFailure> {
+    let Some(ServiceAccountRef { namespace, name }) = &spec.service_account else {
+        return Ok(controller.cluster.clone());
+    };
+    let account = Account::new(namespace, name).ok_or_else(|| {
+        let message = format!("spec.serviceAccount: {namespace:?} and {name:?} are no names of objects");
+        failure("Granted", "InvalidServiceAccount", message)
+    })?;
+    Ok(Arc::new(controller.cluster.acting_as(account)))
+}
+
 /// Applies the definitions and fills the caches: from then on the version can serve.
 pub(super) async fn install(
     controller: &Arc<Controller>,
@@ -304,28 +333,32 @@ pub(super) async fn install(
     prepared: Prepared,
     heritage: Heritage<'_>,
 ) -> Result<Active, LoadFailure> {
-    let Prepared { digest, revision, loaded, grants, config } = prepared;
-    let cluster = &controller.cluster;
+    let Prepared { digest, revision, loaded, cluster, grants, rails, config } = prepared;
     let field_manager = names::field_manager(name);
     let mut primary_watches = Vec::new();
     for definition in &loaded.definitions {
         let refused = |error| install_failure(&InstallError::Refused(error));
         // a definition that is not there at all is nobody else's
         if !heritage.keep_definitions || cluster.served(&definition.served.kind).await.is_err() {
-            definition.install(cluster, &field_manager).await.map_err(refused)?;
+            definition.install(&controller.cluster, &field_manager).await.map_err(refused)?;
         }
-        primary_watches.push(controller.watch(&definition.served, Selection::Primaries));
+    }
+    access::check(&cluster, &loaded.manifest, &loaded.definitions).await?;
+    for definition in &loaded.definitions {
+        primary_watches.push(controller.watch(&cluster, &definition.served, Selection::Primaries));
     }
     let declared = loaded.manifest.children.iter().map(|(kind, _)| (kind.clone(), true));
     let before = heritage.child_kinds.iter().map(|kind| (kind.type_meta(), false));
-    let child_watches = heritage.relative.map_or_else(Arc::default, |relative| relative.child_watches.clone());
+    // another account has watches of its own
+    let relative = heritage.relative.filter(|relative| relative.cluster.account() == cluster.account());
+    let child_watches = relative.map_or_else(Arc::default, |relative| relative.child_watches.clone());
     let mut watched = child_watches.read().unwrap_or_else(PoisonError::into_inner).clone();
     for (kind, needed) in declared.chain(before) {
         if watched.iter().any(|watch| *watch.kind == kind) {
             continue;
         }
         match cluster.served(&kind).await {
-            Ok(served) => watched.push(controller.watch(&served, Selection::Children)),
+            Ok(served) => watched.push(controller.watch(&cluster, &served, Selection::Children)),
             // a kind that is not served has no objects; it is watched from the first apply
             Err(ApiError::NotServed(_)) => {}
             Err(error) if needed => {
@@ -352,7 +385,9 @@ pub(super) async fn install(
         manifest: loaded.manifest,
         config,
         field_manager,
+        cluster,
         grants,
+        rails,
         primary_watches,
         child_watches,
     })
@@ -392,11 +427,12 @@ pub(super) async fn without_component(
     spec: &PluginSpec,
     status: &PluginStatus,
 ) -> Result<Active, LoadFailure> {
+    let cluster = &in_the_name_of(controller, spec)?;
     let watches = async |kinds: &[KindRef], selection| -> Result<Vec<Arc<Watch>>, LoadFailure> {
         let mut watches = Vec::new();
         for kind in kinds.iter().map(KindRef::type_meta) {
-            match controller.cluster.served(&kind).await {
-                Ok(served) => watches.push(controller.watch(&served, selection)),
+            match cluster.served(&kind).await {
+                Ok(served) => watches.push(controller.watch(cluster, &served, selection)),
                 Err(ApiError::NotServed(_)) => {}
                 Err(error) => {
                     let message = format!("{kind}: {error}");
@@ -428,7 +464,9 @@ pub(super) async fn without_component(
         },
         config: "{}".into(),
         field_manager: names::field_manager(name),
+        cluster: cluster.clone(),
         grants: Grants::default(),
+        rails: Arc::default(),
         primary_watches,
         child_watches: Arc::new(RwLock::new(child_watches)),
     })

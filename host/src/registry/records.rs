@@ -282,7 +282,8 @@ impl Record {
     /// After a start: the version that served goes on, whatever the record says by now.
     async fn resume(&mut self, plugin: &Plugin, before: &PluginStatus, serving: &VersionSpec) {
         let loaded = async {
-            let prepared = load::prepare(&self.loader, &self.controller, &self.name, serving, true).await?;
+            let prepared =
+                load::prepare(&self.loader, &self.controller, &self.name, &plugin.spec, serving, true).await?;
             self.install(plugin, before, prepared, true).await
         };
         match loaded.await {
@@ -341,7 +342,8 @@ impl Record {
     /// Takes the version of the record for all objects: the first one, and the one that serves already.
     async fn adopt(&mut self, plugin: &Plugin, before: PluginStatus, wanted: &VersionSpec) -> Next {
         let loaded = async {
-            let prepared = load::prepare(&self.loader, &self.controller, &self.name, wanted, false).await?;
+            let prepared =
+                load::prepare(&self.loader, &self.controller, &self.name, &plugin.spec, wanted, false).await?;
             self.install(plugin, &before, prepared, false).await
         };
         match loaded.await {
@@ -402,10 +404,11 @@ impl Record {
         if self.canary.take().is_some() {
             self.serve(); // of a version that is no longer wanted
         }
-        let prepared = match load::prepare(&self.loader, &self.controller, &self.name, wanted, false).await {
-            Ok(prepared) => prepared,
-            Err(failure) => return self.refused(plugin, before, failure).await,
-        };
+        let prepared =
+            match load::prepare(&self.loader, &self.controller, &self.name, &plugin.spec, wanted, false).await {
+                Ok(prepared) => prepared,
+                Err(failure) => return self.refused(plugin, before, failure).await,
+            };
         let generation = plugin.metadata.generation.unwrap_or_default();
         let policy = &plugin.spec.rollout;
         let attempt = RolloutStatus {
@@ -465,7 +468,7 @@ impl Record {
         let prepared = match &to {
             // not kept while a person thinks about it
             Move::Enter(_) | Move::Promote if self.canary.is_none() => {
-                match load::prepare(&self.loader, &self.controller, &self.name, wanted, false).await {
+                match load::prepare(&self.loader, &self.controller, &self.name, &plugin.spec, wanted, false).await {
                     Ok(prepared) => Some(prepared),
                     Err(failure) => return self.refused(plugin, before, failure).await,
                 }
@@ -496,10 +499,19 @@ impl Record {
             (Some((active, _)), _) => active,
             (None, Some(prepared)) => self.install(plugin, before, prepared, false).await?,
             (None, None) => {
-                let prepared = load::prepare(&self.loader, &self.controller, &self.name, wanted, false).await?;
+                let prepared =
+                    load::prepare(&self.loader, &self.controller, &self.name, &plugin.spec, wanted, false).await?;
                 self.install(plugin, before, prepared, false).await?
             }
         };
+        // what the one makes, the other has to see: the lists of watches are shared, unless the accounts differ
+        if let Some(stable) = &self.stable {
+            for (kind, _) in &active.manifest.children {
+                if let Err(error) = self.controller.watch_children(stable, kind).await {
+                    tracing::debug!(plugin = self.name, %kind, %error, "a kind of child is not served");
+                }
+            }
+        }
         self.canary = Some((active, share));
         self.seen = Seen::default();
         for (_, primary) in self.part() {
@@ -721,7 +733,8 @@ impl Record {
             let entry = status.history.iter().find(|entry| entry.digest == digest);
             let Some(spec) = entry.and_then(|entry| entry.spec.as_ref()) else { continue };
             let loaded = async {
-                let prepared = load::prepare(&self.loader, &self.controller, &self.name, spec, true).await?;
+                let prepared =
+                    load::prepare(&self.loader, &self.controller, &self.name, &plugin.spec, spec, true).await?;
                 self.install(plugin, &status, prepared, true).await
             };
             match loaded.await {

@@ -10,6 +10,8 @@
     reason = "a test that cannot go on fails, and serde_json's index yields null where nothing is"
 )]
 
+mod access;
+mod calls;
 mod children;
 mod compatibility;
 mod crash;
@@ -23,13 +25,18 @@ mod faults;
 mod hostile;
 mod loading;
 mod lookups;
+mod model;
+mod overlays;
 mod ownership;
+mod process;
+mod process_drain;
 mod record;
 mod restart;
 mod rollout;
 mod seeds;
 mod steady;
 mod swap;
+mod verify;
 
 use std::collections::BTreeMap;
 

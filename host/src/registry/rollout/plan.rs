@@ -130,7 +130,7 @@ pub(in crate::registry) async fn make(
 ) -> FullPlan {
     // what the check of a plan asks for: how its kinds are served
     for (kind, _) in &prepared.loaded.manifest.children {
-        if let Err(error) = controller.cluster.served(kind).await {
+        if let Err(error) = prepared.cluster.served(kind).await {
             tracing::debug!(%kind, %error, "a kind of child is not served");
         }
     }

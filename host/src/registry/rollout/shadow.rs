@@ -6,9 +6,12 @@
 use std::sync::Arc;
 
 use super::change::{self, ObjectChange};
+use crate::control::cluster::Cluster;
 use crate::control::controller::{Active, Controller};
 use crate::control::key::PrimaryKey;
 use crate::lookup::{Asker, Grants};
+use crate::overlay::guard::Rails;
+use crate::overlay::{self, Layer};
 use crate::plan::check::{Checked, Checker, Desired, shorten};
 use crate::plan::contract::{Answered, Failure, Lookup, Manifest, Problem, Request, Step, Truth, TypeMeta};
 use crate::plan::decide::{self, Experience, Writes};
@@ -26,21 +29,23 @@ pub(in crate::registry) struct Version<'a> {
     name: &'a str,
     plugin: &'a Plugin,
     manifest: &'a Manifest,
+    cluster: &'a Arc<Cluster>,
     grants: &'a Grants,
+    rails: &'a Rails,
     config: &'a str,
 }
 
 impl<'a> Version<'a> {
     /// One that is loaded; none when its component could not be.
     pub(in crate::registry) fn loaded(active: &'a Active) -> Option<Self> {
-        let Active { name, plugin, manifest, grants, config, .. } = active;
-        Some(Self { name, plugin: plugin.as_ref()?, manifest, grants, config })
+        let Active { name, plugin, manifest, cluster, grants, rails, config, .. } = active;
+        Some(Self { name, plugin: plugin.as_ref()?, manifest, cluster, grants, rails, config })
     }
 
     /// One that is not installed yet.
     pub(in crate::registry) fn prepared(name: &'a str, prepared: &'a Prepared) -> Self {
-        let Prepared { loaded, grants, config, .. } = prepared;
-        Self { name, plugin: &loaded.plugin, manifest: &loaded.manifest, grants, config }
+        let Prepared { loaded, cluster, grants, rails, config, .. } = prepared;
+        Self { name, plugin: &loaded.plugin, manifest: &loaded.manifest, cluster, grants, rails, config }
     }
 }
 
@@ -99,8 +104,8 @@ impl Session for Shadow<'_> {
     }
 
     async fn answer(&self, lookups: Vec<Lookup>) -> Vec<Answered> {
-        let Version { name, manifest, grants, .. } = self.version;
-        let asker = Asker { key: &self.key, uid: self.uid.to_owned(), plugin: name, manifest, grants };
+        let Version { name, manifest, grants, cluster, .. } = self.version;
+        let asker = Asker { key: &self.key, uid: self.uid.to_owned(), plugin: name, manifest, grants, cluster };
         self.controller.lookups.answer(&asker, lookups).await
     }
 }
@@ -119,7 +124,8 @@ pub(in crate::registry) async fn evaluate(
 ) -> Evaluated {
     let session = Shadow { controller, version, key: shadow_of(snapshot), uid: &snapshot.primary.uid };
     let bounds = *version.plugin.bounds();
-    let request = snapshot.request(version.manifest, Vec::new());
+    let mut request = snapshot.request(version.manifest, Vec::new());
+    request.calls = controller.call_results(&snapshot.kind, &snapshot.primary);
     let Conversation { request, end, .. } = rounds::conversation(&session, request, bounds).await;
     controller.lookups.forget(&session.key);
     let problem = |reason: &str, message: &str| Problem { reason: reason.into(), message: shorten(message, 512) };
@@ -136,10 +142,13 @@ pub(in crate::registry) async fn evaluate(
         Err(NoPlan::Call(error)) => return Evaluated::Failed(problem(error.reason(), &error.to_string())),
         Err(NoPlan::Rounds(error)) => return Evaluated::Failed(problem("TooManyRounds", &error.to_string())),
     };
-    let scope = |kind: &TypeMeta| controller.cluster.known(kind).map(|served| served.scope);
+    let scope = |kind: &TypeMeta| version.cluster.known(kind).map(|served| served.scope);
     let checker = Checker { plugin: version.name, manifest: version.manifest, bounds: &bounds, scope: &scope };
     match checker.check(snapshot, &plan) {
-        Ok(checked) => {
+        Ok(mut checked) => {
+            let overlays = controller.overlays.selected(&snapshot.kind, &snapshot.primary);
+            let layer = Layer { given: &overlays, rails: version.rails, rejected: &|_| None };
+            checked.children = overlay::lay(layer, &checked.children).children;
             let writes = decide::writes(&checked, &snapshot.children, &LastApplied);
             Evaluated::Planned(Box::new(Made { checked, writes, answers: request.answers }))
         }
