@@ -4,6 +4,7 @@ mod compile;
 mod crds;
 mod describe;
 mod explain;
+mod plugin;
 mod record;
 mod render;
 mod replay;
@@ -52,6 +53,9 @@ pub enum Command {
     Record(record::Args),
     /// Runs a plugin on a recorded reconcile, without a cluster, and says what differs.
     Replay(replay::Args),
+    /// Manages plugins of the cluster.
+    #[command(subcommand)]
+    Plugin(plugin::Command),
     /// Writes the custom resource definitions of the host and of components.
     Crds(crds::Args),
     /// Compiles a component; used by the host for itself.
@@ -79,6 +83,7 @@ impl Cli {
             Command::Explain(args) => runtime.block_on(args.run()),
             Command::Record(args) => runtime.block_on(args.run(cache_dir)),
             Command::Replay(args) => runtime.block_on(args.run(cache_dir)),
+            Command::Plugin(command) => runtime.block_on(command.run()),
             Command::Crds(args) => runtime.block_on(args.run(cache_dir)),
         }
     }

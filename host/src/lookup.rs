@@ -47,6 +47,7 @@ use table::{Freshness, Table};
 
 pub use engine::Runner;
 pub use grants::{Endpoint, Grants};
+pub use selector::Selector;
 pub use table::Stale;
 
 /// Where the host keeps what it needs for lookups.

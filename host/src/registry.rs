@@ -2,9 +2,11 @@
 //! watches. Every step is a condition with a stable reason; while one fails, the version before goes on serving.
 
 mod access;
+mod compatibility;
 mod crd;
 mod load;
 mod records;
+pub mod rollout;
 mod source;
 
 pub use crd::{DefinitionError, install_definition};

@@ -32,7 +32,7 @@ use crate::lookup::{Asker, Lookups};
 use crate::overlay::{Basis, Overlaid};
 use crate::plan::check::{Checked, Checker, PlanError, digest, shorten};
 use crate::plan::contract::{
-    Answered, Call, Event, Failure, Lookup, ObjectRef, Plan, Problem, Request, Step, TypeMeta,
+    Answered, Call, CallResult, Event, Failure, Lookup, ObjectRef, Plan, Problem, Request, Step, TypeMeta,
 };
 use crate::plan::decide::{self, Apply, Experience, Prune, Writes};
 use crate::plan::object::Object;
@@ -141,6 +141,12 @@ pub enum ReconcileError {
         /// Why.
         source: ApiError,
     },
+    /// The object is pinned to a version that is not there.
+    #[error("pinned to {digest}, which is not loaded: no version in the plugin's history has this digest")]
+    Pinned {
+        /// The version.
+        digest: String,
+    },
     /// Every look found something to write.
     #[error("plan and cluster do not come to rest; last written: {0}")]
     Unstable(String),
@@ -165,6 +171,7 @@ impl ReconcileError {
             Self::Outside { problem, .. } if problem.reason == calls::DENIED => calls::DENIED,
             Self::Outside { .. } => "CallFailed",
             Self::Primary { .. } => "StatusFailed",
+            Self::Pinned { .. } => "PinnedVersionMissing",
             Self::Unstable(_) => "Unstable",
         }
     }
@@ -200,6 +207,8 @@ impl ReconcileError {
 pub struct Memory {
     /// Failures in a row.
     pub failures: u32,
+    /// Name of the version that looked at it last.
+    pub by: Option<Arc<str>>,
     /// Digest of the status that was written last.
     status: Option<String>,
     /// When that was.
@@ -218,6 +227,12 @@ pub struct Memory {
 }
 
 impl Memory {
+    /// What became of the calls of the last plan.
+    #[must_use]
+    pub fn call_results(&self) -> Vec<CallResult> {
+        self.calls.results()
+    }
+
     /// There was nothing to write: need not be compared again.
     fn agree(&mut self, checked: &Checked, snapshot: &Snapshot) {
         let pair = |desired: &Arc<Desired>| Some(agreement(desired, snapshot.children.get(&desired.reference)?));
@@ -345,6 +360,12 @@ impl Reconcile<'_> {
             Err(error) => Some(self.failed(&error).await),
         };
         Outcome { written: self.written, again, rest }
+    }
+
+    /// Leaves everything as it is and says why.
+    pub async fn refuse(mut self, error: &ReconcileError) -> Outcome {
+        let again = Some(self.failed(error).await);
+        Outcome { written: self.written, again, rest: None }
     }
 
     /// Something was written. Was it asked for by a new spec or a new version, or is it the same again?

@@ -13,6 +13,7 @@
 mod access;
 mod calls;
 mod children;
+mod compatibility;
 mod crash;
 mod deletion;
 mod describe;
@@ -32,6 +33,7 @@ mod process_drain;
 mod record;
 mod restart;
 mod samples;
+mod rollout;
 mod seeds;
 mod steady;
 mod swap;
