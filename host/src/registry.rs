@@ -2,9 +2,13 @@
 //! watches. Every step is a condition with a stable reason; while one fails, the version before goes on serving.
 
 mod crd;
+mod fetch;
 mod load;
+mod policy;
 mod records;
-mod source;
+pub(crate) mod signature;
+pub(crate) mod source;
 
 pub use load::{LoadFailure, Loaded, Loader, digest_of};
+pub use policy::Policy;
 pub use records::Registry;

@@ -13,7 +13,7 @@ use crate::control::controller::Controller;
 use crate::lookup::Places;
 use crate::plugin::Engine;
 use crate::record::ring::{MAX_BYTES, Ring};
-use crate::registry::{Loader, Registry};
+use crate::registry::{Loader, Policy, Registry};
 use crate::telemetry::{Readiness, serve};
 
 /// What was begun may take this long to finish when the host is told to stop.
@@ -41,10 +41,22 @@ pub struct Args {
     /// pod).
     #[arg(long, env = "TRANSOM_NAMESPACE", value_name = "NAMESPACE")]
     namespace: Option<String>,
+    /// Run signed components only: a record without `spec.signature` is refused, whatever its source.
+    #[arg(long, env = "TRANSOM_REQUIRE_SIGNATURE")]
+    require_signature: bool,
+    /// Take components only from below this address, in whole segments: oci://registry/team, https://host/path,
+    /// file:///folder, configmap://namespace; oci+http:// and http:// for what has no TLS. Repeatable.
+    #[arg(long, env = "TRANSOM_ALLOWED_SOURCE", value_delimiter = ',', value_name = "PREFIX")]
+    allowed_source: Vec<String>,
+    /// File with a public key (PEM) that must have signed every component, one of them when repeated. A record can ask
+    /// for more, not for less.
+    #[arg(long, env = "TRANSOM_SIGNATURE_KEY", value_delimiter = ',', value_name = "FILE")]
+    signature_key: Vec<PathBuf>,
 }
 
 impl Args {
     pub(super) async fn run(self, cache_dir: PathBuf) -> anyhow::Result<()> {
+        let policy = Policy::new(self.require_signature, self.allowed_source.clone(), &self.signature_key)?;
         let mut config = kube::Config::infer().await.context("no cluster: set KUBECONFIG, or run inside one")?;
         config.default_namespace = self.watch_namespace.clone().unwrap_or(config.default_namespace);
         let namespace = self.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
@@ -60,7 +72,7 @@ impl Args {
         let recordings = Arc::new(Ring::new(self.recordings, MAX_BYTES));
         serve_recordings(self.recordings_listen, &recordings).await?;
         let controller = Controller::new(cluster, recordings, places);
-        let registry = Registry::new(controller.clone(), loader, self.plugin_selector);
+        let registry = Registry::new(controller.clone(), loader, self.plugin_selector, policy);
         registry.install().await.context("cannot install the custom resource definition of Plugin")?;
         let records = tokio::spawn(registry.run(readiness));
         let workers = tokio::spawn({

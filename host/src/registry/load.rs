@@ -1,15 +1,15 @@
 //! The steps from a record to a version that can serve. Each either succeeds or names itself, a reason and a sentence.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
 use super::crd::Definition;
-use super::source;
+use super::fetch::{Component, Fetcher, Named};
 use crate::api::names;
-use crate::api::plugin::{Bounds, KindRef, PluginSpec, PluginStatus, Source};
+use crate::api::plugin::{Bounds, KindRef, PluginSpec, PluginStatus, ResolvedSource};
 use crate::control::cluster::ApiError;
 use crate::control::controller::{Active, Controller};
 use crate::control::watch::{Selection, Watch};
@@ -146,9 +146,10 @@ fn check_endpoints(manifest: &Manifest) -> Result<(), String> {
 /// must be there.
 async fn grant(
     loader: &Loader,
-    controller: &Arc<Controller>,
+    fetcher: &Fetcher,
     spec: &PluginSpec,
     manifest: &Manifest,
+    (before, sources): (&[ResolvedSource], &mut Vec<ResolvedSource>),
 ) -> Result<Grants, LoadFailure> {
     let (mut grants, missing) =
         Grants::resolve(manifest, &spec.endpoints).map_err(|message| failure("Granted", "InvalidEndpoint", message))?;
@@ -173,7 +174,10 @@ async fn grant(
         };
         let bounds =
             engine.limits.bounds(&engine.name).map_err(|message| failure("Granted", "InvalidLimits", message))?;
-        let (wasm, digest) = fetch(loader, controller, &engine.source, &engine.digest).await.map_err(within)?;
+        let component = fetcher.component(&Named::engine(engine), before).await;
+        let Component { wasm, digest, resolved } =
+            component.map_err(|error| LoadFailure { step: "Granted", ..error })?;
+        sources.extend(resolved);
         let compiled = compile_in_child(&loader.engine, &loader.program, &loader.cache_dir, &digest, &wasm)
             .await
             .map_err(|error| within(compile_failure(&error)))?;
@@ -186,13 +190,15 @@ async fn grant(
 
 /// All steps for one record. On success the version is ready to be activated.
 ///
-/// `earlier` are kinds of children that versions before this one could have made.
+/// `earlier` are kinds of children that versions before this one could have made. `sources` is what references to
+/// registries stood for until now; after it, what they stand for.
 pub(super) async fn prepare(
-    loader: &Loader,
+    (loader, fetcher): (&Loader, &Fetcher),
     controller: &Arc<Controller>,
     name: &str,
     spec: &PluginSpec,
     earlier: &[KindRef],
+    sources: &mut Vec<ResolvedSource>,
 ) -> Result<Active, LoadFailure> {
     if name.len() > MAX_NAME {
         let message =
@@ -200,7 +206,11 @@ pub(super) async fn prepare(
         return Err(failure("Fetched", "InvalidName", message));
     }
     let bounds = spec.limits.bounds().map_err(|message| failure("Fetched", "InvalidLimits", message))?;
-    let (wasm, digest) = fetch(loader, controller, &spec.source, &spec.digest).await?;
+    let Component { wasm, digest, resolved } = fetcher.component(&Named::plugin(spec), sources).await?;
+    let before = sources.clone();
+    let mut used: Vec<ResolvedSource> = resolved.into_iter().collect();
+    // what has been verified stays on record even when a later step fails
+    *sources = used.iter().chain(before.iter().filter(|one| !used.contains(one))).cloned().collect();
     let loaded = loader.load(name, &wasm, &digest, bounds).await?;
     if spec.config.is_some() && loaded.manifest.config_schema.is_none() {
         return Err(failure(
@@ -209,48 +219,9 @@ pub(super) async fn prepare(
             "spec.config is set, but this plugin takes no configuration",
         ));
     }
-    let grants = grant(loader, controller, spec, &loaded.manifest).await?;
+    let grants = grant(loader, fetcher, spec, &loaded.manifest, (&before, &mut used)).await?;
+    *sources = used;
     install(controller, name, spec, (loaded, grants), digest, earlier).await
-}
-
-/// The component of the record's digest: from the cache if it is there, since the same digest is the same component.
-/// So a host that starts again needs no source, which may be down or hold another version by now.
-async fn fetch(
-    loader: &Loader,
-    controller: &Arc<Controller>,
-    source: &Source,
-    wanted: &str,
-) -> Result<(Vec<u8>, String), LoadFailure> {
-    let cached = loader.cache_dir.join(format!("{}.wasm", wanted.trim_start_matches("sha256:")));
-    if let Ok(wasm) = tokio::fs::read(&cached).await
-        && digest_of(&wasm) == wanted
-    {
-        return Ok((wasm, wanted.to_owned()));
-    }
-    let wasm = source::fetch(controller.cluster.client(), source).await.map_err(|error| LoadFailure {
-        step: "Fetched",
-        reason: error.reason,
-        message: error.message,
-        transient: true,
-    })?;
-    let digest = digest_of(&wasm);
-    if digest != wanted {
-        let message = format!("spec.digest is {wanted}, but what was fetched is {digest}");
-        return Err(LoadFailure { transient: true, ..failure("Verified", "DigestMismatch", message) });
-    }
-    if let Err(error) = keep(&cached, &wasm).await {
-        tracing::warn!(path = %cached.display(), %error, "component cannot be kept in the cache");
-    }
-    Ok((wasm, digest))
-}
-
-/// Writes a file that is there whole or not at all.
-async fn keep(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let dir = path.parent().unwrap_or(path);
-    tokio::fs::create_dir_all(dir).await?;
-    let part = tempfile::NamedTempFile::new_in(dir)?.into_temp_path();
-    tokio::fs::write(&part, bytes).await?;
-    part.persist(path).map_err(|error| error.error)
 }
 
 async fn install(

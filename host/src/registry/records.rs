@@ -13,7 +13,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 use super::crd::{Definition, DefinitionError};
+use super::fetch::Fetcher;
 use super::load::{self, LoadFailure, Loader, STEPS};
+use super::policy::Policy;
 use crate::api::names::{FINALIZER, READY};
 use crate::api::plugin::{HistoryEntry, KindRef, Phase, Plugin, PluginStatus};
 use crate::control::backoff;
@@ -32,6 +34,7 @@ const RETIRE_EVERY: Duration = Duration::from_secs(1);
 pub struct Registry {
     controller: Arc<Controller>,
     loader: Loader,
+    fetcher: Arc<Fetcher>,
     /// Only records with these labels; empty: all.
     selector: String,
 }
@@ -45,8 +48,9 @@ struct Slot {
 impl Registry {
     /// Nothing is loaded yet.
     #[must_use]
-    pub fn new(controller: Arc<Controller>, loader: Loader, selector: String) -> Self {
-        Self { controller, loader, selector }
+    pub fn new(controller: Arc<Controller>, loader: Loader, selector: String, policy: Policy) -> Self {
+        let fetcher = Arc::new(Fetcher::new(controller.cluster.clone(), policy, loader.cache_dir.clone()));
+        Self { controller, loader, fetcher, selector }
     }
 
     /// Installs the host's own custom resource definition.
@@ -106,7 +110,12 @@ impl Registry {
             return;
         }
         let (latest, records) = watch::channel(plugin);
-        let record = Record { controller: self.controller.clone(), loader: self.loader.clone(), name: name.clone() };
+        let record = Record {
+            controller: self.controller.clone(),
+            loader: self.loader.clone(),
+            fetcher: self.fetcher.clone(),
+            name: name.clone(),
+        };
         let task = tokio::spawn(record.follow(records, tried.clone())).abort_handle();
         slots.insert(name, Slot { latest, task });
     }
@@ -125,6 +134,7 @@ impl Registry {
 struct Record {
     controller: Arc<Controller>,
     loader: Loader,
+    fetcher: Arc<Fetcher>,
     name: String,
 }
 
@@ -157,11 +167,14 @@ impl Record {
     /// Tries the version in the record. Returns whether there is nothing left to try before the record changes.
     async fn handle(&self, plugin: &Plugin) -> bool {
         let before = plugin.status.clone().unwrap_or_default();
-        let result = load::prepare(&self.loader, &self.controller, &self.name, &plugin.spec, &before.child_kinds).await;
-        let status = match &result {
+        let (tools, mut sources) = ((&self.loader, &*self.fetcher), before.sources.clone());
+        let earlier = &before.child_kinds;
+        let result = load::prepare(tools, &self.controller, &self.name, &plugin.spec, earlier, &mut sources).await;
+        let mut status = match &result {
             Ok(active) => loaded(&before, plugin, active),
             Err(failure) => failed(&before, plugin, failure),
         };
+        status.sources = sources;
         metrics().plugin_ready(&self.name, result.is_ok());
         // The kinds of children are on record before the first one is made, so that a crash cannot hide any.
         let recorded = self.publish(plugin, &before, status).await;
