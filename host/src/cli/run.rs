@@ -11,7 +11,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::control::cluster::Cluster;
 use crate::control::controller::Controller;
 use crate::lookup::Places;
-use crate::plugin::Engine;
+use crate::lookup::random::host_key;
+use crate::plugin::{Cache, Engine, Seal};
 use crate::record::ring::{MAX_BYTES, Ring};
 use crate::registry::{Loader, Policy, Registry};
 use crate::telemetry::{Readiness, serve};
@@ -55,7 +56,7 @@ pub struct Args {
 }
 
 impl Args {
-    pub(super) async fn run(self, cache_dir: PathBuf) -> anyhow::Result<()> {
+    pub(super) async fn run(self, mut cache: Cache, is_keyed: bool) -> anyhow::Result<()> {
         let policy = Policy::new(self.require_signature, self.allowed_source.clone(), &self.signature_key)?;
         let mut config = kube::Config::infer().await.context("no cluster: set KUBECONFIG, or run inside one")?;
         config.default_namespace = self.watch_namespace.clone().unwrap_or(config.default_namespace);
@@ -67,8 +68,12 @@ impl Args {
             .await
             .with_context(|| format!("cannot listen on {}: choose another --listen", self.listen))?;
         tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "serving health and metrics");
-        let places = Places { namespace, cache_dir: cache_dir.clone() };
-        let loader = Loader { engine: Engine::new()?, program: std::env::current_exe()?, cache_dir };
+        // a pod's own files come and go with it
+        if !is_keyed && std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() {
+            cache.seal = seal_of_cluster(&cluster, &namespace).await?;
+        }
+        let places = Places { namespace, cache_dir: cache.dir.clone() };
+        let loader = Loader { engine: Engine::new()?, program: std::env::current_exe()?, cache };
         let recordings = Arc::new(Ring::new(self.recordings, MAX_BYTES));
         serve_recordings(self.recordings_listen, &recordings).await?;
         let controller = Controller::new(cluster, recordings, places);
@@ -91,6 +96,17 @@ impl Args {
             tracing::warn!("some reconciles did not finish in time");
         }
         Ok(())
+    }
+}
+
+/// By the host's key, which every replica has. Without it plugins are compiled at every start.
+async fn seal_of_cluster(cluster: &Cluster, namespace: &str) -> anyhow::Result<Seal> {
+    match host_key(cluster, namespace, "compiled plugins").await {
+        Ok(key) => Ok(Seal::new(&key)),
+        Err(error) => {
+            tracing::warn!(error, "compiled plugins cannot be kept for the next start: name a --cache-key-file");
+            Ok(Seal::ephemeral()?)
+        }
     }
 }
 

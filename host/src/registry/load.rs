@@ -15,7 +15,7 @@ use crate::control::controller::{Active, Controller};
 use crate::control::watch::{Selection, Watch};
 use crate::lookup::{Grants, Runner};
 use crate::plan::contract::Manifest;
-use crate::plugin::{CompileError, Engine, EngineComponent, Plugin, compile_in_child};
+use crate::plugin::{Cache, CompileError, Engine, EngineComponent, Plugin, compile_in_child};
 
 /// Which step failed, in the words of the record's conditions.
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +63,7 @@ pub struct Loader {
     /// This program, which compiles in a child process.
     pub program: PathBuf,
     /// Where compiled code is kept.
-    pub cache_dir: PathBuf,
+    pub cache: Cache,
 }
 
 /// `sha256:` and the digest of these bytes.
@@ -79,7 +79,7 @@ impl Loader {
     /// # Errors
     /// The step that failed.
     pub async fn load(&self, name: &str, wasm: &[u8], digest: &str, bounds: Bounds) -> Result<Loaded, LoadFailure> {
-        let compiled = compile_in_child(&self.engine, &self.program, &self.cache_dir, digest, wasm)
+        let compiled = compile_in_child(&self.engine, &self.program, &self.cache, digest, wasm)
             .await
             .map_err(|error| compile_failure(&error))?;
         let plugin = Plugin::new(&self.engine, &compiled, name, bounds)
@@ -178,7 +178,7 @@ async fn grant(
         let Component { wasm, digest, resolved } =
             component.map_err(|error| LoadFailure { step: "Granted", ..error })?;
         sources.extend(resolved);
-        let compiled = compile_in_child(&loader.engine, &loader.program, &loader.cache_dir, &digest, &wasm)
+        let compiled = compile_in_child(&loader.engine, &loader.program, &loader.cache, &digest, &wasm)
             .await
             .map_err(|error| within(compile_failure(&error)))?;
         let component = EngineComponent::new(&loader.engine, &compiled, &engine.name, bounds)

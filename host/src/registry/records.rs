@@ -49,7 +49,7 @@ impl Registry {
     /// Nothing is loaded yet.
     #[must_use]
     pub fn new(controller: Arc<Controller>, loader: Loader, selector: String, policy: Policy) -> Self {
-        let fetcher = Arc::new(Fetcher::new(controller.cluster.clone(), policy, loader.cache_dir.clone()));
+        let fetcher = Arc::new(Fetcher::new(controller.cluster.clone(), policy, loader.cache.dir.clone()));
         Self { controller, loader, fetcher, selector }
     }
 
