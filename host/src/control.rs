@@ -1,6 +1,7 @@
 //! The rim: watches, queue, writes. Everything that talks to the API server about primaries and children is here; what
 //! to write is decided in [`crate::plan`].
 
+pub mod account;
 pub mod backoff;
 pub mod cache;
 pub mod cluster;

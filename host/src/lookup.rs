@@ -35,6 +35,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use crate::api::plugin::SecretRef;
+use crate::control::account::Account;
 use crate::control::cluster::Cluster;
 use crate::control::key::PrimaryKey;
 use crate::plan::contract::{Answer, Answered, Delivery, Lookup, Manifest, ObjectRef, TypeMeta};
@@ -68,6 +69,8 @@ pub struct Asker<'a> {
     pub manifest: &'a Manifest,
     /// What the record grants.
     pub grants: &'a Grants,
+    /// The API server in the name of the plugin's account.
+    pub cluster: &'a Arc<Cluster>,
 }
 
 /// What fetching an answer needs.
@@ -92,9 +95,12 @@ impl Lookups {
     #[must_use]
     pub fn new(cluster: Arc<Cluster>, places: Places, stale: Arc<Stale>) -> Self {
         let table = Table::new(stale);
-        let kinds = kubernetes::Kinds::new(cluster.clone(), table.clone());
+        let kinds = kubernetes::Kinds::new(table.clone());
         let reader = cluster.clone();
-        let read = move |reference| read_secret(reader.clone(), reference).boxed();
+        let read = move |account: Option<Account>, reference| {
+            let reader = account.map_or_else(|| reader.clone(), |account| Arc::new(reader.acting_as(account)));
+            read_secret(reader, reference).boxed()
+        };
         let clients = Clients::new(Arc::new(read));
         let artifacts = Artifacts::new(places.cache_dir.join("artifacts"));
         let random = random::Random::new(places.namespace);
@@ -118,8 +124,8 @@ impl Lookups {
     }
 
     /// Brings a primary up when an object that stands in its way changes or goes; until its next plan is carried out.
-    pub async fn follow(&self, key: &PrimaryKey, object: &ObjectRef) {
-        self.kinds.watch(&object.kind).await;
+    pub async fn follow(&self, cluster: &Arc<Cluster>, key: &PrimaryKey, object: &ObjectRef) {
+        self.kinds.watch(cluster, &object.kind, Some(&object.namespace)).await;
         self.table.follow(key, object);
     }
 
@@ -159,23 +165,23 @@ impl Lookups {
             Lookup::Engine { engine, input } => self.engines.answer(grants.engine(engine)?, input).await,
             Lookup::Object(reference) => {
                 let delivery = may_read(asker.key, asker.manifest, &reference.kind, Some(&reference.namespace))?;
-                self.kinds.watch(&reference.kind).await;
+                self.kinds.watch(asker.cluster, &reference.kind, Some(&reference.namespace)).await;
                 let reference = reference.clone();
-                self.watched(asker, lookup, delivery, move |sources| {
+                self.watched(asker, lookup, delivery, move |cluster| {
                     let reference = reference.clone();
-                    async move { kubernetes::object(&sources.cluster, &reference, delivery).await }.boxed()
+                    async move { kubernetes::object(&cluster, &reference, delivery).await }.boxed()
                 })
                 .await
             }
             Lookup::Objects { kind, namespace, label_selector } => {
                 let delivery = may_read(asker.key, asker.manifest, kind, namespace.as_deref())?;
-                self.kinds.watch(kind).await;
+                self.kinds.watch(asker.cluster, kind, namespace.as_deref()).await;
                 let asked = (kind.clone(), namespace.clone(), label_selector.clone());
-                self.watched(asker, lookup, delivery, move |sources| {
+                self.watched(asker, lookup, delivery, move |cluster| {
                     let (kind, namespace, selector) = asked.clone();
                     async move {
                         let namespace = namespace.as_deref();
-                        kubernetes::objects(&sources.cluster, &kind, namespace, &selector, delivery).await
+                        kubernetes::objects(&cluster, &kind, namespace, &selector, delivery).await
                     }
                     .boxed()
                 })
@@ -228,11 +234,12 @@ impl Lookups {
         asker: &Asker<'_>,
         lookup: &Lookup,
         delivery: Delivery,
-        fetch: impl Fn(Arc<Sources>) -> BoxFuture<'static, Answer> + Send + Sync + 'static,
+        fetch: impl Fn(Arc<Cluster>) -> BoxFuture<'static, Answer> + Send + Sync + 'static,
     ) -> Answer {
-        let grant: Arc<str> = format!("{} {delivery:?}", asker.plugin).into();
-        let sources = self.sources.clone();
-        let source = Arc::new(move || fetch(sources.clone()));
+        let cluster = asker.cluster.clone();
+        let account = cluster.account().map(ToString::to_string).unwrap_or_default();
+        let grant: Arc<str> = format!("{} {account} {delivery:?}", asker.plugin).into();
+        let source = Arc::new(move || fetch(cluster.clone()));
         self.table.answer(asker.key, lookup, &grant, Freshness::Watched, source).await
     }
 

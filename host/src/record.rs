@@ -185,6 +185,10 @@ pub struct Bundle {
     pub outcome: Outcome,
     /// What the host did.
     pub carried_out: CarriedOut,
+    /// When the host looks at the object again without a change, as of when it was asked; RFC 3339. Absent: when something
+    /// changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_look_at: Option<String>,
 }
 
 /// What was taken out of a bundle.
@@ -252,6 +256,7 @@ impl Bundle {
             rounds: replay.rounds,
             outcome,
             carried_out: redactor.carried_out(&recording.carried_out),
+            next_look_at: None,
         })
     }
 }

@@ -1,12 +1,15 @@
 //! From a `Plugin` record to a serving version: fetch, digest, compile, describe, check, custom resource definitions,
 //! watches. Every step is a condition with a stable reason; while one fails, the version before goes on serving.
 
+mod access;
 mod crd;
 mod fetch;
 mod load;
 mod policy;
+pub(crate) mod publish;
 mod records;
 pub(crate) mod signature;
+pub(crate) mod signing;
 pub(crate) mod source;
 
 pub use load::{LoadFailure, Loaded, Loader, digest_of};

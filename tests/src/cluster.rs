@@ -43,7 +43,15 @@ impl TestCluster {
 
 /// As the administrator.
 pub(crate) async fn client(environment: &Environment) -> Client {
-    let kubeconfig = Kubeconfig::read_from(&environment.kubeconfig).expect("a kubeconfig");
+    client_of(environment, None).await
+}
+
+/// As the administrator, of the API server at another address.
+pub(crate) async fn client_of(environment: &Environment, server: Option<&str>) -> Client {
+    let mut kubeconfig = Kubeconfig::read_from(&environment.kubeconfig).expect("a kubeconfig");
+    for cluster in kubeconfig.clusters.iter_mut().filter_map(|named| named.cluster.as_mut()) {
+        cluster.server = server.map(str::to_owned).or(cluster.server.take());
+    }
     let options = KubeConfigOptions::default();
     let config = Config::from_custom_kubeconfig(kubeconfig, &options).await.expect("a kubeconfig that works");
     Client::try_from(config).expect("a kubeconfig that works")

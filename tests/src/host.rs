@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::Request;
-use kube::config::{Config, Kubeconfig};
+use kube::config::{AuthInfo, Config, Kubeconfig};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
@@ -23,8 +23,13 @@ const POLL: Duration = Duration::from_millis(50);
 pub struct HostOptions {
     /// Where compiled plugins are kept, if not where all tests keep them.
     pub cache_dir: Option<PathBuf>,
-    /// Where the API server is, if not where the kubeconfig says: the URL of a [`Proxy`](crate::Proxy).
+    /// Where the API server is, if not where the kubeconfig says: the URL of a [`Proxy`](crate::Proxy) or of an
+    /// [`ApiServer`](crate::ApiServer).
     pub server: Option<String>,
+    /// The bearer token of a ServiceAccount that the host is, in place of the tests' own user.
+    pub token: Option<String>,
+    /// Where that API server writes its audit log, if it is not the one that all tests share.
+    pub audit_log: Option<PathBuf>,
 }
 
 /// A host that is started again whenever it ends, as Kubernetes would. Dropping it ends it for good.
@@ -100,14 +105,17 @@ impl Host {
     ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let kubeconfig = folder.path().join("kubeconfig");
-        std::fs::write(&kubeconfig, impersonating(&environment.host_kubeconfig, &user, options.server.as_deref()))
-            .unwrap();
+        let text = match &options.token {
+            Some(token) => with_token(&environment.host_kubeconfig, token),
+            None => impersonating(&environment.host_kubeconfig, &user, options.server.as_deref()),
+        };
+        std::fs::write(&kubeconfig, text).unwrap();
         let cache_dir = options.cache_dir.unwrap_or_else(cache_dir);
         let mut command = command(namespace, selector, &cache_dir, &kubeconfig);
         let mut child = command.stderr(Stdio::piped()).spawn().expect("the host's program");
         let log = Log::follow(child.stderr.take().expect("it is piped").into_owned_fd().expect("a pipe").into());
         let http = http_client(&log.address().await);
-        let audit = Audit::new(environment.audit_log.clone(), user);
+        let audit = Audit::new(options.audit_log.unwrap_or_else(|| environment.audit_log.clone()), user);
         let mut host = Self { audit, child, log, http, _folder: folder };
         host.wait_for_readiness().await;
         host
@@ -299,9 +307,20 @@ fn impersonating(kubeconfig: &Path, user: &str, server: Option<&str>) -> String 
     if let Some(server) = server {
         for cluster in config.clusters.iter_mut().filter_map(|named| named.cluster.as_mut()) {
             cluster.server = Some(server.to_owned());
-            cluster.certificate_authority = None;
-            cluster.certificate_authority_data = None;
+            if server.starts_with("http://") {
+                cluster.certificate_authority = None;
+                cluster.certificate_authority_data = None;
+            }
         }
+    }
+    json!(config).to_string()
+}
+
+/// The kubeconfig of the hosts, for one that is a ServiceAccount.
+fn with_token(kubeconfig: &Path, token: &str) -> String {
+    let mut config = Kubeconfig::read_from(kubeconfig).unwrap_or_else(|e| panic!("{}: {e}", kubeconfig.display()));
+    for named in &mut config.auth_infos {
+        named.auth_info = Some(AuthInfo { token: Some(token.to_owned().into()), ..AuthInfo::default() });
     }
     json!(config).to_string()
 }

@@ -18,6 +18,7 @@
     reason = "a test that cannot go on fails, and serde_json's index yields null where nothing is"
 )]
 
+mod apiserver;
 mod audit;
 mod cluster;
 mod command;
@@ -37,6 +38,7 @@ pub mod sample;
 
 use std::time::Duration;
 
+pub use apiserver::ApiServer;
 pub use audit::{Audit, Mark, Requests};
 pub use cluster::TestCluster;
 pub use command::{Output, transom, transom_with_cluster};

@@ -3,7 +3,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures::StreamExt;
+use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::core::v1::{Namespace as KubeNamespace, ServiceAccount};
+use k8s_openapi::api::rbac::v1::Role;
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::core::Status;
 use kube::runtime::{WatchStreamExt, watcher};
@@ -174,21 +176,38 @@ impl Namespace {
         self.patch(target.into(), Patch::Merge(json!({ "status": status })), "status").await
     }
 
+    /// Changes an object that may not be there; none when it is not.
+    pub async fn try_merge(&self, target: impl Into<Target>, patch: Value) -> Option<Value> {
+        self.try_patch(&target.into(), Patch::Merge(patch), "").await
+    }
+
     async fn patch(&self, target: Target, patch: Patch<Value>, subresource: &str) -> Value {
+        let patched = self.try_patch(&target, patch, subresource).await;
+        patched.unwrap_or_else(|| panic!("there is no {target} to be changed"))
+    }
+
+    async fn try_patch(&self, target: &Target, patch: Patch<Value>, subresource: &str) -> Option<Value> {
         let parameters = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
-        let api = self.api(&target);
+        let api = self.api(target);
         let patched = match subresource {
             "" => api.patch(&target.name, &parameters, &patch).await,
             _ => api.patch_status(&target.name, &parameters, &patch).await,
         };
-        value(&target, &patched.unwrap_or_else(|error| panic!("{target} cannot be changed: {error}")))
+        let patched = absent_is_fine(patched).unwrap_or_else(|error| panic!("{target} cannot be changed: {error}"));
+        patched.map(|patched| value(target, &patched))
     }
 
     /// Asks for an object to be deleted.
     pub async fn delete(&self, target: impl Into<Target>) {
         let target = target.into();
+        assert!(self.try_delete(&target).await, "there is no {target} to be deleted");
+    }
+
+    /// Asks for an object to be deleted that may not be there; false when it is not.
+    pub async fn try_delete(&self, target: impl Into<Target>) -> bool {
+        let target = target.into();
         let deleted = self.api(&target).delete(&target.name, &DeleteParams::background()).await;
-        deleted.map(drop).unwrap_or_else(|error| panic!("{target} cannot be deleted: {error}"));
+        absent_is_fine(deleted).unwrap_or_else(|error| panic!("{target} cannot be deleted: {error}")).is_some()
     }
 
     // ---------------------------------------------------------------- waits
@@ -272,6 +291,55 @@ impl Namespace {
     /// Notes every state of an object from now on.
     pub async fn recording(&self, target: impl Into<Target>) -> Recording {
         Recording::start(self, &target.into()).await
+    }
+
+    // ------------------------------------------------------------- accounts
+
+    /// Makes a ServiceAccount and returns its bearer token.
+    ///
+    /// # Panics
+    ///
+    /// When the API server gives none.
+    pub async fn account(&self, name: &str) -> String {
+        let metadata = json!({ "name": name });
+        self.create(json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata })).await;
+        let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), &self.name);
+        let answer = accounts.create_token_request(name, &PostParams::default(), &TokenRequest::default()).await;
+        answer.unwrap().status.expect("a token").token
+    }
+
+    /// Lets a ServiceAccount of this namespace do something in it; replaces what was allowed under the same name before.
+    /// Rules are those of a Role.
+    pub async fn allow(&self, account: &str, role: &str, rules: Value) {
+        let metadata = json!({ "name": role });
+        let group = "rbac.authorization.k8s.io";
+        let api_version = "rbac.authorization.k8s.io/v1";
+        let role_target = of::<Role>(role);
+        if self.try_merge(&role_target, json!({ "rules": rules })).await.is_some() {
+            return;
+        }
+        self.create(json!({ "apiVersion": api_version, "kind": "Role", "metadata": metadata, "rules": rules })).await;
+        self.create(json!({
+            "apiVersion": api_version, "kind": "RoleBinding", "metadata": metadata,
+            "roleRef": { "apiGroup": group, "kind": "Role", "name": role },
+            "subjects": [{ "kind": "ServiceAccount", "name": account, "namespace": self.name }],
+        }))
+        .await;
+    }
+
+    /// Lets a ServiceAccount of this namespace do something everywhere, for as long as the cluster lives.
+    pub async fn allow_everywhere(&self, account: &str, rules: Value) {
+        let metadata = json!({ "name": format!("{account}-{}", self.name) });
+        let group = "rbac.authorization.k8s.io";
+        let api_version = "rbac.authorization.k8s.io/v1";
+        let role = json!({ "apiVersion": api_version, "kind": "ClusterRole", "metadata": metadata, "rules": rules });
+        self.create(role).await;
+        self.create(json!({
+            "apiVersion": api_version, "kind": "ClusterRoleBinding", "metadata": metadata,
+            "roleRef": { "apiGroup": group, "kind": "ClusterRole", "name": metadata["name"] },
+            "subjects": [{ "kind": "ServiceAccount", "name": account, "namespace": self.name }],
+        }))
+        .await;
     }
 
     // ------------------------------------------------------------------ end

@@ -25,7 +25,8 @@ impl Target {
     }
 
     pub(crate) fn is_cluster_scoped(&self) -> bool {
-        matches!(&*self.kind, "Plugin" | "Namespace" | "CustomResourceDefinition")
+        let kinds = ["Plugin", "Namespace", "CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding"];
+        kinds.contains(&&*self.kind)
     }
 }
 

@@ -125,6 +125,11 @@ impl Proxy {
         *self.shared.victim.lock().unwrap() = Some(pid);
     }
 
+    /// Kills the host now.
+    pub fn kill(&self) {
+        self.shared.kill();
+    }
+
     /// Kills the host at a request whose step begins like this, after letting `skip` of them pass.
     pub fn kill_at(&self, step: &'static str, skip: usize, fault: Fault) {
         let mut left = Some(skip);

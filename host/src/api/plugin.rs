@@ -57,6 +57,10 @@ pub struct PluginSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub engines: Vec<EngineSpec>,
+    /// The ServiceAccount that the plugin acts as: RBAC decides what it may read and write. Without one the host's own
+    /// rights count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_account: Option<ServiceAccountRef>,
     /// How long the deletion of an object waits for a plugin that fails or cannot be loaded, in seconds. After that the host
     /// deletes the object's children and lets it go; what the plugin would have cleaned up elsewhere stays.
     #[serde(default = "default_deletion_timeout")]
@@ -103,6 +107,18 @@ pub struct EndpointSpec {
     /// Secret with `ca.crt`: the only authorities that are trusted here, in place of the system's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca: Option<SecretRef>,
+}
+
+/// A ServiceAccount.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceAccountRef {
+    /// Namespace of the ServiceAccount.
+    #[schemars(length(min = 1, max = 63))]
+    pub namespace: String,
+    /// Name of the ServiceAccount.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
 }
 
 /// A Secret.
@@ -351,6 +367,11 @@ pub struct Limits {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 10, max = 30_000))]
     pub deadline_milliseconds: Option<u32>,
+    /// What one call may do, counted in WebAssembly instructions: the same for the same call on every machine, which a time
+    /// is not. Calls with a limit take about a third longer. Without one only time is limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1_000_000))]
+    pub fuel: Option<u64>,
     /// Size of one response, a quantity; 16Mi by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|k|M|G)?$"))]
@@ -376,6 +397,8 @@ pub struct Bounds {
     pub memory_bytes: usize,
     /// Wall clock of one call.
     pub deadline: Duration,
+    /// Instructions of one call, where they are limited.
+    pub fuel: Option<u64>,
     /// Data that one call may hand to the host.
     pub response_bytes: usize,
     /// Children in one plan.
@@ -391,6 +414,7 @@ impl Default for Bounds {
         Self {
             memory_bytes: 64 << 20,
             deadline: Duration::from_secs(1),
+            fuel: None,
             response_bytes: 16 << 20,
             children: 500,
             lookups: 64,
@@ -418,6 +442,7 @@ impl Limits {
         if let Some(ms) = self.deadline_milliseconds {
             bounds.deadline = Duration::from_millis(ms.into());
         }
+        bounds.fuel = self.fuel;
         bounds.children = self.children.map_or(bounds.children, |n| n as usize);
         bounds.lookups = self.lookups.map_or(bounds.lookups, |n| n as usize);
         bounds.rounds = self.rounds.unwrap_or(bounds.rounds);

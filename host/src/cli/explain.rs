@@ -144,6 +144,7 @@ fn object(subject: &Subject, bundle: Option<&Bundle>) -> Map<String, Value> {
         all.insert("held".into(), json!(held));
     }
     all.insert("lastError".into(), json!(bundle.carried_out.error));
+    all.insert("nextLookAt".into(), json!(bundle.next_look_at));
     all
 }
 

@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use http_body_util::BodyExt;
 
 use super::subject::Subject;
+use crate::control::cluster::Cluster;
 use crate::control::key::PrimaryKey;
 use crate::lookup::{Asker, Grants, Lookups, Places};
 use crate::plan::contract::{Answer, Answered, Failure, Lookup, Request, Step};
@@ -143,6 +144,7 @@ async fn evaluate(subject: &Subject, (loaded, digest): &(Loaded, String)) -> any
         uid: snapshot.primary.uid.clone(),
         plugin: subject.plugin_name(),
         lookups: Lookups::new(subject.cluster.clone(), places, Arc::new(|_| {})),
+        cluster: &subject.cluster,
         grants: Grants::default(),
         loaded,
     };
@@ -177,6 +179,7 @@ struct Live<'a> {
     uid: String,
     plugin: String,
     lookups: Lookups,
+    cluster: &'a Arc<Cluster>,
     /// None: credentials of endpoints are the host's.
     grants: Grants,
     loaded: &'a Loaded,
@@ -190,8 +193,9 @@ impl Session for Live<'_> {
     }
 
     async fn answer(&self, lookups: Vec<Lookup>) -> Vec<Answered> {
-        let Self { key, plugin, grants, loaded, .. } = self;
-        let asker = Asker { key, uid: self.uid.clone(), plugin, manifest: &loaded.manifest, grants };
+        let Self { key, plugin, grants, cluster, loaded, .. } = self;
+        let manifest = &loaded.manifest;
+        let asker = Asker { key, uid: self.uid.clone(), plugin, manifest, grants, cluster };
         let mut answers = Vec::with_capacity(lookups.len());
         for lookup in lookups {
             if matches!(lookup, Lookup::Random { .. }) {

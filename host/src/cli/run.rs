@@ -12,6 +12,7 @@ use crate::control::cluster::Cluster;
 use crate::control::controller::Controller;
 use crate::lookup::Places;
 use crate::lookup::random::host_key;
+use crate::plan::contract::ObjectRef;
 use crate::plugin::{Cache, Engine, Seal};
 use crate::record::ring::{MAX_BYTES, Ring};
 use crate::registry::{Loader, Policy, Registry};
@@ -75,8 +76,8 @@ impl Args {
         let places = Places { namespace, cache_dir: cache.dir.clone() };
         let loader = Loader { engine: Engine::new()?, program: std::env::current_exe()?, cache };
         let recordings = Arc::new(Ring::new(self.recordings, MAX_BYTES));
-        serve_recordings(self.recordings_listen, &recordings).await?;
         let controller = Controller::new(cluster, recordings, places);
+        serve_recordings(self.recordings_listen, &controller).await?;
         let registry = Registry::new(controller.clone(), loader, self.plugin_selector, policy);
         registry.install().await.context("cannot install the custom resource definition of Plugin")?;
         let records = tokio::spawn(registry.run(readiness));
@@ -112,12 +113,15 @@ async fn seal_of_cluster(cluster: &Cluster, namespace: &str) -> anyhow::Result<S
 
 /// Serves the recordings, if there are any. The default port may be taken (two hosts on a laptop), and that is no reason
 /// not to run.
-async fn serve_recordings(listen: Option<SocketAddr>, ring: &Arc<Ring>) -> anyhow::Result<()> {
+async fn serve_recordings(listen: Option<SocketAddr>, controller: &Arc<Controller>) -> anyhow::Result<()> {
+    let ring = controller.recordings.clone();
     if ring.is_off() {
         return Ok(());
     }
     let address = listen.unwrap_or(super::record::DEFAULT_HOST);
-    match crate::record::serve::serve(address, ring.clone()).await {
+    let queue = controller.clone();
+    let again_in = Arc::new(move |object: &ObjectRef| queue.again_in(object));
+    match crate::record::serve::serve(address, ring, again_in).await {
         Ok(address) => tracing::info!(%address, "serving recordings"),
         Err(error) if listen.is_some() => {
             return Err(error)

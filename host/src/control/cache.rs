@@ -12,6 +12,8 @@ type Key = (String, String);
 struct Inner {
     objects: HashMap<Key, Arc<Object>>,
     by_owner: HashMap<String, BTreeSet<Key>>,
+    /// Everything up to this resource version was heard of by watch.
+    passed: u64,
 }
 
 /// What became of an object that was put in.
@@ -24,7 +26,9 @@ pub enum Put {
 }
 
 /// Live objects of one kind. Newer versions replace older ones, never the other way round, so the answer to a write may
-/// come before or after the watch event of the same write.
+/// come before or after the watch event of the same write, or even of a deletion after it.
+///
+/// Resource versions of one kind can be compared, whichever object they are of (KEP-5504).
 #[derive(Default)]
 pub struct Cache {
     inner: RwLock<Inner>,
@@ -64,25 +68,35 @@ impl Cache {
         self.len() == 0
     }
 
-    /// Puts in what the API server said.
+    /// Puts in what a list or a watch said.
     pub fn put(&self, object: Object) -> Put {
+        self.inner.write().unwrap_or_else(PoisonError::into_inner).put(object)
+    }
+
+    /// Puts in the answer to a write. An object that the watch would know by now, but does not, was deleted since.
+    pub fn put_answer(&self, object: Object) -> Put {
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
         let key = (object.namespace.clone(), object.name.clone());
-        let before = inner.objects.get(&key).cloned();
-        if let Some(before) = &before
-            && before.uid == object.uid
-            && before.resource_version >= object.resource_version
-        {
+        if object.resource_version <= inner.passed && !inner.objects.contains_key(&key) {
             return Put::Old;
         }
-        if before.as_ref().map(|b| &b.owner) != Some(&object.owner) {
-            inner.disown(&key, before.as_deref());
-            if let Some(owner) = &object.owner {
-                inner.by_owner.entry(owner.clone()).or_default().insert(key.clone());
-            }
-        }
-        inner.objects.insert(key, Arc::new(object));
-        Put::New(before)
+        inner.put(object)
+    }
+
+    /// Everything up to this resource version was heard of by watch.
+    pub fn passed(&self, version: u64) {
+        let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
+        inner.passed = inner.passed.max(version);
+    }
+
+    /// These are all objects as of a resource version: what is older and not among them is gone, and returned.
+    pub fn listed(&self, names: &BTreeSet<Key>, version: u64) -> Vec<Arc<Object>> {
+        let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
+        inner.passed = inner.passed.max(version);
+        let is_gone =
+            |(key, object): &(&Key, &Arc<Object>)| object.resource_version <= version && !names.contains(*key);
+        let gone: Vec<Key> = inner.objects.iter().filter(is_gone).map(|(key, _)| key.clone()).collect();
+        gone.iter().filter_map(|key| inner.take(key)).collect()
     }
 
     /// Takes out the object with this UID; what has the name since then stays.
@@ -101,21 +115,25 @@ impl Cache {
             Arc::make_mut(known).deleting = true;
         }
     }
-
-    /// Names of all objects now; what is not listed again by the end of a list is gone.
-    #[must_use]
-    pub fn keys(&self) -> BTreeSet<Key> {
-        self.inner.read().unwrap_or_else(PoisonError::into_inner).objects.keys().cloned().collect()
-    }
-
-    /// Takes out objects by name.
-    pub fn remove_all(&self, gone: impl IntoIterator<Item = Key>) -> Vec<Arc<Object>> {
-        let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
-        gone.into_iter().filter_map(|key| inner.take(&key)).collect()
-    }
 }
 
 impl Inner {
+    fn put(&mut self, object: Object) -> Put {
+        let key = (object.namespace.clone(), object.name.clone());
+        let before = self.objects.get(&key).cloned();
+        if before.as_ref().is_some_and(|before| before.resource_version >= object.resource_version) {
+            return Put::Old;
+        }
+        if before.as_ref().map(|b| &b.owner) != Some(&object.owner) {
+            self.disown(&key, before.as_deref());
+            if let Some(owner) = &object.owner {
+                self.by_owner.entry(owner.clone()).or_default().insert(key.clone());
+            }
+        }
+        self.objects.insert(key, Arc::new(object));
+        Put::New(before)
+    }
+
     fn take(&mut self, key: &Key) -> Option<Arc<Object>> {
         let object = self.objects.remove(key)?;
         self.disown(key, Some(&object));
@@ -173,7 +191,41 @@ mod tests {
         cache.put(object("u", 2, Some("p")));
         assert!(cache.owned_by("o").is_empty());
         assert_eq!(cache.owned_by("p").len(), 1);
-        cache.remove_all(cache.keys());
+        cache.listed(&BTreeSet::new(), 2);
         assert!(cache.owned_by("p").is_empty() && cache.is_empty());
+    }
+
+    #[test]
+    fn the_answer_to_a_write_does_not_bring_back_what_was_deleted_after_it() {
+        let cache = Cache::default();
+        cache.put(object("u", 1, Some("o")));
+        // written as 2 and deleted as 3; the answer to the write comes last
+        cache.passed(3);
+        cache.remove(&object("u", 3, Some("o")));
+        assert_eq!(cache.put_answer(object("u", 2, Some("o"))), Put::Old);
+        assert!(cache.is_empty());
+        // written after all that the watch has told of
+        assert_eq!(cache.put_answer(object("v", 4, Some("o"))), Put::New(None));
+        // the same answer after it was heard of
+        cache.passed(4);
+        assert_eq!(cache.put_answer(object("v", 4, Some("o"))), Put::Old);
+        assert_eq!(cache.len(), 1);
+    }
+
+    #[test]
+    fn an_answer_of_an_earlier_object_does_not_replace_its_successor() {
+        let cache = Cache::default();
+        cache.put(object("new", 5, None));
+        assert_eq!(cache.put_answer(object("old", 4, None)), Put::Old);
+    }
+
+    #[test]
+    fn a_list_takes_out_what_is_older_than_it_and_keeps_what_was_written_meanwhile() {
+        let cache = Cache::default();
+        cache.put(object("u", 1, None));
+        assert_eq!(cache.listed(&BTreeSet::new(), 2).len(), 1, "deleted while nobody watched");
+        cache.put_answer(object("v", 4, None));
+        assert!(cache.listed(&BTreeSet::new(), 3).is_empty(), "made after the list");
+        assert_eq!(cache.listed(&BTreeSet::new(), 5).len(), 1);
     }
 }

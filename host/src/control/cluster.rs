@@ -1,7 +1,7 @@
 //! Requests to the API server, as text: what comes back is read once into a compact [`Object`], never into a tree.
 
 use std::collections::HashMap;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use http::{Method, Request, StatusCode, header};
@@ -9,6 +9,7 @@ use http_body_util::BodyExt;
 use kube::client::Body;
 use serde_json::{Value, json};
 
+use super::account::Account;
 use crate::plan::check::Scope;
 use crate::plan::contract::{ObjectRef, TypeMeta};
 use crate::plan::object::Object;
@@ -146,16 +147,31 @@ pub struct Applied {
 /// The API server. Cheap to share.
 pub struct Cluster {
     client: kube::Client,
+    /// In whose name; the host's own when there is none.
+    account: Option<Account>,
     /// Restricts everything namespaced to one namespace.
     namespace: Option<String>,
-    kinds: RwLock<HashMap<TypeMeta, Served>>,
+    kinds: Arc<RwLock<HashMap<TypeMeta, Served>>>,
 }
 
 impl Cluster {
     /// Through this client, for one namespace or all.
     #[must_use]
     pub fn new(client: kube::Client, namespace: Option<String>) -> Self {
-        Self { client, namespace, kinds: RwLock::default() }
+        Self { client, account: None, namespace, kinds: Arc::default() }
+    }
+
+    /// The same API server in the name of an account, over the same connections.
+    #[must_use]
+    pub fn acting_as(&self, account: Account) -> Self {
+        let client = account.client(&self.client);
+        Self { client, account: Some(account), namespace: self.namespace.clone(), kinds: self.kinds.clone() }
+    }
+
+    /// In whose name requests are made; none for the host's own.
+    #[must_use]
+    pub fn account(&self) -> Option<&Account> {
+        self.account.as_ref()
     }
 
     /// For kube's own functions.
@@ -221,6 +237,16 @@ impl Cluster {
         let uri = format!("{path}?fieldManager={}&force=true", encode(manager));
         let (status, text) = self.send("apply", Method::PATCH, &uri, APPLY, body.to_string()).await?;
         Ok(Applied { created: status == StatusCode::CREATED, object: parse(&text)? })
+    }
+
+    /// Creates an object.
+    ///
+    /// # Errors
+    /// When the API server refuses it or cannot be asked.
+    pub async fn create(&self, reference: &ObjectRef, body: &Value) -> Result<(), ApiError> {
+        let served = self.served(&reference.kind).await?;
+        let path = served.path(&reference.namespace, "");
+        self.send("create", Method::POST, &path, JSON, body.to_string()).await.map(drop)
     }
 
     /// Server-side apply of the whole status of one object, which must still be the one with this UID.

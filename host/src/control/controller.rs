@@ -15,7 +15,7 @@ use super::queue::Queue;
 use super::reconcile::{Memory, Outcome, Reconcile};
 use super::watch::{Change, Selection, Watch, Watches};
 use crate::lookup::{Grants, Lookups, Places};
-use crate::plan::contract::{Manifest, TypeMeta};
+use crate::plan::contract::{Manifest, ObjectRef, TypeMeta};
 use crate::plan::object::Object;
 use crate::plan::request::Children;
 use crate::plugin::Plugin;
@@ -45,6 +45,8 @@ pub struct Active {
     pub config: String,
     /// Field manager of its applies.
     pub field_manager: String,
+    /// The API server in the name of its account.
+    pub cluster: Arc<Cluster>,
     /// What its record lets it ask outside the API server.
     pub grants: Grants,
     /// Kinds that it serves.
@@ -63,7 +65,7 @@ impl Active {
     /// The API server's answer to a write.
     pub fn put_primary(&self, key: &PrimaryKey, object: Object) {
         if let Some(watch) = self.primary_watch(&key.kind) {
-            watch.cache.put(object);
+            watch.cache.put_answer(object);
         }
     }
 
@@ -100,7 +102,7 @@ struct Shared {
 
 /// The host's side of all primaries.
 pub struct Controller {
-    /// The API server.
+    /// The API server in the host's own name: for its records and for definitions.
     pub cluster: Arc<Cluster>,
     /// Answers for plugins.
     pub lookups: Lookups,
@@ -124,9 +126,9 @@ impl Controller {
         let stale = move |key: &PrimaryKey| asker.queue.add(key.clone(), 0);
         Arc::new(Self {
             lookups: Lookups::new(cluster.clone(), places, Arc::new(stale)),
-            events: Events::start(cluster.client().clone(), move || worked.queue.waiting() > 0),
+            events: Events::start(cluster.clone(), move || worked.queue.waiting() > 0),
             recordings,
-            watches: Watches::new(cluster.clone(), Arc::new(observe)),
+            watches: Watches::new(Arc::new(observe)),
             cluster,
             shared,
             active: RwLock::default(),
@@ -134,9 +136,9 @@ impl Controller {
         })
     }
 
-    /// Starts watches for a kind, or shares running ones.
-    pub fn watch(&self, served: &Served, selection: Selection) -> Arc<Watch> {
-        self.watches.open(served, selection)
+    /// Starts watches for a kind in the name of the cluster's account, or shares running ones.
+    pub fn watch(&self, cluster: &Cluster, served: &Served, selection: Selection) -> Arc<Watch> {
+        self.watches.open(cluster, served, selection)
     }
 
     /// Watches a kind of child from now on that the API server did not serve when the version was loaded.
@@ -147,7 +149,7 @@ impl Controller {
         if active.child_watch(kind).is_some() {
             return Ok(());
         }
-        let watch = self.watch(&self.cluster.served(kind).await?, Selection::Children);
+        let watch = self.watch(&active.cluster, &active.cluster.served(kind).await?, Selection::Children);
         watch.synced().await;
         let mut watches = active.child_watches.write().unwrap_or_else(PoisonError::into_inner);
         if !watches.iter().any(|known| *known.kind == *kind) {
@@ -219,6 +221,13 @@ impl Controller {
                 tracing::error!(error = %error, "a worker ended");
             }
         }
+    }
+
+    /// After how long an object is looked at again without a change; none when only a change brings it up.
+    #[must_use]
+    pub fn again_in(&self, object: &ObjectRef) -> Option<Duration> {
+        let key = PrimaryKey::new(Arc::new(object.kind.clone()), &object.namespace, &object.name);
+        self.shared.queue.again_in(&key)
     }
 
     /// Gives no more work out.

@@ -1,14 +1,17 @@
 //! Kubernetes Events about primaries, sent in the background: an Event that cannot be sent never delays a reconcile, and
 //! while reconciles wait it takes little of the API server's time.
 
-use std::time::Duration;
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::ObjectReference;
-use kube::runtime::events::{Event as KubeEvent, EventType, Recorder, Reporter};
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use crate::plan::check::shorten;
-use crate::plan::contract::{Event, ObjectRef};
+use super::cluster::{ApiError, Cluster, Served};
+use crate::plan::check::{Scope, shorten};
+use crate::plan::contract::{Event, ObjectRef, TypeMeta};
 use crate::telemetry::metrics;
 
 /// Events that wait to be sent; what comes on top is counted and dropped. Some hundred bytes each.
@@ -20,33 +23,36 @@ const PAUSE_WHILE_BUSY: Duration = Duration::from_millis(100);
 /// events.k8s.io/v1: `note` is at most 1 kB.
 const MAX_NOTE: usize = 1_024;
 
-type Message = (ObjectReference, Event);
+/// An Event that is the same as one within this time counts that one up (`events.k8s.io/v1`, isomorphic Events).
+const SERIES_FOR: Duration = Duration::from_secs(360);
 
-/// Sends Events. Equal ones are aggregated by the recorder.
+/// Series that are remembered; some dozen bytes each. When there are more, the oldest half is forgotten.
+const MAX_SERIES: usize = 4_096;
+
+const CONTROLLER: &str = "transom.dev/host";
+
+/// What an Event is about, and its UID.
+type About = (ObjectRef, String);
+
+/// Sends Events.
 pub struct Events {
-    sender: mpsc::Sender<Message>,
+    sender: mpsc::Sender<(About, Event)>,
 }
 
 impl Events {
     /// Starts the sender. `is_busy`: do reconciles wait?
     #[must_use]
-    pub fn start(client: kube::Client, is_busy: impl Fn() -> bool + Send + 'static) -> Self {
-        let (sender, mut receiver) = mpsc::channel::<Message>(WAITING);
+    pub fn start(cluster: Arc<Cluster>, is_busy: impl Fn() -> bool + Send + 'static) -> Self {
+        let (sender, mut receiver) = mpsc::channel::<(About, Event)>(WAITING);
+        cluster.learn(Served { kind: kind(), plural: "events".into(), scope: Scope::Namespaced });
         tokio::spawn(async move {
-            let instance = std::env::var("POD_NAME").ok();
-            let recorder = Recorder::new(client, Reporter { controller: "transom.dev/host".into(), instance });
+            let instance = std::env::var("POD_NAME").unwrap_or_else(|_| "transom".into());
+            let mut recorder = Recorder { cluster, instance: shorten(&instance, 128), series: HashMap::new() };
             while let Some((about, event)) = receiver.recv().await {
                 if is_busy() {
                     tokio::time::sleep(PAUSE_WHILE_BUSY).await;
                 }
-                let event = KubeEvent {
-                    type_: if event.warning { EventType::Warning } else { EventType::Normal },
-                    reason: shorten(&event.reason, 128),
-                    note: Some(shorten(&event.note, MAX_NOTE)).filter(|note| !note.is_empty()),
-                    action: "Reconcile".into(),
-                    secondary: None,
-                };
-                if let Err(error) = recorder.publish(&event, &about).await {
+                if let Err(error) = recorder.publish(&about, &event).await {
                     metrics().event_dropped("Refused");
                     tracing::warn!(error = &error as &dyn std::error::Error, "event could not be sent");
                 }
@@ -57,16 +63,117 @@ impl Events {
 
     /// Sends an Event about an object, soon.
     pub fn send(&self, about: &ObjectRef, uid: &str, event: Event) {
-        let about = ObjectReference {
-            api_version: Some(about.kind.api_version.clone()),
-            kind: Some(about.kind.kind.clone()),
-            namespace: Some(about.namespace.clone()).filter(|ns| !ns.is_empty()),
-            name: Some(about.name.clone()),
-            uid: Some(uid.to_owned()),
-            ..ObjectReference::default()
-        };
-        if self.sender.try_send((about, event)).is_err() {
+        if self.sender.try_send(((about.clone(), uid.to_owned()), event)).is_err() {
             metrics().event_dropped("QueueFull");
         }
+    }
+}
+
+fn kind() -> TypeMeta {
+    TypeMeta::new("events.k8s.io/v1", "Event")
+}
+
+/// Writes Events, and counts up those that come again.
+struct Recorder {
+    cluster: Arc<Cluster>,
+    instance: String,
+    /// By digest of everything that makes Events the same.
+    series: HashMap<u64, Series>,
+}
+
+/// An Event that was written.
+struct Series {
+    name: Box<str>,
+    count: u32,
+    last: Instant,
+}
+
+impl Recorder {
+    async fn publish(&mut self, about: &About, event: &Event) -> Result<(), ApiError> {
+        let (now, at) = (Instant::now(), jiff::Timestamp::now());
+        let time = at.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string();
+        let mut hasher = DefaultHasher::new();
+        (about, &event.reason, &event.note, event.warning).hash(&mut hasher);
+        let same = hasher.finish();
+        // cluster-scoped objects have their Events there, as everywhere in Kubernetes
+        let namespace = if about.0.namespace.is_empty() { "default" } else { &about.0.namespace };
+        let reference = |name: &str| ObjectRef { kind: kind(), namespace: namespace.into(), name: name.into() };
+        if let Some(series) = self.series.get_mut(&same).filter(|series| now.duration_since(series.last) < SERIES_FOR) {
+            (series.count, series.last) = (series.count.saturating_add(1), now);
+            let patch = json!({"series": {"count": series.count, "lastObservedTime": time}});
+            match self.cluster.merge(&reference(&series.name), CONTROLLER, &patch).await {
+                // Events live for an hour
+                Err(error) if error.code() == 404 => {}
+                result => return result.map(drop),
+            }
+        }
+        let name = name(&about.0.name, at.as_nanosecond());
+        self.cluster.create(&reference(&name), &self.body(about, event, &time, &name, namespace)).await?;
+        self.remember(same, Series { name: name.into(), count: 1, last: now });
+        Ok(())
+    }
+
+    fn body(&self, (about, uid): &About, event: &Event, time: &str, name: &str, namespace: &str) -> Value {
+        let mut regarding = json!({
+            "apiVersion": about.kind.api_version, "kind": about.kind.kind, "name": about.name, "uid": uid,
+        });
+        if let Value::Object(fields) = &mut regarding
+            && !about.namespace.is_empty()
+        {
+            fields.insert("namespace".into(), about.namespace.clone().into());
+        }
+        json!({
+            "apiVersion": "events.k8s.io/v1", "kind": "Event",
+            "metadata": {"name": name, "namespace": namespace},
+            "eventTime": time, "reportingController": CONTROLLER, "reportingInstance": self.instance,
+            "action": "Reconcile", "reason": shorten(&event.reason, 128), "regarding": regarding,
+            "note": shorten(&event.note, MAX_NOTE), "type": if event.warning { "Warning" } else { "Normal" },
+        })
+    }
+
+    fn remember(&mut self, same: u64, series: Series) {
+        let now = series.last;
+        if self.series.len() >= MAX_SERIES {
+            self.series.retain(|_, series| now.duration_since(series.last) < SERIES_FOR);
+        }
+        if self.series.len() >= MAX_SERIES {
+            let mut times: Vec<Instant> = self.series.values().map(|series| series.last).collect();
+            let (_, median, _) = times.select_nth_unstable(MAX_SERIES / 2);
+            let median = *median;
+            self.series.retain(|_, series| series.last > median);
+        }
+        self.series.insert(same, series);
+    }
+}
+
+/// As others name Events: what it is about, and when. At most 253 characters, as every name.
+fn name(about: &str, nanoseconds: i128) -> String {
+    let about: String = about.chars().take(230).collect();
+    format!("{}.{nanoseconds:x}", about.trim_end_matches(['.', '-']))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_one_whatever_it_is_about() {
+        assert_eq!(name("shop", 255), "shop.ff");
+        let long = name(&"a.".repeat(126), i128::from(i64::MAX));
+        assert!(long.len() <= 253 && !long.contains(".."), "{long}");
+    }
+
+    #[tokio::test]
+    async fn what_is_remembered_is_bounded_and_the_newest_stays() {
+        let client = kube::Client::try_from(kube::Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
+        let cluster = Arc::new(Cluster::new(client, None));
+        let mut recorder = Recorder { cluster, instance: "i".into(), series: HashMap::new() };
+        let start = Instant::now();
+        for i in 0..10_000 {
+            let last = start + Duration::from_micros(i);
+            recorder.remember(i, Series { name: "n".into(), count: 1, last });
+            assert!(recorder.series.len() <= MAX_SERIES);
+        }
+        assert!(recorder.series.contains_key(&9_999) && !recorder.series.contains_key(&0));
     }
 }

@@ -70,6 +70,14 @@ impl Queue {
         self.wake.notify_one();
     }
 
+    /// After how long a primary comes up without a change; none when nothing brings it up but a change.
+    #[must_use]
+    pub fn again_in(&self, key: &PrimaryKey) -> Option<Duration> {
+        let inner = self.lock();
+        let at = inner.later_at.get(key).into_iter().chain(inner.resting.get(key)).min()?;
+        Some(at.saturating_duration_since(Instant::now()))
+    }
+
     /// The next primary, marked as running. None when the queue is closed.
     pub async fn next(&self) -> Option<PrimaryKey> {
         loop {

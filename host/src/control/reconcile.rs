@@ -398,8 +398,8 @@ impl Reconcile<'_> {
 
     fn asker(&self) -> Asker<'_> {
         let uid = self.active.primary(self.key).map(|primary| primary.uid.clone()).unwrap_or_default();
-        let Active { name, manifest, grants, .. } = self.active;
-        Asker { key: self.key, uid, plugin: name, manifest, grants }
+        let Active { name, manifest, grants, cluster, .. } = self.active;
+        Asker { key: self.key, uid, plugin: name, manifest, grants, cluster }
     }
 
     /// The primary and its children as the caches have them.
@@ -437,7 +437,7 @@ impl Reconcile<'_> {
             }
         };
         self.discover(&plan).await;
-        let scope = |kind: &TypeMeta| controller.cluster.known(kind).map(|served| served.scope);
+        let scope = |kind: &TypeMeta| active.cluster.known(kind).map(|served| served.scope);
         let checker = Checker { plugin: &active.name, manifest, bounds: &bounds, scope: &scope };
         let checked = checker.check(snapshot, &plan);
         self.recording = record(Said::Planned(Box::new(plan)));
@@ -455,7 +455,7 @@ impl Reconcile<'_> {
 
     /// Asks again for kinds in a plan that the API server did not serve when the version was loaded.
     async fn discover(&self, plan: &Plan) {
-        let cluster = &self.controller.cluster;
+        let cluster = &self.active.cluster;
         let unknown = |kind: &&TypeMeta| cluster.known(kind).is_none();
         for kind in self.active.manifest.children.iter().map(|(kind, _)| kind).filter(unknown) {
             let planned = plan.children.iter().any(|child| TypeMeta::of(&child.object).as_ref() == Some(kind));
@@ -517,7 +517,7 @@ impl Reconcile<'_> {
 
     /// Waits until the API server serves all kinds that are still to be applied; their definitions were just applied.
     async fn await_definitions(&self, writes: &Writes) {
-        let cluster = &self.controller.cluster;
+        let cluster = &self.active.cluster;
         let started = Instant::now();
         for apply in writes.tiers.iter().flatten() {
             while cluster.served(&apply.desired.reference.kind).await.is_err() && started.elapsed() < ESTABLISHED_WITHIN
@@ -539,9 +539,9 @@ impl Reconcile<'_> {
             if let Some(Value::Object(metadata)) = body.get_mut("metadata") {
                 metadata.insert("resourceVersion".into(), CREATE_ONLY.into());
             }
-            self.controller.cluster.apply(child, manager, &body).await
+            self.active.cluster.apply(child, manager, &body).await
         } else {
-            self.controller.cluster.apply(child, manager, &desired.body).await
+            self.active.cluster.apply(child, manager, &desired.body).await
         };
         match applied {
             Ok(Applied { created, object }) => Ok(Written { apply, object, what: describe(apply, created) }),
@@ -556,7 +556,7 @@ impl Reconcile<'_> {
     async fn claim<'w>(&self, apply: &'w Apply, refused: ApiError) -> Result<Written<'w>, ReconcileError> {
         let (child, manager) = (&apply.desired.reference, &self.active.field_manager);
         let failed = |source| ReconcileError::Apply { child: child.clone(), source };
-        let cluster = &self.controller.cluster;
+        let cluster = &self.active.cluster;
         let Some((object, managers)) = cluster.get_managed(child).await.map_err(failed)? else {
             return Err(failed(refused)); // gone meanwhile: the next try makes it
         };
@@ -566,7 +566,7 @@ impl Reconcile<'_> {
             None => managers.contains(manager),
         };
         if !ours {
-            self.lookups().follow(self.key, child).await;
+            self.lookups().follow(&self.active.cluster, self.key, child).await;
             let managers = if managers.is_empty() { "somebody else".into() } else { managers.join(", ") };
             return Err(ReconcileError::Conflict { child: child.clone(), managers });
         }
@@ -581,7 +581,7 @@ impl Reconcile<'_> {
             return Err(ReconcileError::Immutable { child: child.clone(), source: refused });
         };
         let failed = |source| ReconcileError::Prune { child: child.clone(), source };
-        self.controller.cluster.delete(child, &live.uid).await.map_err(failed)?;
+        self.active.cluster.delete(child, &live.uid).await.map_err(failed)?;
         let mut going = (**live).clone();
         going.deleting = true;
         Ok(Written { apply, object: going, what: ("Replaced", format!("deleted {child} to make it again")) })
@@ -599,7 +599,7 @@ impl Reconcile<'_> {
         }
         self.written.push(object.resource_version);
         if let Some(watch) = self.active.child_watch(&desired.reference.kind) {
-            watch.cache.put(object);
+            watch.cache.put_answer(object);
         }
     }
 
@@ -607,7 +607,7 @@ impl Reconcile<'_> {
     async fn remove(&mut self, snapshot: &Snapshot, prune: &Prune) -> Result<(), ReconcileError> {
         let child = &prune.reference;
         let failed = |source| ReconcileError::Prune { child: child.clone(), source };
-        let (cluster, watch) = (&self.controller.cluster, self.active.child_watch(&child.kind));
+        let (cluster, watch) = (&self.active.cluster, self.active.child_watch(&child.kind));
         if prune.keep {
             let patch = json!({"metadata": {"uid": prune.uid, "ownerReferences": null, "labels":
                 {names::OWNER_LABEL: null, names::PLUGIN_LABEL: null}}});
@@ -692,7 +692,7 @@ impl Reconcile<'_> {
         let version = primary.resource_version.to_string();
         let patch = json!({"metadata": {"finalizers": list, "resourceVersion": version}});
         let reference = snapshot.reference();
-        match self.controller.cluster.merge(&reference, &self.active.field_manager, &patch).await {
+        match self.active.cluster.merge(&reference, &self.active.field_manager, &patch).await {
             Ok(object) => {
                 self.written.push(object.resource_version);
                 self.active.put_primary(self.key, object);
@@ -700,7 +700,7 @@ impl Reconcile<'_> {
             }
             Err(error) if error.code() == 404 => Ok(()),
             // the watch is behind: look again at what is there now
-            Err(error) if error.code() == 409 => match self.controller.cluster.get(&reference).await {
+            Err(error) if error.code() == 409 => match self.active.cluster.get(&reference).await {
                 Ok(Some(object)) => {
                     self.active.put_primary(self.key, object);
                     Ok(())
@@ -735,7 +735,7 @@ impl Reconcile<'_> {
         }
         let reference = snapshot.reference();
         let manager = &self.active.field_manager;
-        match self.controller.cluster.apply_status(&reference, &primary.uid, manager, &next).await {
+        match self.active.cluster.apply_status(&reference, &primary.uid, manager, &next).await {
             Ok(object) => {
                 if let Some(recording) = &mut self.recording {
                     recording.carried_out.status = Some(next.clone());
@@ -747,7 +747,7 @@ impl Reconcile<'_> {
                 Ok(Published::Written)
             }
             Err(error) if error.code() == 404 => Ok(Published::Unchanged),
-            Err(source) if source.code() == 409 => match self.controller.cluster.get(&reference).await {
+            Err(source) if source.code() == 409 => match self.active.cluster.get(&reference).await {
                 // somebody else was quicker: again
                 Ok(Some(object)) if object.uid == primary.uid => {
                     Err(ReconcileError::Primary { what: "status", source })

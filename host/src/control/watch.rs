@@ -1,18 +1,22 @@
-//! Watches, one for each kind and selection however many plugins look at it, and for as long as one does.
+//! Watches, one for each kind, selection and account however many plugins look at it, and for as long as one does.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use futures::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Api;
+use kube::api::{ListParams, WatchEvent, WatchParams};
 use kube::core::{ApiResource, DynamicResourceScope};
-use kube::runtime::{WatchStreamExt, watcher};
 use serde::{Deserialize, Deserializer};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
+use super::account::Account;
+use super::backoff;
 use super::cache::{Cache, Put};
 use super::cluster::{Cluster, Served};
 use crate::api::names;
@@ -20,6 +24,15 @@ use crate::plan::check::Scope;
 use crate::plan::contract::TypeMeta;
 use crate::plan::object::Object;
 use crate::telemetry::metrics;
+
+/// Objects in one page of a list.
+const PAGE: u32 = 500;
+
+/// A watch that ended sooner was not ended by the API server's own timeout.
+const LASTING: Duration = Duration::from_secs(30);
+
+/// The longest wait before a watch is tried again.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 /// Which objects of a kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -79,103 +92,159 @@ impl Drop for Watch {
 
 /// All watches of the host.
 pub struct Watches {
-    cluster: Arc<Cluster>,
     observe: Arc<Observe>,
-    open: Mutex<HashMap<(TypeMeta, Selection), Weak<Watch>>>,
+    open: Mutex<HashMap<Key, Weak<Watch>>>,
 }
+
+/// In whose name, and what is watched.
+type Key = (Option<Account>, TypeMeta, Selection);
 
 impl Watches {
     /// None yet.
     #[must_use]
-    pub fn new(cluster: Arc<Cluster>, observe: Arc<Observe>) -> Self {
-        Self { cluster, observe, open: Mutex::default() }
+    pub fn new(observe: Arc<Observe>) -> Self {
+        Self { observe, open: Mutex::default() }
     }
 
-    /// The watch of a kind, a running one if there is one.
+    /// The watch of a kind in the name of the cluster's account, a running one if there is one.
     #[must_use]
-    pub fn open(&self, served: &Served, selection: Selection) -> Arc<Watch> {
+    pub fn open(&self, cluster: &Cluster, served: &Served, selection: Selection) -> Arc<Watch> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|_, watch| watch.strong_count() > 0);
-        let key = (served.kind.clone(), selection);
+        let key = (cluster.account().cloned(), served.kind.clone(), selection);
         if let Some(watch) = open.get(&key).and_then(Weak::upgrade) {
             return watch;
         }
         let kind = Arc::new(served.kind.clone());
         let cache = Arc::new(Cache::default());
         let (done, synced) = watch::channel(false);
-        let run = run(self.api(served), selection, kind.clone(), cache.clone(), self.observe.clone(), done);
-        let task = tokio::spawn(run).abort_handle();
+        let (api, observe) = (api(cluster, served), self.observe.clone());
+        let follower = Follower { api, selection, kind: kind.clone(), cache: cache.clone(), observe };
+        let task = tokio::spawn(follower.run(done)).abort_handle();
         let watch = Arc::new(Watch { kind, cache, synced, task });
         open.insert(key, Arc::downgrade(&watch));
         watch
     }
+}
 
-    /// The running watch of a kind, if there is one.
-    #[must_use]
-    pub fn find(&self, kind: &TypeMeta, selection: Selection) -> Option<Arc<Watch>> {
-        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.get(&(kind.clone(), selection)).and_then(Weak::upgrade)
-    }
-
-    fn api(&self, served: &Served) -> Api<Watched> {
-        let (client, resource) = (self.cluster.client().clone(), served.api_resource());
-        match self.cluster.namespace() {
-            Some(namespace) if served.scope == Scope::Namespaced => Api::namespaced_with(client, namespace, &resource),
-            _ => Api::all_with(client, &resource),
-        }
+fn api(cluster: &Cluster, served: &Served) -> Api<Watched> {
+    let (client, resource) = (cluster.client().clone(), served.api_resource());
+    match cluster.namespace() {
+        Some(namespace) if served.scope == Scope::Namespaced => Api::namespaced_with(client, namespace, &resource),
+        _ => Api::all_with(client, &resource),
     }
 }
 
-async fn run(
+/// Keeps a cache as the API server has it: lists, then hears of every change from that version on.
+struct Follower {
     api: Api<Watched>,
     selection: Selection,
     kind: Arc<TypeMeta>,
     cache: Arc<Cache>,
     observe: Arc<Observe>,
-    done: watch::Sender<bool>,
-) {
-    let config = match selection {
-        Selection::Primaries => watcher::Config::default(),
-        Selection::Children => watcher::Config::default().labels(names::OWNER_LABEL),
-    };
-    let mut events = std::pin::pin!(watcher(api, config.page_size(500)).default_backoff());
-    let put = |object: Object| {
-        let key = (object.namespace.clone(), object.name.clone());
-        if let Put::New(before) = cache.put(object)
-            && let Some(now) = cache.get(&key.0, &key.1)
-        {
-            observe(&kind, selection, Change::Put { before, now });
+}
+
+impl Follower {
+    /// Never ends. `done` hears of the first list.
+    async fn run(self, done: watch::Sender<bool>) {
+        let (mut version, mut failures) = (None, 0);
+        loop {
+            let started = Instant::now();
+            let ended = self.follow(&mut version, &done).await;
+            // the API server ends every watch after some minutes
+            let lasted = started.elapsed() > LASTING;
+            failures = if lasted { 0 } else { failures + 1 };
+            match ended {
+                Ok(()) if lasted => continue,
+                Ok(()) => {}
+                // what happened since is no longer known: list again
+                Err(kube::Error::Api(status)) if status.code == 410 => {
+                    tracing::debug!(kind = %self.kind, status.message, "watch is too far behind");
+                    version = None;
+                }
+                Err(error) => {
+                    metrics().watch_error(&self.kind.kind);
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(kind = %self.kind, error, "watch interrupted, trying again");
+                }
+            }
+            tokio::time::sleep(backoff::delay(failures, failures.into()).min(LONGEST_WAIT)).await;
         }
-    };
-    let mut missing = std::collections::BTreeSet::new();
-    while let Some(event) = events.next().await {
-        match event {
-            Ok(watcher::Event::Init) => missing = cache.keys(),
-            Ok(watcher::Event::InitApply(Watched { object, .. })) => {
-                missing.remove(&(object.namespace.clone(), object.name.clone()));
-                put(object);
-            }
-            Ok(watcher::Event::InitDone) => {
-                for gone in cache.remove_all(std::mem::take(&mut missing)) {
-                    observe(&kind, selection, Change::Gone(gone));
+    }
+
+    /// Lists if no version is known, then watches from there until the connection ends.
+    async fn follow(&self, version: &mut Option<u64>, done: &watch::Sender<bool>) -> Result<(), kube::Error> {
+        let from = match *version {
+            Some(version) => version,
+            None => self.list().await?,
+        };
+        *version = Some(from);
+        done.send_replace(true);
+        let parameters = WatchParams { label_selector: self.labels(), timeout: Some(290), ..WatchParams::default() };
+        let mut events = std::pin::pin!(self.api.watch(&parameters, &from.to_string()).await?);
+        while let Some(event) = events.next().await {
+            let passed = match event? {
+                WatchEvent::Added(Watched { object, .. }) | WatchEvent::Modified(Watched { object, .. }) => {
+                    let version = object.resource_version;
+                    self.put(object);
+                    version
                 }
-                done.send_replace(true);
-            }
-            Ok(watcher::Event::Apply(Watched { object, .. })) => put(object),
-            Ok(watcher::Event::Delete(Watched { object, .. })) => {
-                if let Some(gone) = cache.remove(&object) {
-                    observe(&kind, selection, Change::Gone(gone));
+                WatchEvent::Deleted(Watched { object, .. }) => {
+                    // before anybody can see that it is gone
+                    self.cache.passed(object.resource_version);
+                    if let Some(gone) = self.cache.remove(&object) {
+                        (self.observe)(&self.kind, self.selection, Change::Gone(gone));
+                    }
+                    object.resource_version
                 }
+                WatchEvent::Bookmark(bookmark) => bookmark.metadata.resource_version.parse().unwrap_or_default(),
+                WatchEvent::Error(status) => return Err(kube::Error::Api(status)),
+            };
+            self.cache.passed(passed);
+            *version = Some(passed.max(version.unwrap_or_default()));
+        }
+        Ok(())
+    }
+
+    /// Everything as of one version, which is returned.
+    async fn list(&self) -> Result<u64, kube::Error> {
+        let mut listed = BTreeSet::new();
+        let mut parameters = ListParams { label_selector: self.labels(), limit: Some(PAGE), ..ListParams::default() };
+        loop {
+            let page = self.api.list(&parameters).await?;
+            for Watched { object, .. } in page.items {
+                listed.insert((object.namespace.clone(), object.name.clone()));
+                self.put(object);
             }
-            Err(error) => {
-                metrics().watch_error(&kind.kind);
-                tracing::warn!(kind = %kind, error = &error as &dyn std::error::Error, "watch interrupted, trying again");
+            parameters.continue_token = page.metadata.continue_.filter(|token| !token.is_empty());
+            if parameters.continue_token.is_none() {
+                let version = page.metadata.resource_version.and_then(|v| v.parse().ok()).unwrap_or_default();
+                for gone in self.cache.listed(&listed, version) {
+                    (self.observe)(&self.kind, self.selection, Change::Gone(gone));
+                }
+                return Ok(version);
             }
+        }
+    }
+
+    fn put(&self, object: Object) {
+        let key = (object.namespace.clone(), object.name.clone());
+        if let Put::New(before) = self.cache.put(object)
+            && let Some(now) = self.cache.get(&key.0, &key.1)
+        {
+            (self.observe)(&self.kind, self.selection, Change::Put { before, now });
+        }
+    }
+
+    fn labels(&self) -> Option<String> {
+        match self.selection {
+            Selection::Primaries => None,
+            Selection::Children => Some(names::OWNER_LABEL.into()),
         }
     }
 }
 
-/// An [`Object`] with as much of `ObjectMeta` as kube's watcher looks at.
+/// An [`Object`] with as much of `ObjectMeta` as kube looks at.
 #[derive(Clone)]
 struct Watched {
     meta: ObjectMeta,

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use super::grants::{Endpoint, Protocol};
 use crate::api::plugin::SecretRef;
+use crate::control::account::Account;
 use crate::plan::contract::{Answer, Problem};
 use crate::telemetry::chain;
 
@@ -42,9 +43,10 @@ const MAX_HEADERS: usize = 64 << 10;
 /// `data` of a Secret.
 pub(crate) type SecretData = BTreeMap<String, Vec<u8>>;
 
-/// Reads a Secret: its data, none when it does not exist, or why it could not be read.
+/// Reads a Secret in the name of an account, or of the host: its data, none when it does not exist, or why it could not
+/// be read.
 pub(crate) type ReadSecret =
-    Arc<dyn Fn(SecretRef) -> BoxFuture<'static, Result<Option<SecretData>, String>> + Send + Sync>;
+    Arc<dyn Fn(Option<Account>, SecretRef) -> BoxFuture<'static, Result<Option<SecretData>, String>> + Send + Sync>;
 
 type Inner = hyper_util::client::legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
@@ -167,7 +169,7 @@ impl Clients {
             return Ok(None);
         };
         let (at, SecretRef { namespace, name: secret }) = (&endpoint.field, reference);
-        match (self.read)(reference.clone()).await {
+        match (self.read)(endpoint.account.clone(), reference.clone()).await {
             Ok(Some(data)) => Ok(Some(data)),
             Ok(None) => Err(failed(
                 "CredentialsMissing",
@@ -311,7 +313,7 @@ impl Client {
 }
 
 /// The log-in for a registry from what `docker login` and `kubectl create secret docker-registry` write.
-fn docker_login(config: &[u8], authority: &str) -> Result<Credentials, String> {
+pub(crate) fn docker_login(config: &[u8], authority: &str) -> Result<Credentials, String> {
     #[derive(serde::Deserialize)]
     struct Config {
         #[serde(default)]

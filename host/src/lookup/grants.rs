@@ -9,6 +9,7 @@ use sha2::{Digest as _, Sha256};
 use super::engine::Runner;
 use super::glob;
 use crate::api::plugin::{EndpointSpec, SecretRef};
+use crate::control::account::Account;
 use crate::plan::contract::{Answer, Manifest};
 
 /// What an endpoint speaks.
@@ -59,7 +60,7 @@ impl Protocol {
 }
 
 /// An endpoint that a record grants.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Endpoint {
     /// Name that the plugin uses.
     pub name: String,
@@ -77,6 +78,8 @@ pub struct Endpoint {
     pub credentials: Option<SecretRef>,
     /// Secret with the only trusted authorities.
     pub ca: Option<SecretRef>,
+    /// Who reads the Secrets; the host itself when there is none.
+    pub account: Option<Account>,
     paths: Vec<String>,
     /// The same for the same grant: who has it may share answers and connections.
     pub digest: Arc<str>,
@@ -131,6 +134,7 @@ impl Endpoint {
             base: base.trim_end_matches('/').to_owned(),
             credentials: spec.credentials.clone(),
             ca: spec.ca.clone(),
+            account: None,
             paths: spec.paths.clone(),
             digest: digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into(),
         })
@@ -161,6 +165,7 @@ impl Endpoint {
             base: String::new(),
             credentials: credentials.cloned(),
             ca: ca.cloned(),
+            account: None,
             paths: Vec::new(),
             digest: digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into(),
         })
@@ -205,6 +210,17 @@ pub(crate) fn is_plain(path: &str) -> bool {
 }
 
 impl Grants {
+    /// The same, with the Secrets of endpoints read in the name of an account. Nobody else shares its answers, because the
+    /// credentials may be the account's alone.
+    #[must_use]
+    pub fn read_by(mut self, account: &Account) -> Self {
+        for endpoint in self.endpoints.values_mut() {
+            let digest = format!("{} {account}", endpoint.digest).into();
+            *endpoint = Arc::new(Endpoint { account: Some(account.clone()), digest, ..(**endpoint).clone() });
+        }
+        self
+    }
+
     /// What a record gives to a plugin with this manifest, and which endpoints are missing that it needs.
     ///
     /// # Errors

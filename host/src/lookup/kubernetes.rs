@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::table::Table;
+use crate::control::account::Account;
 use crate::control::cluster::{ApiError, Cluster};
 use crate::control::{backoff, cluster::Served};
 use crate::plan::check::Scope;
@@ -61,15 +62,33 @@ fn failed(kind: &TypeMeta, error: ApiError) -> Answer {
     }
 }
 
-/// One watch for each kind that was ever asked for.
+/// One watch for each kind that was ever asked for, in the name of each account.
 pub(super) struct Kinds {
-    cluster: Arc<Cluster>,
     table: Arc<Table>,
-    running: Mutex<HashMap<TypeMeta, Running>>,
+    running: Mutex<HashMap<Place, Running>>,
+}
+
+/// What a watch looks at.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Place {
+    account: Option<Account>,
+    kind: TypeMeta,
+    /// Empty: all that the host may see.
+    namespace: String,
+}
+
+/// How far a watch is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Starting,
+    /// It runs, or failed once and is tried again.
+    Tried,
+    /// RBAC does not allow it.
+    Forbidden,
 }
 
 struct Running {
-    started: watch::Receiver<bool>,
+    state: watch::Receiver<State>,
     task: JoinHandle<()>,
 }
 
@@ -80,41 +99,52 @@ impl Drop for Running {
 }
 
 impl Kinds {
-    pub(super) fn new(cluster: Arc<Cluster>, table: Arc<Table>) -> Self {
-        Self { cluster, table, running: Mutex::default() }
+    pub(super) fn new(table: Arc<Table>) -> Self {
+        Self { table, running: Mutex::default() }
     }
 
-    /// Watches a kind from now on. Returns when a change after this would be heard of, or when the first try failed:
-    /// then every primary that asked is told as soon as a later try succeeds.
-    pub(super) async fn watch(&self, kind: &TypeMeta) {
-        let mut started = {
+    /// Watches a kind from now on: everywhere, or in this namespace where the account may not do that. Returns when a
+    /// change after this would be heard of, or when the first try failed: then every primary that asked is told as soon
+    /// as a later try succeeds.
+    pub(super) async fn watch(&self, cluster: &Arc<Cluster>, kind: &TypeMeta, namespace: Option<&str>) {
+        let everywhere = self.watch_one(cluster, kind, "").await;
+        if let (State::Forbidden, Some(namespace)) = (everywhere, namespace.filter(|namespace| !namespace.is_empty())) {
+            self.watch_one(cluster, kind, namespace).await;
+        }
+    }
+
+    async fn watch_one(&self, cluster: &Arc<Cluster>, kind: &TypeMeta, namespace: &str) -> State {
+        let place = Place { account: cluster.account().cloned(), kind: kind.clone(), namespace: namespace.to_owned() };
+        let mut state = {
             let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-            let entry = running.entry(kind.clone()).or_insert_with(|| {
-                let (tell, started) = watch::channel(false);
-                let task = tokio::spawn(follow(self.cluster.clone(), self.table.clone(), kind.clone(), tell));
-                Running { started, task }
+            let entry = running.entry(place).or_insert_with_key(|place| {
+                let (tell, state) = watch::channel(State::Starting);
+                let task = tokio::spawn(follow(cluster.clone(), self.table.clone(), place.clone(), tell));
+                Running { state, task }
             });
-            entry.started.clone()
+            entry.state.clone()
         };
-        let _ = started.wait_for(|started| *started).await;
+        state.wait_for(|state| *state != State::Starting).await.map_or(State::Tried, |state| *state)
     }
 }
 
-async fn follow(cluster: Arc<Cluster>, table: Arc<Table>, kind: TypeMeta, started: watch::Sender<bool>) {
+async fn follow(cluster: Arc<Cluster>, table: Arc<Table>, place: Place, state: watch::Sender<State>) {
+    let Place { kind, namespace, .. } = place;
     let mut failures = 0;
     loop {
         let before = tokio::time::Instant::now();
         let missed = match cluster.served(&kind).await {
-            Ok(served) => follow_once(&cluster, &table, &served, &started, failures > 0).await,
+            Ok(served) => follow_once(&cluster, &table, (&served, &namespace), &state, failures > 0).await,
             Err(error) => Err(error),
         };
+        let forbidden = missed.as_ref().is_err_and(|error| matches!(error.code(), 401 | 403));
         if let Err(error) = missed {
             metrics().watch_error(&kind.kind);
             tracing::debug!(%kind, error = &error as &dyn std::error::Error, "watch for lookups interrupted");
         }
         failures = if before.elapsed() > Duration::from_secs(60) { 1 } else { failures + 1 };
         // whoever waits for the first try gets on with what can be read now
-        started.send_replace(true);
+        state.send_replace(if forbidden { State::Forbidden } else { State::Tried });
         tokio::time::sleep(backoff::delay(failures, failures.into()).min(Duration::from_secs(30))).await;
     }
 }
@@ -123,19 +153,19 @@ async fn follow(cluster: Arc<Cluster>, table: Arc<Table>, kind: TypeMeta, starte
 async fn follow_once(
     cluster: &Cluster,
     table: &Table,
-    served: &Served,
-    started: &watch::Sender<bool>,
+    (served, namespace): (&Served, &str),
+    state: &watch::Sender<State>,
     interrupted: bool,
 ) -> Result<(), ApiError> {
     let resource = served.api_resource();
     let client = cluster.client().clone();
-    let api: Api<DynamicObject> = match cluster.namespace() {
+    let api: Api<DynamicObject> = match cluster.namespace().or(Some(namespace).filter(|n| !n.is_empty())) {
         Some(namespace) if served.scope == Scope::Namespaced => Api::namespaced_with(client, namespace, &resource),
         _ => Api::all_with(client, &resource),
     };
     let list = api.list_metadata(&ListParams::default().limit(1)).await?;
     let mut version = list.metadata.resource_version.unwrap_or_default();
-    started.send_replace(true);
+    state.send_replace(State::Tried);
     if interrupted {
         table.kind_changed(&served.kind);
     }

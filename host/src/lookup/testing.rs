@@ -50,7 +50,7 @@ pub(crate) fn secret(fields: &[(&str, &str)]) -> SecretData {
 pub(crate) fn clients(secrets: &[(&str, SecretData)]) -> Clients {
     let secrets: BTreeMap<String, SecretData> =
         secrets.iter().map(|(name, data)| ((*name).to_owned(), data.clone())).collect();
-    let read = move |reference: SecretRef| std::future::ready(Ok(secrets.get(&reference.name).cloned())).boxed();
+    let read = move |_, reference: SecretRef| std::future::ready(Ok(secrets.get(&reference.name).cloned())).boxed();
     Clients::new(Arc::new(read))
 }
 

@@ -1,13 +1,13 @@
 //! The engine: configuration, pool and clock for all components.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
 use std::time::Duration;
 
 use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
 
-use crate::api::plugin::MAX_MEMORY_BYTES;
+use crate::api::plugin::{Bounds, MAX_MEMORY_BYTES};
 
 /// How often the epoch advances: the grain of deadlines, and how long a guest may keep an async thread to itself.
 const TICK: Duration = Duration::from_millis(5);
@@ -36,6 +36,8 @@ pub struct Engine {
     inner: wasmtime::Engine,
     ticker: Arc<Ticker>,
     metered: bool,
+    /// Its metered twin, made when it is first needed.
+    twin: Arc<OnceLock<Engine>>,
 }
 
 impl Engine {
@@ -48,7 +50,8 @@ impl Engine {
         Self::with_fuel(false)
     }
 
-    /// An engine that counts the fuel of every call, which makes calls about a third slower; for replay.
+    /// An engine that counts the fuel of every call, which makes calls about a third slower; for replay and for plugins whose
+    /// record limits it.
     ///
     /// # Errors
     /// As [`Engine::new`].
@@ -60,7 +63,22 @@ impl Engine {
         let engine = |scan| wasmtime::Engine::new(config(scan).consume_fuel(metered));
         let inner = engine(Enabled::Yes).or_else(|_| engine(Enabled::No)).map_err(EngineError)?;
         let ticker = Arc::new(Ticker::start(inner.clone()));
-        Ok(Self { inner, ticker, metered })
+        Ok(Self { inner, ticker, metered, twin: Arc::default() })
+    }
+
+    /// The engine for calls within these bounds: one that counts fuel when they limit it.
+    ///
+    /// # Errors
+    /// As [`Engine::new`].
+    pub fn within(&self, bounds: &Bounds) -> Result<Self, EngineError> {
+        if bounds.fuel.is_none() || self.metered {
+            return Ok(self.clone());
+        }
+        if let Some(twin) = self.twin.get() {
+            return Ok(twin.clone());
+        }
+        let made = Self::metered()?;
+        Ok(self.twin.get_or_init(|| made).clone())
     }
 
     /// Does it count fuel?

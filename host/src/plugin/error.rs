@@ -12,6 +12,9 @@ pub enum CallError {
     /// It did not finish in time.
     #[error("the plugin did not finish within {0:?}")]
     DeadlineExceeded(Duration),
+    /// It did more than allowed, counted in instructions.
+    #[error("the plugin did not finish with a fuel of {0}")]
+    OutOfFuel(u64),
     /// It wanted more memory than allowed.
     #[error("the plugin needs more than {0} bytes of memory")]
     OutOfMemory(usize),
@@ -33,6 +36,7 @@ impl CallError {
         match self {
             Self::Trapped(_) => "PluginTrapped",
             Self::DeadlineExceeded(_) => "DeadlineExceeded",
+            Self::OutOfFuel(_) => "OutOfFuel",
             Self::OutOfMemory(_) => "OutOfMemory",
             Self::ResponseTooLarge(_) => "ResponseTooLarge",
             Self::MalformedResponse(_) => "MalformedResponse",

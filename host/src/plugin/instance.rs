@@ -147,7 +147,8 @@ impl Plugin {
         let answer = function.call_async(&mut store, arguments).await;
         let state = store.data();
         state.report_dropped_lines();
-        let fuel = if self.engine.is_metered() { store.get_fuel().ok().map(|left| u64::MAX - left) } else { None };
+        let given = self.bounds.fuel.unwrap_or(u64::MAX);
+        let fuel = if self.engine.is_metered() { store.get_fuel().ok().map(|left| given - left) } else { None };
         let stats = CallStats { duration: state.started.elapsed(), memory_bytes: state.limits.memory, fuel };
         match answer {
             Ok((answer,)) => Ok((answer, stats)),
@@ -168,7 +169,7 @@ pub(super) fn store(engine: &Engine, name: &Arc<str>, bounds: &Bounds) -> Store<
     store.set_hostcall_fuel(bounds.response_bytes);
     if engine.is_metered() {
         // fails only for an engine that counts no fuel
-        let _ = store.set_fuel(u64::MAX);
+        let _ = store.set_fuel(bounds.fuel.unwrap_or(u64::MAX));
     }
     store.set_epoch_deadline(1);
     let (started, deadline) = (store.data().started, bounds.deadline);
@@ -193,6 +194,9 @@ pub(super) fn classify(
     }
     if state.limits.refused {
         return CallError::OutOfMemory(bounds.memory_bytes);
+    }
+    if let (Some(Trap::OutOfFuel), Some(fuel)) = (error.downcast_ref::<Trap>(), bounds.fuel) {
+        return CallError::OutOfFuel(fuel);
     }
     if let Some(trap) = error.downcast_ref::<Trap>() {
         let said = state.last_error.as_deref().map_or_else(|| trap.to_string(), ToOwned::to_owned);

@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Path, State};
@@ -15,6 +16,7 @@ use tokio::sync::Semaphore;
 
 use super::ring::Ring;
 use super::{Bundle, Recording};
+use crate::plan::contract::ObjectRef;
 
 /// Where the recordings of an object are, newest first: a JSON array of bundles. The namespace of a cluster-scoped object
 /// is `-`.
@@ -27,9 +29,13 @@ pub fn path(kind: &str, namespace: &str, name: &str, last: usize) -> String {
     format!("/recordings/{kind}/{namespace}/{name}/{last}")
 }
 
+/// After how long the host looks at an object again without a change.
+pub type AgainIn = dyn Fn(&ObjectRef) -> Option<Duration> + Send + Sync;
+
 #[derive(Clone)]
 struct Shared {
     ring: Arc<Ring>,
+    again_in: Arc<AgainIn>,
     /// Each bundle is a run of a plugin: one at a time.
     turn: Arc<Semaphore>,
 }
@@ -38,12 +44,12 @@ struct Shared {
 ///
 /// # Errors
 /// When the address is not one of this machine alone, or cannot be listened on.
-pub async fn serve(address: SocketAddr, ring: Arc<Ring>) -> std::io::Result<SocketAddr> {
+pub async fn serve(address: SocketAddr, ring: Arc<Ring>, again_in: Arc<AgainIn>) -> std::io::Result<SocketAddr> {
     if !address.ip().is_loopback() {
         let message = format!("{address} is reachable from outside; recordings are served on a loopback address only");
         return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, message));
     }
-    let shared = Shared { ring, turn: Arc::new(Semaphore::new(1)) };
+    let shared = Shared { ring, again_in, turn: Arc::new(Semaphore::new(1)) };
     let router = Router::new().route(PATH, get(answer)).with_state(shared);
     let listener = TcpListener::bind(address).await?;
     let address = listener.local_addr()?;
@@ -65,10 +71,14 @@ async fn answer(
     let Ok(_turn) = shared.turn.acquire().await else {
         return (StatusCode::SERVICE_UNAVAILABLE, "stopping".into());
     };
-    let mut bundles = Vec::new();
+    let (mut bundles, now) = (Vec::new(), jiff::Timestamp::now());
     for recording in found.iter().take(last) {
         match Bundle::of(recording).await {
-            Ok(bundle) => bundles.push(bundle),
+            Ok(mut bundle) => {
+                let again = (shared.again_in)(&bundle.primary).and_then(|after| now.checked_add(after).ok());
+                bundle.next_look_at = again.map(|at| at.to_string());
+                bundles.push(bundle);
+            }
             Err(error) => return (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
         }
     }
@@ -99,7 +109,8 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_that_others_reach_is_refused() {
-        let refused = serve("0.0.0.0:0".parse().unwrap(), Arc::new(Ring::new(5, 1))).await.unwrap_err();
+        let refused =
+            serve("0.0.0.0:0".parse().unwrap(), Arc::new(Ring::new(5, 1)), Arc::new(|_| None)).await.unwrap_err();
         assert_eq!(refused.kind(), std::io::ErrorKind::InvalidInput);
     }
 }

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
+use super::access;
 use super::crd::Definition;
 use super::fetch::{Component, Fetcher, Named};
 use crate::api::names;
-use crate::api::plugin::{Bounds, KindRef, PluginSpec, PluginStatus, ResolvedSource};
-use crate::control::cluster::ApiError;
+use crate::api::plugin::{Bounds, KindRef, PluginSpec, PluginStatus, ResolvedSource, ServiceAccountRef};
+use crate::control::account::Account;
+use crate::control::cluster::{ApiError, Cluster};
 use crate::control::controller::{Active, Controller};
 use crate::control::watch::{Selection, Watch};
 use crate::lookup::{Grants, Runner};
@@ -41,7 +43,7 @@ const MAX_NAME: usize = 63;
 /// The first list of one kind: a loaded API server with 100,000 objects takes some seconds.
 const SYNC_DEADLINE: Duration = Duration::from_secs(120);
 
-fn failure(step: &'static str, reason: &'static str, message: impl Into<String>) -> LoadFailure {
+pub(super) fn failure(step: &'static str, reason: &'static str, message: impl Into<String>) -> LoadFailure {
     LoadFailure { step, reason, message: message.into(), transient: false }
 }
 
@@ -79,10 +81,11 @@ impl Loader {
     /// # Errors
     /// The step that failed.
     pub async fn load(&self, name: &str, wasm: &[u8], digest: &str, bounds: Bounds) -> Result<Loaded, LoadFailure> {
-        let compiled = compile_in_child(&self.engine, &self.program, &self.cache, digest, wasm)
+        let engine = self.engine.within(&bounds).map_err(|error| compile_failure(&error.into()))?;
+        let compiled = compile_in_child(&engine, &self.program, &self.cache, digest, wasm)
             .await
             .map_err(|error| compile_failure(&error))?;
-        let plugin = Plugin::new(&self.engine, &compiled, name, bounds)
+        let plugin = Plugin::new(&engine, &compiled, name, bounds)
             .await
             .map_err(|error| failure("Compiled", "NotAPlugin", error.to_string()))?;
         let manifest = plugin.describe().await.map_err(|error| {
@@ -221,18 +224,35 @@ pub(super) async fn prepare(
     }
     let grants = grant(loader, fetcher, spec, &loaded.manifest, (&before, &mut used)).await?;
     *sources = used;
-    install(controller, name, spec, (loaded, grants), digest, earlier).await
+    let cluster = in_the_name_of(controller, spec)?;
+    let grants = match cluster.account() {
+        Some(account) => grants.read_by(account),
+        None => grants,
+    };
+    install(controller, &cluster, name, spec, (loaded, grants), digest, earlier).await
+}
+
+/// The API server as the record's ServiceAccount may use it.
+fn in_the_name_of(controller: &Controller, spec: &PluginSpec) -> Result<Arc<Cluster>, LoadFailure> {
+    let Some(ServiceAccountRef { namespace, name }) = &spec.service_account else {
+        return Ok(controller.cluster.clone());
+    };
+    let account = Account::new(namespace, name).ok_or_else(|| {
+        let message = format!("spec.serviceAccount: {namespace:?} and {name:?} are no names of objects");
+        failure("Granted", "InvalidServiceAccount", message)
+    })?;
+    Ok(Arc::new(controller.cluster.acting_as(account)))
 }
 
 async fn install(
     controller: &Arc<Controller>,
+    cluster: &Arc<Cluster>,
     name: &str,
     spec: &PluginSpec,
     (loaded, grants): (Loaded, Grants),
     digest: String,
     earlier: &[KindRef],
 ) -> Result<Active, LoadFailure> {
-    let cluster = &controller.cluster;
     let field_manager = names::field_manager(name);
     let mut primary_watches = Vec::new();
     for definition in &loaded.definitions {
@@ -241,10 +261,13 @@ async fn install(
             return Err(failure("Installed", "KindTaken", format!("{kind} is served by the plugin {}", other.name)));
         }
         definition
-            .install(cluster, &field_manager)
+            .install(&controller.cluster, &field_manager)
             .await
             .map_err(|error| LoadFailure { transient: true, ..failure("Installed", "DefinitionRefused", error.0) })?;
-        primary_watches.push(controller.watch(&definition.served, Selection::Primaries));
+    }
+    access::check(cluster, &loaded.manifest, &loaded.definitions).await?;
+    for definition in &loaded.definitions {
+        primary_watches.push(controller.watch(cluster, &definition.served, Selection::Primaries));
     }
     let declared = loaded.manifest.children.iter().map(|(kind, _)| (kind.clone(), true));
     let before = earlier.iter().map(|kind| (kind.type_meta(), false));
@@ -254,7 +277,7 @@ async fn install(
             continue;
         }
         match cluster.served(&kind).await {
-            Ok(served) => child_watches.push(controller.watch(&served, Selection::Children)),
+            Ok(served) => child_watches.push(controller.watch(cluster, &served, Selection::Children)),
             // a kind that is not served has no objects; it is watched from the first apply
             Err(ApiError::NotServed(_)) => {}
             Err(error) if needed => {
@@ -273,6 +296,7 @@ async fn install(
         manifest: loaded.manifest,
         config: spec.config.as_ref().map_or_else(|| "{}".into(), |c| serde_json::Value::from(c.clone()).to_string()),
         field_manager,
+        cluster: cluster.clone(),
         grants,
         primary_watches,
         child_watches: child_watches.into(),
@@ -299,11 +323,12 @@ pub(super) async fn without_component(
     spec: &PluginSpec,
     status: &PluginStatus,
 ) -> Result<Active, LoadFailure> {
+    let cluster = &in_the_name_of(controller, spec)?;
     let watches = async |kinds: &[KindRef], selection| -> Result<Vec<Arc<Watch>>, LoadFailure> {
         let mut watches = Vec::new();
         for kind in kinds.iter().map(KindRef::type_meta) {
-            match controller.cluster.served(&kind).await {
-                Ok(served) => watches.push(controller.watch(&served, selection)),
+            match cluster.served(&kind).await {
+                Ok(served) => watches.push(controller.watch(cluster, &served, selection)),
                 Err(ApiError::NotServed(_)) => {}
                 Err(error) => {
                     let message = format!("{kind}: {error}");
@@ -334,6 +359,7 @@ pub(super) async fn without_component(
         },
         config: "{}".into(),
         field_manager: names::field_manager(name),
+        cluster: cluster.clone(),
         grants: Grants::default(),
         primary_watches,
         child_watches: child_watches.into(),

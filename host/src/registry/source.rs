@@ -4,15 +4,17 @@ mod http;
 mod oci;
 
 use std::io::Read;
+use std::sync::Arc;
 
 use flate2::read::MultiGzDecoder;
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
 
 use super::signature::Signature;
-use crate::api::plugin::{ConfigMapSource, ResolvedSource, SignaturePolicy, Source};
-use crate::lookup::client::Clients;
+use crate::api::plugin::{ConfigMapSource, ResolvedSource, SecretRef, SignaturePolicy, Source};
+use crate::lookup::client::{Clients, SecretData};
 use crate::plan::contract::{Answer, Problem};
 
 pub(crate) use oci::{Chain, LAYER_TYPE, Registry};
@@ -86,6 +88,11 @@ pub(super) struct Fetched {
     /// Empty when none were wanted.
     pub(super) signatures: Vec<Signature>,
     pub(super) resolved: Option<ResolvedSource>,
+}
+
+/// Access for the command line, which has no records: Secrets come from files.
+pub(crate) fn clients(read: impl Fn(&SecretRef) -> Option<SecretData> + Send + Sync + 'static) -> Clients {
+    Clients::new(Arc::new(move |_, reference| std::future::ready(Ok(read(&reference))).boxed()))
 }
 
 /// Reads the component, and its signatures when they are wanted.

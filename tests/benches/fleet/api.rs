@@ -54,6 +54,11 @@ pub(crate) enum Depth {
     Whole,
 }
 
+/// What a watch can be taken up from.
+pub(crate) trait Versioned {
+    fn resource_version(&self) -> &str;
+}
+
 /// Requests without limits.
 #[derive(Clone)]
 pub(crate) struct Api {
@@ -114,14 +119,14 @@ impl Api {
         Ok(())
     }
 
-    /// Changes in a collection from now on.
+    /// Changes in a collection from now on. The API server ends a watch that does not keep up; it is taken up again then.
     pub(crate) async fn watch<T>(
         &self,
         collection: &str,
         depth: Depth,
     ) -> Result<impl Stream<Item = Result<WatchEvent<T>>> + use<T>>
     where
-        T: Clone + DeserializeOwned,
+        T: Clone + DeserializeOwned + Versioned + Send + 'static,
     {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
@@ -135,13 +140,36 @@ impl Api {
         }
         let list = self.get::<List>(&format!("{collection}?limit=1")).await?;
         let version = list.with_context(|| format!("{collection} is not served"))?.metadata.resource_version;
-        let uri = format!("{collection}?watch=true&timeoutSeconds=3600&resourceVersion={version}");
         let accept = match depth {
             Depth::Metadata => METADATA,
             Depth::Whole => JSON,
         };
-        let request = Request::builder().uri(uri).header(http::header::ACCEPT, accept).body(Vec::new())?;
-        Ok(self.client.request_events::<T>(request).await?.map(|event| Ok(event?)))
+        let (client, collection) = (self.client.clone(), collection.to_owned());
+        let open = move |version: String| {
+            let (client, collection) = (client.clone(), collection.clone());
+            async move {
+                let uri = format!("{collection}?watch=true&timeoutSeconds=3600&resourceVersion={version}");
+                let request = Request::builder().uri(uri).header(http::header::ACCEPT, accept).body(Vec::new())?;
+                anyhow::Ok(client.request_events::<T>(request).await?.boxed())
+            }
+        };
+        let first = open(version.clone()).await?;
+        Ok(futures::stream::try_unfold((first, version, open), async |(mut events, mut version, open)| {
+            loop {
+                match events.next().await {
+                    Some(event) => {
+                        let event = event?;
+                        if let WatchEvent::Added(object) | WatchEvent::Modified(object) | WatchEvent::Deleted(object) =
+                            &event
+                        {
+                            object.resource_version().clone_into(&mut version);
+                        }
+                        return Ok(Some((event, (events, version, open))));
+                    }
+                    None => events = open(version.clone()).await?,
+                }
+            }
+        }))
     }
 
     async fn send(&self, method: Method, uri: &str, content_type: &str, body: String) -> Result<(StatusCode, String)> {

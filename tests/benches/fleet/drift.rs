@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use crate::api::{Api, DEPLOYMENTS, Depth};
+use crate::api::{Api, DEPLOYMENTS, Depth, Versioned};
 use crate::web;
 
 /// What the primaries ask for, and what the intruder wants.
@@ -29,8 +29,16 @@ struct Deployment {
 }
 
 #[derive(Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Meta {
     name: String,
+    resource_version: String,
+}
+
+impl Versioned for Deployment {
+    fn resource_version(&self) -> &str {
+        &self.metadata.resource_version
+    }
 }
 
 #[derive(Clone, Deserialize)]

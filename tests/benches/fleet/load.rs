@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use crate::api::{Api, CHILDREN, CONFIG_MAPS, Depth, Kind, WEBS};
+use crate::api::{Api, CHILDREN, CONFIG_MAPS, Depth, Kind, Versioned, WEBS};
 use crate::web::{self, Owner};
 
 /// Without any progress for this long, something is broken.
@@ -105,8 +105,16 @@ struct Seen {
 }
 
 #[derive(Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Meta {
     name: String,
+    resource_version: String,
+}
+
+impl Versioned for Seen {
+    fn resource_version(&self) -> &str {
+        &self.metadata.resource_version
+    }
 }
 
 #[derive(Clone, Default, Deserialize)]

@@ -35,6 +35,23 @@ async fn replicas_edited_by_hand_return_to_the_spec_by_one_write() {
 }
 
 #[tokio::test]
+async fn the_same_repair_again_is_counted_in_one_event() {
+    let (ns, _host, web) = shop("drift-series").await;
+    for _ in 0..3 {
+        ns.merge(of::<Deployment>("shop"), json!({ "spec": { "replicas": 7 } })).await;
+        ns.wait_until(of::<Deployment>("shop"), |d| d["spec"]["replicas"] == 2).await;
+    }
+    let is_it = |event: &Value| {
+        event["regarding"]["uid"] == web["metadata"]["uid"]
+            && event["reason"] == "Corrected"
+            && event["series"]["count"] == 3
+    };
+    let event = ns.wait_for_any::<Event>("", is_it).await;
+    assert_eq!(event["note"], format!("corrected Deployment {}/shop (spec.replicas)", ns.name));
+    assert_eq!((&event["type"], &event["reportingController"]), (&json!("Normal"), &json!("transom.dev/host")));
+}
+
+#[tokio::test]
 async fn a_label_that_is_removed_or_changed_by_hand_returns() {
     let (ns, host, _) = shop("drift-label").await;
     let start = host.audit.mark();

@@ -9,7 +9,9 @@ use k8s_openapi::api::apps::v1::Deployment;
 use rstest::rstest;
 use serde_json::json;
 use tokio::time::Instant;
-use transom_tests::{Fault, Host, Namespace, Proxy, Seen, TestCluster, component, condition, of, sample};
+use transom_tests::{
+    ApiServer, Fault, Host, HostOptions, Namespace, Proxy, Seen, TestCluster, component, condition, of, sample,
+};
 
 use crate::ready_web;
 
@@ -124,4 +126,35 @@ async fn an_outage_of_half_a_minute_is_waited_for_without_haste() {
     let asked = proxy.seen()[before..].iter().filter(|seen| seen.at.duration_since(began) < OUTAGE).count();
     // seven watches, each tried again with back-off
     assert!(asked < 200, "{asked} requests in half a minute of outage");
+}
+
+/// The real one: connections break, it answers nothing for a while, and its watch cache begins anew.
+#[tokio::test]
+async fn an_api_server_that_is_killed_and_started_again_costs_nothing_but_time() {
+    let mut server = ApiServer::start().await;
+    let ns = TestCluster::shared().await.namespace("faults-restart").await;
+    let options =
+        HostOptions { server: Some(server.url()), audit_log: Some(server.audit_log()), ..HostOptions::default() };
+    let host = ns.host_with(options).await;
+    ns.install(&component("web").await).await;
+    let web = ready_web(&ns, "shop").await;
+    ready_web(&ns, "quiet").await;
+    host.settle(Duration::from_millis(500)).await;
+    let mark = host.audit.mark();
+    server.kill().await;
+    // The world goes on, by way of the first one.
+    ns.merge(of::<Deployment>("shop"), json!({ "spec": { "replicas": 7 } })).await;
+    let web = ns.merge(&web, json!({ "spec": { "image": "registry.example/web:2" } })).await;
+    server.restart().await;
+    let image = |d: &serde_json::Value| d["spec"]["template"]["spec"]["containers"][0]["image"].clone();
+    ns.wait_until(of::<Deployment>("shop"), |d| d["spec"]["replicas"] == 2 && image(d) == "registry.example/web:2")
+        .await;
+    ns.wait_for(&web, condition("Ready", "True")).await;
+    let mut wrote = host.writes_since(mark).await;
+    wrote.remove("patch webs/status");
+    // the two changes are heard of by two watches, at once or one after the other
+    let repairs = wrote.remove("patch deployments").unwrap_or_default();
+    assert!((1..=2).contains(&repairs), "{repairs}");
+    assert_eq!(wrote, crate::writes(&[]), "what did not change is not written");
+    assert!(host.is_healthy().await);
 }

@@ -71,6 +71,18 @@ async fn an_object_whose_plugin_misbehaves_is_alone_with_it(#[case] behaviour: &
     assert!(host.is_healthy().await);
 }
 
+/// What a limit of instructions refuses, it refuses on every machine at the same instruction.
+#[tokio::test]
+async fn a_call_that_does_more_than_its_fuel_allows_is_stopped() {
+    let (ns, _host) = served(json!({ "fuel": 50_000_000, "deadlineMilliseconds": 30_000 })).await;
+    let bad = ns.create(sample::hostile("bad", "loop")).await;
+    let good = ns.create(sample::hostile("good", "configMap")).await;
+    ns.wait_for(&good, condition("Ready", "True")).await;
+    let bad = ns.wait_for(&bad, condition("Synced", "False").because("OutOfFuel")).await;
+    let message = condition_of(&bad, "Synced")["message"].clone();
+    assert_eq!(message, "the plugin did not finish with a fuel of 50000000");
+}
+
 #[tokio::test]
 async fn an_object_recovers_when_its_plugin_behaves_again() {
     let (ns, _host) = served(json!({})).await;

@@ -10,6 +10,7 @@
     reason = "a test that cannot go on fails, and serde_json's index yields null where nothing is"
 )]
 
+mod access;
 mod children;
 mod crash;
 mod deletion;
@@ -22,6 +23,7 @@ mod faults;
 mod hostile;
 mod loading;
 mod lookups;
+mod model;
 mod ownership;
 mod record;
 mod restart;

@@ -88,7 +88,8 @@ async fn explain_says_who_put_a_field_there() {
     let component = component("web").await;
     ns.install(&component).await;
     ready_web(&ns, "shop").await;
-    host.settle(std::time::Duration::from_secs(1)).await;
+    // longer than a status of progress is held back
+    host.settle(std::time::Duration::from_secs(3)).await;
     let address = address(&host);
     let explain = async |field: &str| -> Value {
         let arguments = ["explain", "Web", "shop", field, "-n", &ns.name, "--host", &address, "-o", "json"];
@@ -97,6 +98,7 @@ async fn explain_says_who_put_a_field_there() {
     let shown = explain("deployment/shop:spec.replicas").await;
     assert_eq!(shown["plugin"]["digest"], json!(component.digest));
     assert_eq!(shown["lastError"], json!(null));
+    assert_eq!(shown["nextLookAt"], json!(null), "only a change brings it up");
     assert_eq!(shown["children"].as_array().unwrap().len(), 4);
     let field = &shown["field"];
     assert_eq!((&field["live"], &field["asked"]), (&json!(2), &json!(2)));
@@ -108,4 +110,19 @@ async fn explain_says_who_put_a_field_there() {
     let unknown = transom_with_cluster(&unknown).await;
     assert_eq!(unknown.code, Some(1));
     assert!(unknown.stderr.contains("has no child Deployment/none"), "{}", unknown.stderr);
+}
+
+#[tokio::test]
+async fn explain_says_what_failed_and_when_it_is_tried_again() {
+    let ns = TestCluster::shared().await.namespace("explain-retry").await;
+    let host = ns.host().await;
+    ns.install(&component("hostile").await).await;
+    let bad = ns.create(sample::hostile("bad", "trap")).await;
+    ns.wait_for(&bad, condition("Synced", "False").because("PluginTrapped")).await;
+    let address = address(&host);
+    let arguments = ["explain", "Hostile", "bad", "-n", &ns.name, "--host", &address, "-o", "json"];
+    let shown: Value = serde_json::from_str(&transom_with_cluster(&arguments).await.printed()).unwrap();
+    assert_eq!(shown["lastError"]["reason"], "PluginTrapped");
+    let next = shown["nextLookAt"].as_str().expect("it is tried again");
+    assert!(next.ends_with('Z') && next.starts_with("20"), "{next}");
 }

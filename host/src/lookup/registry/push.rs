@@ -40,14 +40,14 @@ impl Repository<'_> {
         Ok(digest)
     }
 
-    /// Pushes a manifest under a tag or its own digest. Returns its digest.
-    pub(crate) async fn push_manifest(&self, reference: &str, kind: &str, manifest: Bytes) -> Result<String, Answer> {
-        let digest = digest_of(&manifest);
+    /// Pushes a manifest under a tag or its own digest. Returns whether the registry has noted its subject, if it names
+    /// one; otherwise that is the client's to do.
+    pub(crate) async fn push_manifest(&self, reference: &str, kind: &str, manifest: Bytes) -> Result<bool, Answer> {
         let url = self.url("manifests", reference);
         let body = Some((manifest, kind));
         let put = Ask { method: Method::PUT, url: &url, body, limit: MAX_TOKEN, deadline: DEADLINE };
         let missing = || failed("NotFound", format!("{}: the registry knows no such repository", self.name));
-        self.exchange(&put).await?.ok_or_else(missing)?;
-        Ok(digest)
+        let response = self.exchange(&put).await?.ok_or_else(missing)?;
+        Ok(!response.header("oci-subject").is_empty())
     }
 }
