@@ -4,6 +4,7 @@ mod compile;
 mod crds;
 mod describe;
 mod explain;
+mod plugin;
 mod record;
 mod render;
 mod replay;
@@ -58,6 +59,12 @@ pub enum Command {
     Replay(replay::Args),
     /// Writes the custom resource definitions of the host and of components.
     Crds(crds::Args),
+    /// Builds, pushes, signs, installs and shows plugins.
+    Plugin {
+        /// What to do with them.
+        #[command(subcommand)]
+        command: plugin::Command,
+    },
     /// Compiles a component; used by the host for itself.
     #[command(hide = true)]
     Compile(compile::Args),
@@ -85,6 +92,7 @@ impl Cli {
             Command::Explain(args) => runtime.block_on(args.run()),
             Command::Record(args) => runtime.block_on(args.run(cache)),
             Command::Replay(args) => runtime.block_on(args.run(cache)),
+            Command::Plugin { command } => runtime.block_on(command.run(cache)),
             Command::Crds(args) => runtime.block_on(args.run(cache)),
         }
     }

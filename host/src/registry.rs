@@ -12,6 +12,7 @@ pub(crate) mod signature;
 pub(crate) mod signing;
 pub(crate) mod source;
 
+pub use crd::Definition;
 pub use load::{LoadFailure, Loaded, Loader, digest_of};
 pub use policy::Policy;
 pub use records::Registry;

@@ -67,12 +67,7 @@ pub(crate) async fn push(registry: &Registry, wasm: Bytes, annotations: Value) -
 ///
 /// # Errors
 /// When the registry does not take it, or the system has no random bytes.
-pub(crate) async fn sign(
-    registry: &Registry,
-    digest: &str,
-    key: &SigningKey,
-    form: Form,
-) -> Result<(), SourceError> {
+pub(crate) async fn sign(registry: &Registry, digest: &str, key: &SigningKey, form: Form) -> Result<(), SourceError> {
     let unsigned = |message| SourceError { reason: "SignatureInvalid", message };
     match form {
         Form::Legacy => {
@@ -116,7 +111,8 @@ async fn legacy(registry: &Registry, digest: &str, payload: Bytes, signature: &s
 /// (`opencontainers/distribution-spec: spec.md`, Referrers Tag Schema).
 async fn bundle(registry: &Registry, digest: &str, bundle: Bytes) -> Result<(), SourceError> {
     let repository = registry.repository();
-    let missing = || SourceError { reason: "NotFound", message: format!("{digest}: the registry has no such manifest") };
+    let missing =
+        || SourceError { reason: "NotFound", message: format!("{digest}: the registry has no such manifest") };
     let (_, subject) = repository.manifest(digest).await.map_err(refused)?.ok_or_else(missing)?;
     let empty = Bytes::from_static(b"{}");
     let annotations = json!({

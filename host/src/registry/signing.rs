@@ -157,8 +157,7 @@ mod tests {
         let key = SigningKey::from_pem(OPENSSL_KEY, "").unwrap();
         let (manifest, wasm) = (format!("sha256:{}", "a".repeat(64)), b"wasm".as_slice());
         let (payload, signature) = key.simple("r.example/app", &manifest).unwrap();
-        let in_registry =
-            [Signature::Bundle(key.bundle(&manifest).unwrap()), Signature::Simple { payload, signature }];
+        let in_registry = [Signature::Bundle(key.bundle(&manifest).unwrap()), Signature::Simple { payload, signature }];
         let manifests = [manifest];
         for one in in_registry {
             let subject = Subject { manifests: &manifests, component: wasm };
