@@ -4,11 +4,17 @@
 mod access;
 mod compatibility;
 mod crd;
+mod fetch;
 mod load;
+mod policy;
+pub(crate) mod publish;
 mod records;
 pub mod rollout;
-mod source;
+pub(crate) mod signature;
+pub(crate) mod signing;
+pub(crate) mod source;
 
-pub use crd::{DefinitionError, install_definition};
+pub use crd::{Definition, DefinitionError, install_definition};
 pub use load::{LoadFailure, Loaded, Loader, digest_of};
+pub use policy::Policy;
 pub use records::Registry;

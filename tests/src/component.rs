@@ -33,6 +33,11 @@ pub fn cache_dir() -> PathBuf {
     plugins.parent().unwrap_or(&plugins).join("test-cache")
 }
 
+/// The key by which hosts know what is in it.
+pub(crate) fn cache_key() -> PathBuf {
+    cache_dir().with_extension("key")
+}
+
 /// A component by its file, as it is.
 ///
 /// # Panics

@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::plugin::{EndpointSpec, EngineSpec, KindRef, Limits, PluginSpec, Source};
+use super::plugin::{EndpointSpec, EngineSpec, KindRef, Limits, PluginSpec, SignaturePolicy, Source};
 
 /// How a new version is let in. By default at once, when the plan shows no object that would fail and did not before.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -101,8 +101,12 @@ pub struct Gates {
 pub struct VersionSpec {
     /// Where the component was fetched from.
     pub source: Source,
-    /// Its digest.
-    pub digest: String,
+    /// Its digest; none for a reference to a registry that stands for itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// Who must have signed it. No part of what makes it another version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<SignaturePolicy>,
     /// `spec.config`
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<serde_json::Map<String, serde_json::Value>>,
@@ -121,16 +125,23 @@ impl VersionSpec {
     /// The version that a record asks for.
     #[must_use]
     pub fn of(spec: &PluginSpec) -> Self {
-        let PluginSpec { source, digest, config, limits, endpoints, engines, .. } = spec.clone();
-        Self { source, digest, config, limits, endpoints, engines }
+        let PluginSpec { source, digest, signature, config, limits, endpoints, engines, .. } = spec.clone();
+        Self { source, digest, signature, config, limits, endpoints, engines }
     }
 
-    /// Name of the version: 16 hexadecimal digits of a hash of everything but where components are fetched from.
+    /// Name of the version: 16 hexadecimal digits of a hash of everything but where components are fetched from, unless
+    /// that is what says which they are.
     #[must_use]
     pub fn revision(&self) -> String {
-        let engines: Vec<_> =
-            self.engines.iter().map(|engine| (&engine.name, &engine.digest, &engine.limits)).collect();
-        let all = serde_json::json!({ "digest": self.digest, "config": self.config, "limits": self.limits,
+        let component = |digest: &Option<String>, source: &Source| match (digest, &source.oci) {
+            (None, Some(oci)) => serde_json::json!([oci.reference, oci.refresh]),
+            (digest, _) => serde_json::json!(digest),
+        };
+        let engine = |engine: &EngineSpec| {
+            (engine.name.clone(), component(&engine.digest, &engine.source), engine.limits.clone())
+        };
+        let engines: Vec<_> = self.engines.iter().map(engine).collect();
+        let all = serde_json::json!({ "digest": component(&self.digest, &self.source), "config": self.config, "limits": self.limits,
             "endpoints": self.endpoints, "engines": engines });
         crate::plan::check::digest(&all).chars().take(16).collect()
     }

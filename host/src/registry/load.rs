@@ -1,6 +1,6 @@
 //! The steps from a record to a version that can serve. Each either succeeds or names itself, a reason and a sentence.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -8,9 +8,9 @@ use sha2::{Digest as _, Sha256};
 
 use super::access;
 use super::crd::{Definition, InstallError};
-use super::source;
+use super::fetch::{Component, Fetcher, Named};
 use crate::api::names;
-use crate::api::plugin::{Bounds, KindRef, PluginSpec, PluginStatus, ServiceAccountRef, Source};
+use crate::api::plugin::{Bounds, KindRef, PluginSpec, PluginStatus, ResolvedSource, ServiceAccountRef};
 use crate::api::rollout::VersionSpec;
 use crate::control::account::Account;
 use crate::control::cluster::{ApiError, Cluster};
@@ -19,7 +19,7 @@ use crate::control::watch::{Selection, Watch};
 use crate::lookup::{Grants, Runner};
 use crate::overlay::guard::Rails;
 use crate::plan::contract::Manifest;
-use crate::plugin::{CompileError, Engine, EngineComponent, Plugin, compile_in_child};
+use crate::plugin::{Cache, CompileError, Engine, EngineComponent, Plugin, compile_in_child};
 
 /// Which step failed, in the words of the record's conditions.
 #[derive(Debug, thiserror::Error)]
@@ -67,7 +67,7 @@ pub struct Loader {
     /// This program, which compiles in a child process.
     pub program: PathBuf,
     /// Where compiled code is kept.
-    pub cache_dir: PathBuf,
+    pub cache: Cache,
 }
 
 /// `sha256:` and the digest of these bytes.
@@ -84,7 +84,7 @@ impl Loader {
     /// The step that failed.
     pub async fn load(&self, name: &str, wasm: &[u8], digest: &str, bounds: Bounds) -> Result<Loaded, LoadFailure> {
         let engine = self.engine.within(&bounds).map_err(|error| compile_failure(&error.into()))?;
-        let compiled = compile_in_child(&engine, &self.program, &self.cache_dir, digest, wasm)
+        let compiled = compile_in_child(&engine, &self.program, &self.cache, digest, wasm)
             .await
             .map_err(|error| compile_failure(&error))?;
         let plugin = Plugin::new(&engine, &compiled, name, bounds)
@@ -151,9 +151,10 @@ fn check_endpoints(manifest: &Manifest) -> Result<(), String> {
 /// must be there.
 async fn grant(
     loader: &Loader,
-    controller: &Arc<Controller>,
+    fetcher: &Fetcher,
     spec: &VersionSpec,
     manifest: &Manifest,
+    sources: &mut Vec<ResolvedSource>,
 ) -> Result<Grants, LoadFailure> {
     let (mut grants, missing) =
         Grants::resolve(manifest, &spec.endpoints).map_err(|message| failure("Granted", "InvalidEndpoint", message))?;
@@ -178,8 +179,11 @@ async fn grant(
         };
         let bounds =
             engine.limits.bounds(&engine.name).map_err(|message| failure("Granted", "InvalidLimits", message))?;
-        let (wasm, digest) = fetch(loader, controller, &engine.source, &engine.digest).await.map_err(within)?;
-        let compiled = compile_in_child(&loader.engine, &loader.program, &loader.cache_dir, &digest, &wasm)
+        let component = fetcher.component(&Named::engine(engine), sources).await;
+        let Component { wasm, digest, resolved } =
+            component.map_err(|error| LoadFailure { step: "Granted", ..error })?;
+        resolved.into_iter().for_each(|one| learn(sources, one));
+        let compiled = compile_in_child(&loader.engine, &loader.program, &loader.cache, &digest, &wasm)
             .await
             .map_err(|error| within(compile_failure(&error)))?;
         let component = EngineComponent::new(&loader.engine, &compiled, &engine.name, bounds)
@@ -220,13 +224,17 @@ pub(super) struct Heritage<'a> {
 
 /// All steps for one version up to the point where something would be written. What is no part of a version (the account,
 /// rules for overlays) is that of the record now.
+///
+/// `sources` is what references to registries stood for until now; what has been verified is added to it, even when a
+/// later step fails.
 pub(super) async fn prepare(
-    loader: &Loader,
+    (loader, fetcher): (&Loader, &Fetcher),
     controller: &Arc<Controller>,
     name: &str,
     record: &PluginSpec,
     spec: &VersionSpec,
     keep_definitions: bool,
+    sources: &mut Vec<ResolvedSource>,
 ) -> Result<Prepared, LoadFailure> {
     if name.len() > MAX_NAME {
         let message =
@@ -235,7 +243,8 @@ pub(super) async fn prepare(
     }
     let bounds = spec.limits.bounds().map_err(|message| failure("Fetched", "InvalidLimits", message))?;
     let rails = Rails::new(&record.overlays).map_err(|message| failure("Fetched", "InvalidOverlayRules", message))?;
-    let (wasm, digest) = fetch(loader, controller, &spec.source, &spec.digest).await?;
+    let Component { wasm, digest, resolved } = fetcher.component(&Named::plugin(spec), sources).await?;
+    resolved.into_iter().for_each(|one| learn(sources, one));
     let loaded = loader.load(name, &wasm, &digest, bounds).await?;
     if spec.config.is_some() && loaded.manifest.config_schema.is_none() {
         return Err(failure(
@@ -244,7 +253,7 @@ pub(super) async fn prepare(
             "spec.config is set, but this plugin takes no configuration",
         ));
     }
-    let grants = grant(loader, controller, spec, &loaded.manifest).await?;
+    let grants = grant(loader, fetcher, spec, &loaded.manifest, sources).await?;
     let cluster = in_the_name_of(controller, record)?;
     let grants = match cluster.account() {
         Some(account) => grants.read_by(account),
@@ -273,44 +282,10 @@ fn install_failure(error: &InstallError) -> LoadFailure {
     LoadFailure { transient, ..failure("Installed", reason, error.to_string()) }
 }
 
-/// The component of the record's digest: from the cache if it is there, since the same digest is the same component.
-/// So a host that starts again needs no source, which may be down or hold another version by now.
-async fn fetch(
-    loader: &Loader,
-    controller: &Arc<Controller>,
-    source: &Source,
-    wanted: &str,
-) -> Result<(Vec<u8>, String), LoadFailure> {
-    let cached = loader.cache_dir.join(format!("{}.wasm", wanted.trim_start_matches("sha256:")));
-    if let Ok(wasm) = tokio::fs::read(&cached).await
-        && digest_of(&wasm) == wanted
-    {
-        return Ok((wasm, wanted.to_owned()));
-    }
-    let wasm = source::fetch(controller.cluster.client(), source).await.map_err(|error| LoadFailure {
-        step: "Fetched",
-        reason: error.reason,
-        message: error.message,
-        transient: true,
-    })?;
-    let digest = digest_of(&wasm);
-    if digest != wanted {
-        let message = format!("spec.digest is {wanted}, but what was fetched is {digest}");
-        return Err(LoadFailure { transient: true, ..failure("Verified", "DigestMismatch", message) });
-    }
-    if let Err(error) = keep(&cached, &wasm).await {
-        tracing::warn!(path = %cached.display(), %error, "component cannot be kept in the cache");
-    }
-    Ok((wasm, digest))
-}
-
-/// Writes a file that is there whole or not at all.
-async fn keep(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let dir = path.parent().unwrap_or(path);
-    tokio::fs::create_dir_all(dir).await?;
-    let part = tempfile::NamedTempFile::new_in(dir)?.into_temp_path();
-    tokio::fs::write(&part, bytes).await?;
-    part.persist(path).map_err(|error| error.error)
+/// Notes what a reference stands for now.
+fn learn(sources: &mut Vec<ResolvedSource>, one: ResolvedSource) {
+    sources.retain(|other| (&other.reference, &other.refresh) != (&one.reference, &one.refresh));
+    sources.push(one);
 }
 
 /// The API server as the record's ServiceAccount may use it.

@@ -13,13 +13,15 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 use super::crd::{Definition, DefinitionError};
+use super::fetch::Fetcher;
 use super::load::{self, Heritage, LoadFailure, Loader, Prepared, STEPS};
+use super::policy::Policy;
 use super::rollout::health::{self, Health, Worse};
 use super::rollout::plan::{self, Plans};
 use super::rollout::shadow::{self, Evaluated, Version};
 use super::rollout::steps::{self, Move, Wish};
 use crate::api::names::{self, FINALIZER, READY};
-use crate::api::plugin::{KindRef, Phase, Plugin, PluginStatus};
+use crate::api::plugin::{KindRef, Phase, Plugin, PluginSpec, PluginStatus, ResolvedSource};
 use crate::api::rollout::{HistoryEntry, PlanStatus, REPLACED, RolloutState, RolloutStatus, VersionSpec};
 use crate::control::backoff;
 use crate::control::controller::{Active, Controller};
@@ -46,6 +48,7 @@ const RETIRE_EVERY: Duration = Duration::from_secs(1);
 pub struct Registry {
     controller: Arc<Controller>,
     loader: Loader,
+    fetcher: Arc<Fetcher>,
     /// Only records with these labels; empty: all.
     selector: String,
     /// For those who ask for a plan.
@@ -61,8 +64,15 @@ struct Slot {
 impl Registry {
     /// Nothing is loaded yet.
     #[must_use]
-    pub fn new(controller: Arc<Controller>, loader: Loader, selector: String, plans: Arc<Plans>) -> Self {
-        Self { controller, loader, selector, plans }
+    pub fn new(
+        controller: Arc<Controller>,
+        loader: Loader,
+        selector: String,
+        policy: Policy,
+        plans: Arc<Plans>,
+    ) -> Self {
+        let fetcher = Arc::new(Fetcher::new(controller.cluster.clone(), policy, loader.cache.dir.clone()));
+        Self { controller, loader, fetcher, selector, plans }
     }
 
     /// Installs the host's own custom resource definition.
@@ -141,8 +151,11 @@ impl Registry {
 struct Record {
     controller: Arc<Controller>,
     loader: Loader,
+    fetcher: Arc<Fetcher>,
     plans: Arc<Plans>,
     name: String,
+    /// What references to registries stand for, of all versions that are on record.
+    sources: Vec<ResolvedSource>,
     /// What this process has written last, and the UID of the record: its watch may be behind.
     written: Option<(String, PluginStatus)>,
     /// Serves whatever no other version does.
@@ -178,6 +191,8 @@ impl Record {
         Self {
             controller: registry.controller.clone(),
             loader: registry.loader.clone(),
+            fetcher: registry.fetcher.clone(),
+            sources: Vec::new(),
             plans: registry.plans.clone(),
             name,
             written: None,
@@ -230,6 +245,7 @@ impl Record {
     /// Brings what serves closer to what the record asks for.
     async fn handle(&mut self, plugin: &Plugin, records: &mut watch::Receiver<Plugin>) -> Next {
         let before = self.known(plugin);
+        self.sources.clone_from(&before.sources);
         let wanted = VersionSpec::of(&plugin.spec);
         let revision = wanted.revision();
         if self.stable.is_none()
@@ -282,8 +298,7 @@ impl Record {
     /// After a start: the version that served goes on, whatever the record says by now.
     async fn resume(&mut self, plugin: &Plugin, before: &PluginStatus, serving: &VersionSpec) {
         let loaded = async {
-            let prepared =
-                load::prepare(&self.loader, &self.controller, &self.name, &plugin.spec, serving, true).await?;
+            let prepared = self.prepare(plugin, serving, true).await?;
             self.install(plugin, before, prepared, true).await
         };
         match loaded.await {
@@ -320,6 +335,11 @@ impl Record {
         }
     }
 
+    async fn prepare(&mut self, plugin: &Plugin, spec: &VersionSpec, keep: bool) -> Result<Prepared, LoadFailure> {
+        let tools = (&self.loader, &*self.fetcher);
+        load::prepare(tools, &self.controller, &self.name, &plugin.spec, spec, keep, &mut self.sources).await
+    }
+
     async fn install(
         &self,
         plugin: &Plugin,
@@ -342,8 +362,7 @@ impl Record {
     /// Takes the version of the record for all objects: the first one, and the one that serves already.
     async fn adopt(&mut self, plugin: &Plugin, before: PluginStatus, wanted: &VersionSpec) -> Next {
         let loaded = async {
-            let prepared =
-                load::prepare(&self.loader, &self.controller, &self.name, &plugin.spec, wanted, false).await?;
+            let prepared = self.prepare(plugin, wanted, false).await?;
             self.install(plugin, &before, prepared, false).await
         };
         match loaded.await {
@@ -404,11 +423,10 @@ impl Record {
         if self.canary.take().is_some() {
             self.serve(); // of a version that is no longer wanted
         }
-        let prepared =
-            match load::prepare(&self.loader, &self.controller, &self.name, &plugin.spec, wanted, false).await {
-                Ok(prepared) => prepared,
-                Err(failure) => return self.refused(plugin, before, failure).await,
-            };
+        let prepared = match self.prepare(plugin, wanted, false).await {
+            Ok(prepared) => prepared,
+            Err(failure) => return self.refused(plugin, before, failure).await,
+        };
         let generation = plugin.metadata.generation.unwrap_or_default();
         let policy = &plugin.spec.rollout;
         let attempt = RolloutStatus {
@@ -468,7 +486,7 @@ impl Record {
         let prepared = match &to {
             // not kept while a person thinks about it
             Move::Enter(_) | Move::Promote if self.canary.is_none() => {
-                match load::prepare(&self.loader, &self.controller, &self.name, &plugin.spec, wanted, false).await {
+                match self.prepare(plugin, wanted, false).await {
                     Ok(prepared) => Some(prepared),
                     Err(failure) => return self.refused(plugin, before, failure).await,
                 }
@@ -499,8 +517,7 @@ impl Record {
             (Some((active, _)), _) => active,
             (None, Some(prepared)) => self.install(plugin, before, prepared, false).await?,
             (None, None) => {
-                let prepared =
-                    load::prepare(&self.loader, &self.controller, &self.name, &plugin.spec, wanted, false).await?;
+                let prepared = self.prepare(plugin, wanted, false).await?;
                 self.install(plugin, before, prepared, false).await?
             }
         };
@@ -733,8 +750,7 @@ impl Record {
             let entry = status.history.iter().find(|entry| entry.digest == digest);
             let Some(spec) = entry.and_then(|entry| entry.spec.as_ref()) else { continue };
             let loaded = async {
-                let prepared =
-                    load::prepare(&self.loader, &self.controller, &self.name, &plugin.spec, spec, true).await?;
+                let prepared = self.prepare(plugin, spec, true).await?;
                 self.install(plugin, &status, prepared, true).await
             };
             match loaded.await {
@@ -863,7 +879,8 @@ impl Record {
         ObjectRef { kind, namespace: String::new(), name: self.name.clone() }
     }
 
-    async fn publish(&mut self, plugin: &Plugin, before: &PluginStatus, status: PluginStatus) -> bool {
+    async fn publish(&mut self, plugin: &Plugin, before: &PluginStatus, mut status: PluginStatus) -> bool {
+        status.sources = still_named(&self.sources, &plugin.spec, &status);
         if *before == status {
             return true;
         }
@@ -882,6 +899,24 @@ impl Record {
             }
         }
     }
+}
+
+/// What references stand for that the record, the version that serves or one in the history still names.
+fn still_named(sources: &[ResolvedSource], spec: &PluginSpec, status: &PluginStatus) -> Vec<ResolvedSource> {
+    let wanted = VersionSpec::of(spec);
+    let history = status.history.iter().filter_map(|entry| entry.spec.as_ref());
+    let versions: Vec<&VersionSpec> = [&wanted].into_iter().chain(&status.serving).chain(history).collect();
+    let names = |version: &&VersionSpec| {
+        let engines = version.engines.iter().map(|engine| &engine.source);
+        let sources = std::iter::once(&version.source).chain(engines);
+        sources
+            .filter_map(|source| source.oci.as_ref())
+            .map(|oci| (oci.reference.clone(), oci.refresh.clone()))
+            .collect()
+    };
+    let named: BTreeSet<(String, Option<String>)> = versions.iter().flat_map::<Vec<_>, _>(names).collect();
+    let is_named = |one: &&ResolvedSource| named.contains(&(one.reference.clone(), one.refresh.clone()));
+    sources.iter().filter(is_named).cloned().collect()
 }
 
 /// Does the version that serves fail with this object as well?

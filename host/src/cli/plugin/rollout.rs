@@ -135,7 +135,7 @@ impl RollbackArgs {
         let target = target(&plugin, self.to.as_deref())?;
         let revision = target.revision();
         // null takes a field out that the other version did not have
-        let mut spec = json!({ "config": null, "limits": null, "endpoints": null, "engines": null });
+        let mut spec = json!({ "digest": null, "signature": null, "config": null, "limits": null, "endpoints": null, "engines": null });
         if let (Some(spec), Value::Object(fields)) = (spec.as_object_mut(), serde_json::to_value(&target)?) {
             spec.extend(fields);
         }
@@ -148,7 +148,8 @@ impl RollbackArgs {
             }
         }
         self.plugin.wish(api, spec, &format!("immediate {revision}")).await?;
-        Ok(format!("the record asks for {} again\n", target.digest))
+        let component = target.digest.as_deref().unwrap_or("the version before");
+        Ok(format!("the record asks for {component} again\n"))
     }
 }
 
@@ -173,7 +174,8 @@ fn target(plugin: &Plugin, to: Option<&str>) -> anyhow::Result<VersionSpec> {
     };
     let entry = status.history.iter().find(|entry| is_meant(&entry.digest, &entry.revision, &entry.reason));
     let entry = entry.context("the history has no such version")?;
-    let spec = entry.spec.clone();
+    // what a tag stood for then
+    let spec = entry.spec.clone().map(|spec| VersionSpec { digest: Some(entry.digest.clone()), ..spec });
     spec.with_context(|| format!("the history does not have what the record said of {}: edit the record", entry.digest))
 }
 
