@@ -5,6 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::api::plugin::PluginSpec;
 use crate::registry::signature::testing::Signer;
 
 const WASM: &[u8] = b"\0asm and so on";
@@ -23,7 +24,7 @@ fn spec(folder: &Path, signature: Option<Value>) -> PluginSpec {
 }
 
 async fn get(fetcher: &Fetcher, spec: &PluginSpec) -> Result<Vec<u8>, (&'static str, &'static str)> {
-    let component = fetcher.component(&Named::plugin(spec), &[]).await;
+    let component = fetcher.component(&Named::plugin(&VersionSpec::of(spec)), &[]).await;
     component.map(|component| component.wasm).map_err(|failure| (failure.step, failure.reason))
 }
 
@@ -110,7 +111,7 @@ async fn keys_that_are_none_are_named() {
     let fetcher = fetcher(folder.path(), Policy::default());
     std::fs::write(folder.path().join("a.wasm"), WASM).unwrap();
     let spec = spec(folder.path(), Some(json!({ "keys": [{ "pem": "nonsense" }] })));
-    let failure = fetcher.component(&Named::plugin(&spec), &[]).await.err().unwrap();
+    let failure = fetcher.component(&Named::plugin(&VersionSpec::of(&spec)), &[]).await.err().unwrap();
     assert_eq!((failure.step, failure.reason, failure.transient), ("Verified", "InvalidKey", false));
     assert!(failure.message.starts_with("spec.signature.keys[0] must be a public key"), "{}", failure.message);
 }
