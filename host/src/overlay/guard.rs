@@ -287,11 +287,11 @@ impl Rails {
         let source = match (parts.get(at + 1), change.path.field_at(at + 2)) {
             (Some(Part::Item { .. }), None) if change.item => return Ok(()), // what is in it is looked at by itself
             (Some(Part::Item { .. }), Some("projected")) => {
-                let inner = parts.iter().skip(at + 3).filter_map(|part| match part {
+                let mut inner = parts.iter().skip(at + 3).filter_map(|part| match part {
                     Part::Field(name) => Some(name.as_str()),
                     Part::Item { .. } => None,
                 });
-                match inner.skip(1).next() {
+                match inner.nth(1) {
                     Some(source) => source,
                     None => return Ok(()), // defaultMode, or the sources themselves, whose content is reported besides
                 }

@@ -114,7 +114,7 @@ fn a_patch_changes_what_it_names_and_the_digest_that_is_applied() {
     assert_ne!(after.digest, before.digest);
     assert_eq!(after.body["metadata"]["annotations"][names::APPLIED_ANNOTATION], after.digest.as_str());
     assert!(!after.replace, "no overlay has an object made again");
-    assert_eq!(laid.outcomes[0].children, [before.reference.clone()]);
+    assert_eq!(laid.outcomes[0].children, std::slice::from_ref(&before.reference));
     for (before, after) in children().iter().zip(&laid.children).skip(1) {
         assert_eq!(before, after);
     }
