@@ -3,3 +3,4 @@
 pub mod names;
 pub mod overlay;
 pub mod plugin;
+pub mod rollout;

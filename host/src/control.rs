@@ -13,4 +13,5 @@ pub mod key;
 mod overlays;
 pub mod queue;
 pub mod reconcile;
+pub mod serving;
 pub mod watch;

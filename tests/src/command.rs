@@ -4,6 +4,7 @@ use std::process::Stdio;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
+use crate::component::cache_key;
 use crate::{Environment, cache_dir, environment};
 
 /// How a run of `transom` ended.
@@ -58,11 +59,13 @@ pub async fn transom_with_cluster(arguments: &[&str]) -> Output {
 async fn run(arguments: &[&str], stdin: &str, kubeconfig: Option<&Path>) -> Output {
     let program = environment::program();
     let mut command = Command::new(&program);
-    command.args(arguments).arg("--cache-dir").arg(cache_dir());
+    command.args(arguments).arg("--cache-dir").arg(cache_dir()).arg("--cache-key-file").arg(cache_key());
     // Help shows their values, and takes as many columns.
-    ["TRANSOM_CACHE_DIR", "TRANSOM_LOG", "TRANSOM_LOG_FORMAT", "COLUMNS"].iter().for_each(|name| {
-        command.env_remove(name);
-    });
+    ["TRANSOM_CACHE_DIR", "TRANSOM_CACHE_KEY_FILE", "TRANSOM_LOG", "TRANSOM_LOG_FORMAT", "COLUMNS"].iter().for_each(
+        |name| {
+            command.env_remove(name);
+        },
+    );
     match kubeconfig {
         Some(path) => command.env("KUBECONFIG", path),
         None => command.env_remove("KUBECONFIG"),

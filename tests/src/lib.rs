@@ -45,7 +45,7 @@ pub use apiserver::ApiServer;
 pub use audit::{Audit, Mark, Requests};
 pub use cluster::TestCluster;
 pub use command::{Output, transom, transom_with_cluster};
-pub use component::{Component, cache_dir, component, component_at, unique};
+pub use component::{Component, cache_dir, component, component_at, unique, variant};
 pub use environment::Environment;
 pub use host::{Host, HostOptions, Immortal};
 pub use metrics::Metrics;

@@ -2,10 +2,11 @@
 
 use transom::api::plugin::Bounds;
 use transom::plan::contract as host;
-use transom::plugin::Engine;
+use transom::plugin::{Cache, Engine, Seal};
 use transom::registry::{Loaded, Loader};
 use transom_sdk::testing::{call, wire};
 
+use crate::component::cache_key;
 use crate::{Component, cache_dir, environment};
 
 /// What a call ended with.
@@ -18,7 +19,8 @@ pub type Answer = Result<host::Step, host::Failure>;
 /// When it cannot be loaded.
 pub async fn load(component: &Component) -> Loaded {
     let engine = Engine::new().unwrap();
-    let loader = Loader { engine, program: environment::program(), cache_dir: cache_dir() };
+    let cache = Cache { dir: cache_dir(), seal: Seal::in_file(&cache_key()).unwrap() };
+    let loader = Loader { engine, program: environment::program(), cache };
     let wasm = std::fs::read(&component.path).unwrap();
     loader.load(&component.name, &wasm, &component.digest, Bounds::default()).await.unwrap()
 }

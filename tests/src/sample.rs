@@ -37,6 +37,10 @@ kind!(
     Hostile, "tests.transom.dev", "v1", "hostiles"
 );
 kind!(
+    /// Of the plugin `chameleon`.
+    Chameleon, "tests.transom.dev", "v1", "chameleons"
+);
+kind!(
     /// Of the plugin `asker`.
     Asker, "tests.transom.dev", "v1", "askers"
 );
@@ -76,6 +80,16 @@ pub fn hostile(name: &str, behaviour: &str) -> Value {
     json!({
         "apiVersion": "tests.transom.dev/v1", "kind": "Hostile", "metadata": { "name": name },
         "spec": { "behaviour": behaviour },
+    })
+}
+
+/// An object of the plugin `chameleon`, some versions of which treat some tags badly.
+#[must_use]
+pub fn chameleon(name: &str, tag: &str) -> Value {
+    json!({
+        "apiVersion": "tests.transom.dev/v1", "kind": "Chameleon",
+        "metadata": { "name": name, "labels": { "tag": tag } },
+        "spec": { "tag": tag, "text": "first" },
     })
 }
 

@@ -36,6 +36,7 @@ const GUESTS: &[Guest] = &[
     Guest { name: "web", package: "transom-plugin-web", features: &[] },
     Guest { name: "hostile", package: "transom-plugin-hostile", features: &[] },
     Guest { name: "asker", package: "transom-plugin-asker", features: &[] },
+    Guest { name: "chameleon", package: "transom-plugin-chameleon", features: &[] },
     Guest { name: "turner", package: "transom-plugin-turner", features: &[] },
 ];
 
@@ -146,7 +147,10 @@ mod tests {
         let batches = batches(select(&[]).unwrap());
         let names: Vec<Vec<&str>> =
             batches.iter().map(|batch| batch.iter().map(|guest| guest.name).collect()).collect();
-        assert_eq!(names, [vec!["domain", "process", "web", "hostile", "asker", "turner"], vec!["domain-next"]]);
+        assert_eq!(
+            names,
+            [vec!["domain", "process", "web", "hostile", "asker", "chameleon", "turner"], vec!["domain-next"]]
+        );
     }
 
     #[test]
@@ -154,7 +158,7 @@ mod tests {
         let error = select(&["dom".into()]).unwrap_err().to_string();
         assert_eq!(
             error,
-            r#"there is no plugin "dom"; there are domain, domain-next, process, web, hostile, asker, turner"#
+            r#"there is no plugin "dom"; there are domain, domain-next, process, web, hostile, asker, chameleon, turner"#
         );
     }
 

@@ -23,6 +23,12 @@ pub const HELM_KEEP_ANNOTATION: &str = "helm.sh/resource-policy";
 /// On primaries whose clean-up needs the host.
 pub const FINALIZER: &str = "transom.dev/cleanup";
 
+/// On a primary: digest of the version of its plugin that is to serve it, whatever the record says.
+pub const PIN_ANNOTATION: &str = "transom.dev/plugin-digest";
+
+/// On a `Plugin` record: what a person wants of a roll-out, `approve ID STEP`, `abort ID` or `immediate REVISION`.
+pub const ROLLOUT_ANNOTATION: &str = "transom.dev/rollout";
+
 /// Condition of every primary, kept by the host: is what the plugin asked for what the API server has?
 pub const SYNCED: &str = "Synced";
 

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use super::record::{self, DEFAULT_HOST};
 use super::subject::Subject;
 use crate::api::names;
+use crate::control::serving;
 use crate::overlay::path::{Part, Path};
 use crate::overlay::{Laid, Trace};
 use crate::plan::check::Scope;
@@ -98,7 +99,7 @@ fn split(field: &[String]) -> anyhow::Result<(String, String)> {
 
 /// Everything about the object itself.
 fn object(subject: &Subject, bundle: Option<&Bundle>) -> Map<String, Value> {
-    let status = subject.plugin.status.clone().unwrap_or_default();
+    let (version, digest) = serving::of_record(&subject.plugin, &subject.primary);
     let primary = subject.primary.value();
     let conditions = primary.pointer("/status/conditions").cloned().unwrap_or_else(|| json!([]));
     let children: Vec<Value> = subject
@@ -111,15 +112,12 @@ fn object(subject: &Subject, bundle: Option<&Bundle>) -> Map<String, Value> {
         .collect();
     let mut all = Map::new();
     all.insert("object".into(), subject.reference.to_string().into());
-    all.insert(
-        "plugin".into(),
-        json!({"name": subject.plugin_name(), "version": status.version, "digest": status.digest}),
-    );
+    all.insert("plugin".into(), json!({"name": subject.plugin_name(), "version": version, "digest": digest}));
     all.insert("generation".into(), subject.primary.generation.into());
     all.insert("conditions".into(), conditions);
     all.insert("children".into(), children.into());
     let Some(bundle) = bundle else { return all };
-    if Some(&bundle.plugin.digest) != status.digest.as_ref() {
+    if Some(&bundle.plugin.digest) != digest.as_ref() {
         all.insert("recordedWith".into(), json!(bundle.plugin));
     }
     let used = match &bundle.outcome {

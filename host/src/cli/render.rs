@@ -23,7 +23,7 @@ use crate::plan::object::Object;
 use crate::plan::request::{Children, Snapshot};
 use crate::plan::rounds::{self, NoPlan, Session};
 use crate::plan::status::{self, Report, Synced};
-use crate::plugin::{CallError, Engine};
+use crate::plugin::{Cache, CallError, Engine};
 use crate::registry::{Loaded, Loader, digest_of};
 use crate::telemetry::chain;
 
@@ -74,8 +74,8 @@ enum Output {
 }
 
 impl Args {
-    pub(super) async fn run(self, cache_dir: PathBuf) -> anyhow::Result<()> {
-        let loader = Loader { engine: Engine::new()?, program: std::env::current_exe()?, cache_dir };
+    pub(super) async fn run(self, cache: Cache) -> anyhow::Result<()> {
+        let loader = Loader { engine: Engine::new()?, program: std::env::current_exe()?, cache };
         let wasm = std::fs::read(&self.plugin).with_context(|| format!("cannot read {}", self.plugin.display()))?;
         let loaded = loader
             .load("render", &wasm, &digest_of(&wasm), Bounds::default())

@@ -32,7 +32,7 @@ use crate::lookup::{Asker, Lookups};
 use crate::overlay::{Basis, Overlaid};
 use crate::plan::check::{Checked, Checker, PlanError, digest, shorten};
 use crate::plan::contract::{
-    Answered, Call, Event, Failure, Lookup, ObjectRef, Plan, Problem, Request, Step, TypeMeta,
+    Answered, Call, CallResult, Event, Failure, Lookup, ObjectRef, Plan, Problem, Request, Step, TypeMeta,
 };
 use crate::plan::decide::{self, Apply, Experience, Prune, Writes};
 use crate::plan::object::Object;
@@ -54,6 +54,10 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 
 /// Applies of one tier that are on their way at the same time.
 const PARALLEL_WRITES: usize = 8;
+
+/// Calls outside that failed in a row, after which a deletion that is overdue no longer waits for them: with the usual
+/// waits about eight minutes.
+const FORCED_AFTER_CALLS: u32 = 10;
 
 /// Calls of one plan that are on their way at the same time.
 const PARALLEL_CALLS: usize = 4;
@@ -137,6 +141,12 @@ pub enum ReconcileError {
         /// Why.
         source: ApiError,
     },
+    /// The object is pinned to a version that is not there.
+    #[error("pinned to {digest}, which is not loaded: no version in the plugin's history has this digest")]
+    Pinned {
+        /// The version.
+        digest: String,
+    },
     /// Every look found something to write.
     #[error("plan and cluster do not come to rest; last written: {0}")]
     Unstable(String),
@@ -161,6 +171,7 @@ impl ReconcileError {
             Self::Outside { problem, .. } if problem.reason == calls::DENIED => calls::DENIED,
             Self::Outside { .. } => "CallFailed",
             Self::Primary { .. } => "StatusFailed",
+            Self::Pinned { .. } => "PinnedVersionMissing",
             Self::Unstable(_) => "Unstable",
         }
     }
@@ -170,6 +181,17 @@ impl ReconcileError {
         match self {
             Self::Apply { source, .. } | Self::Prune { source, .. } | Self::Primary { source, .. } => Some(source),
             _ => None,
+        }
+    }
+
+    /// May a deletion that is overdue be forced because of this, after so many failures in a row? Not because of the API
+    /// server, which would have to do it. A service outside that is down for a moment is no plugin that fails, and a
+    /// plugin may drain for days.
+    fn may_force(&self, failures: u32) -> bool {
+        match self {
+            Self::Primary { .. } | Self::Prune { .. } => false,
+            Self::Outside { .. } => failures >= FORCED_AFTER_CALLS,
+            _ => true,
         }
     }
 
@@ -185,6 +207,8 @@ impl ReconcileError {
 pub struct Memory {
     /// Failures in a row.
     pub failures: u32,
+    /// Name of the version that looked at it last.
+    pub by: Option<Arc<str>>,
     /// Digest of the status that was written last.
     status: Option<String>,
     /// When that was.
@@ -203,6 +227,12 @@ pub struct Memory {
 }
 
 impl Memory {
+    /// What became of the calls of the last plan.
+    #[must_use]
+    pub fn call_results(&self) -> Vec<CallResult> {
+        self.calls.results()
+    }
+
     /// There was nothing to write: need not be compared again.
     fn agree(&mut self, checked: &Checked, snapshot: &Snapshot) {
         let pair = |desired: &Arc<Desired>| Some(agreement(desired, snapshot.children.get(&desired.reference)?));
@@ -330,6 +360,12 @@ impl Reconcile<'_> {
             Err(error) => Some(self.failed(&error).await),
         };
         Outcome { written: self.written, again, rest }
+    }
+
+    /// Leaves everything as it is and says why.
+    pub async fn refuse(mut self, error: &ReconcileError) -> Outcome {
+        let again = Some(self.failed(error).await);
+        Outcome { written: self.written, again, rest: None }
     }
 
     /// Something was written. Was it asked for by a new spec or a new version, or is it the same again?
@@ -742,10 +778,10 @@ impl Reconcile<'_> {
 
     /// A plugin that has failed for too long must not keep a primary from being deleted.
     async fn or_force(&mut self, error: ReconcileError) -> Result<Pass, ReconcileError> {
-        let of_plugin = !matches!(error, ReconcileError::Primary { .. } | ReconcileError::Prune { .. });
+        let may_force = error.may_force(self.memory.failures);
         match self.snapshot() {
             Some(snapshot)
-                if of_plugin && snapshot.primary.finalizer && self.overdue(&snapshot) == Some(Duration::ZERO) =>
+                if may_force && snapshot.primary.finalizer && self.overdue(&snapshot) == Some(Duration::ZERO) =>
             {
                 self.force(&snapshot, &error.chain()).await
             }
@@ -980,5 +1016,26 @@ impl Done {
             note: what.join(", "),
         };
         self.0.iter().map(event)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_that_fails_once_forces_no_deletion_that_takes_long() {
+        let problem = Problem { reason: "Unavailable".into(), message: String::new() };
+        let outside = ReconcileError::Outside { key: "a".into(), problem };
+        assert!(!outside.may_force(0) && !outside.may_force(FORCED_AFTER_CALLS - 1));
+        assert!(outside.may_force(FORCED_AFTER_CALLS));
+        assert!(ReconcileError::Internal(String::new()).may_force(0));
+    }
+
+    #[test]
+    fn ten_failures_take_minutes() {
+        let waited: Duration =
+            (1..=FORCED_AFTER_CALLS).map(|failures| crate::control::backoff::delay(failures, 0)).sum();
+        assert!(waited > Duration::from_secs(300), "{waited:?}");
     }
 }

@@ -25,6 +25,9 @@ pub struct Metrics {
     events_dropped: IntCounterVec,
     queue_depth: IntGauge,
     plugin_ready: IntGaugeVec,
+    rollouts: IntCounterVec,
+    evaluations: IntCounterVec,
+    objects_by_version: IntGaugeVec,
     primaries: IntGaugeVec,
     lookups: IntCounterVec,
     lookup_seconds: HistogramVec,
@@ -106,6 +109,17 @@ impl Metrics {
             events_dropped: counter("events_dropped_total", "Events that could not be sent.", &["reason"]),
             queue_depth: register(&registry, &described, "gauge", waiting),
             plugin_ready: gauge("plugin_ready", "1 when the version in the record serves.", &["plugin"]),
+            rollouts: counter("rollouts_total", "Moves of new versions of plugins.", &["plugin", "move"]),
+            evaluations: counter(
+                "rollout_evaluations_total",
+                "Objects that a new version was evaluated for, without a write.",
+                &["plugin", "outcome"],
+            ),
+            objects_by_version: gauge(
+                "rollout_objects",
+                "Objects of a plugin: all, and those that a new version serves.",
+                &["plugin", "version"],
+            ),
             primaries: gauge("primaries", "Primaries known to the host.", &["plugin", "kind"]),
             lookups: counter("lookups_total", "Lookups that were sent, by outcome.", &["kind", "outcome"]),
             lookup_seconds: histogram("lookup_seconds", "Duration of a lookup that was sent.", &["kind"]),
@@ -195,6 +209,24 @@ impl Metrics {
     /// A plugin's record is gone.
     pub fn plugin_gone(&self, plugin: &str) {
         let _ = self.plugin_ready.remove_label_values(&[plugin]);
+        for version in ["all", "canary"] {
+            let _ = self.objects_by_version.remove_label_values(&[plugin, version]);
+        }
+    }
+
+    /// A new version of a plugin was let in, stopped or taken back.
+    pub fn rollout(&self, plugin: &str, moved: &str) {
+        self.rollouts.with_label_values(&[plugin, moved]).inc();
+    }
+
+    /// A version was evaluated for an object, without a write.
+    pub fn evaluated(&self, plugin: &str, outcome: &str) {
+        self.evaluations.with_label_values(&[plugin, outcome]).inc();
+    }
+
+    /// How many objects a version of a plugin serves; `all` for the whole.
+    pub fn objects_by_version(&self, plugin: &str, version: &str, count: usize) {
+        self.objects_by_version.with_label_values(&[plugin, version]).set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// How many primaries of a kind there are.

@@ -13,6 +13,7 @@
 mod access;
 mod calls;
 mod children;
+mod compatibility;
 mod crash;
 mod deletion;
 mod describe;
@@ -31,6 +32,8 @@ mod process;
 mod process_drain;
 mod record;
 mod restart;
+mod rollout;
+mod samples;
 mod seeds;
 mod steady;
 mod swap;
