@@ -81,6 +81,14 @@ const REGISTRY: Module = Module {
     takes: "about 2 minutes the first time",
 };
 
+/// What signatures are tested against, both ways.
+const COSIGN: Module = Module {
+    folder: "cosign",
+    programs: &[Program { name: "cosign", package: "github.com/sigstore/cosign/v3/cmd/cosign", is_asset: false }],
+    ldflags: "-s -w",
+    takes: "about 4 minutes the first time",
+};
+
 /// The stages of kwok that make nodes ready and pods run, complete and go, in its module's `kustomize/stage/`.
 const STAGES: &[&str] =
     &["node/fast/node-initialize", "pod/fast/pod-ready", "pod/fast/pod-complete", "pod/fast/pod-delete"];
@@ -102,6 +110,12 @@ pub(crate) struct Tools {
 pub(crate) fn registry() -> Result<PathBuf> {
     let folder = REGISTRY.prepare(None)?.context("nothing was built")?;
     Ok(folder.join("registry"))
+}
+
+/// cosign, for tests.
+pub(crate) fn cosign() -> Result<PathBuf> {
+    let folder = COSIGN.prepare(None)?.context("nothing was built")?;
+    Ok(folder.join("cosign"))
 }
 
 impl Tools {
