@@ -28,6 +28,8 @@ mod ownership;
 mod record;
 mod restart;
 mod seeds;
+mod signatures;
+mod sources;
 mod steady;
 mod swap;
 
