@@ -10,6 +10,7 @@ mod render;
 mod replay;
 mod run;
 mod subject;
+mod verify;
 
 use std::path::PathBuf;
 
@@ -51,6 +52,8 @@ pub enum Command {
     Render(render::Args),
     /// Shows an object of the cluster with its children and their health.
     Describe(describe::Args),
+    /// Says whether objects of the cluster are healthy, by exit code, too.
+    Verify(verify::Args),
     /// Shows why an object or a field of a child is as it is.
     Explain(explain::Args),
     /// Writes the last reconciles of an object to a file, without values of Secrets.
@@ -89,6 +92,7 @@ impl Cli {
             Command::Compile(args) => args.run(),
             Command::Render(args) => runtime.block_on(args.run(cache)),
             Command::Describe(args) => runtime.block_on(args.run()),
+            Command::Verify(args) => runtime.block_on(args.run()),
             Command::Explain(args) => runtime.block_on(args.run()),
             Command::Record(args) => runtime.block_on(args.run(cache)),
             Command::Replay(args) => runtime.block_on(args.run(cache)),
@@ -96,6 +100,12 @@ impl Cli {
             Command::Crds(args) => runtime.block_on(args.run(cache)),
         }
     }
+}
+
+/// What the program exits with after an error.
+#[must_use]
+pub fn exit_code(error: &anyhow::Error) -> u8 {
+    error.downcast_ref::<verify::Failed>().map_or(1, verify::Failed::exit_code)
 }
 
 /// The key in the file that was named, or in the user's folder for state. Where there is none that can be written, what is

@@ -13,7 +13,7 @@ mod artifact;
 pub(crate) mod client;
 mod clock;
 mod engine;
-mod glob;
+pub(crate) mod glob;
 pub(crate) mod grants;
 mod grpc;
 mod http;
@@ -47,6 +47,7 @@ use table::{Freshness, Table};
 
 pub use engine::Runner;
 pub use grants::{Endpoint, Grants};
+pub use selector::Selector;
 pub use table::Stale;
 
 /// Where the host keeps what it needs for lookups.

@@ -53,3 +53,13 @@ pub(crate) fn cosign() -> PathBuf {
 pub(crate) fn registry() -> PathBuf {
     required("TRANSOM_TEST_REGISTRY")
 }
+
+/// Temporal's program.
+pub(crate) fn temporal() -> PathBuf {
+    required("TRANSOM_TEST_TEMPORAL")
+}
+
+/// A worker of Temporal.
+pub(crate) fn worker() -> PathBuf {
+    required("TRANSOM_TEST_WORKER")
+}

@@ -35,12 +35,13 @@ pub fn natively<P: transom_sdk::Plugin>(request: wire::Request) -> Answer {
 pub fn request(request: &wire::Request) -> host::Request {
     let observed =
         |child: &wire::Observed| host::Observed { object_ref: reference(&child.ref_), object: child.object.clone() };
-    assert!(request.calls.is_empty() && request.ext.is_empty(), "not known to the host yet");
+    assert!(request.calls.is_empty() && request.ext.is_empty(), "no test has any");
     host::Request {
         object: request.object.clone(),
         deleting: request.deleting,
         children: request.children.iter().map(observed).collect(),
         answers: request.answers.iter().map(answered).collect(),
+        calls: Vec::new(),
         config: request.config.clone(),
         round: request.round,
     }
@@ -78,7 +79,7 @@ fn step(step: wire::Step) -> host::Step {
 }
 
 fn plan(plan: wire::Plan) -> host::Plan {
-    assert!(plan.calls.is_empty() && plan.ext.is_empty(), "not known to the host yet");
+    assert!(plan.calls.is_empty() && plan.ext.is_empty(), "no test has any");
     host::Plan {
         children: plan.children.into_iter().map(child).collect(),
         status: plan.status,

@@ -8,12 +8,15 @@ use kube::CustomResource;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
+use super::overlay::OverlayRules;
+use super::rollout::{HistoryEntry, PlanStatus, Rollout, RolloutStatus, VersionSpec};
 use crate::plan::contract::TypeMeta;
 use crate::plan::quantity;
 
 /// A component that reconciles the kinds it brings along.
 ///
-/// Editing `source` or `digest` swaps the version while the host runs; the old one serves until the new one is ready.
+/// Editing `source` or `digest` (or `config`, `limits`, `endpoints`, `engines`) swaps the version while the host runs; the
+/// old one serves until the new one is let in.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "transom.dev",
@@ -57,6 +60,9 @@ pub struct PluginSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub engines: Vec<EngineSpec>,
+    /// What overlays of tenants may do to children of this plugin.
+    #[serde(default, skip_serializing_if = "OverlayRules::is_default")]
+    pub overlays: OverlayRules,
     /// The ServiceAccount that the plugin acts as: RBAC decides what it may read and write. Without one the host's own
     /// rights count.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -66,6 +72,9 @@ pub struct PluginSpec {
     #[serde(default = "default_deletion_timeout")]
     #[schemars(range(min = 1, max = 604_800))]
     pub deletion_timeout_seconds: u32,
+    /// How a new version is let in.
+    #[serde(default, skip_serializing_if = "Rollout::is_default")]
+    pub rollout: Rollout,
 }
 
 /// Only a registry says by itself what a name stands for.
@@ -476,7 +485,17 @@ pub struct PluginStatus {
     /// behind when a newer version no longer declares one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub child_kinds: Vec<KindRef>,
-    /// Earlier versions, newest first; at most 10.
+    /// The version that serves, as the record asked for it: what a host that starts again goes on with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "any_object")]
+    pub serving: Option<VersionSpec>,
+    /// What the newest version changes, or would change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<PlanStatus>,
+    /// The version that is on its way, or was taken back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<RolloutStatus>,
+    /// Versions that served before or were tried, newest first; at most 10.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<HistoryEntry>,
     /// `metadata.generation` that the conditions speak of.
@@ -512,15 +531,6 @@ pub struct KindRef {
     pub kind: String,
 }
 
-/// A version that served before.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct HistoryEntry {
-    /// Digest of the component.
-    pub digest: String,
-    /// Version that the component gave itself.
-    pub version: String,
-}
-
 /// How far a plugin is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Phase {
@@ -531,11 +541,17 @@ pub enum Phase {
     Ready,
     /// The version in the spec cannot serve; see the conditions. An earlier one may still do so.
     Failed,
+    /// The version in the spec waits for a person, or is stopped by a gate; an earlier one serves.
+    Waiting,
+    /// The version in the spec serves a part of the objects.
+    Canary,
+    /// The version in the spec was taken back; an earlier one serves.
+    RolledBack,
     /// The record is being deleted, but the plugin is still needed to clean up after objects.
     Terminating,
 }
 
-fn any_object(_: &mut SchemaGenerator) -> Schema {
+pub(super) fn any_object(_: &mut SchemaGenerator) -> Schema {
     let mut schema = BTreeMap::new();
     schema.insert("type", serde_json::json!("object"));
     schema.insert("x-kubernetes-preserve-unknown-fields", serde_json::json!(true));

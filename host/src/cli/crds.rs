@@ -6,6 +6,7 @@ use anyhow::Context;
 use kube::CustomResourceExt;
 use serde_json::Value;
 
+use crate::api::overlay::Overlay;
 use crate::api::plugin::{Bounds, Plugin};
 use crate::plugin::{Cache, Engine};
 use crate::registry::{Loader, digest_of};
@@ -22,7 +23,7 @@ pub struct Args {
 
 impl Args {
     pub(super) async fn run(self, cache: Cache) -> anyhow::Result<()> {
-        let mut definitions = vec![serde_json::to_value(Plugin::crd())?];
+        let mut definitions = vec![serde_json::to_value(Plugin::crd())?, serde_json::to_value(Overlay::crd())?];
         if !self.components.is_empty() {
             let loader = Loader { engine: Engine::new()?, program: std::env::current_exe()?, cache };
             for path in &self.components {

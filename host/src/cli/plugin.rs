@@ -5,6 +5,7 @@ mod install;
 mod publish;
 mod remote;
 mod roles;
+mod rollout;
 mod show;
 
 use crate::plugin::Cache;
@@ -26,6 +27,8 @@ pub enum Command {
     Show(show::ShowArgs),
     /// Deletes a Plugin record; kinds and objects stay.
     Remove(show::RemoveArgs),
+    #[command(flatten)]
+    Rollout(rollout::Command),
 }
 
 impl Command {
@@ -38,6 +41,7 @@ impl Command {
             Self::List(args) => args.run().await,
             Self::Show(args) => args.run().await,
             Self::Remove(args) => args.run().await,
+            Self::Rollout(command) => command.run().await,
         }
     }
 }

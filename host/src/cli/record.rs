@@ -156,6 +156,7 @@ async fn evaluate(subject: &Subject, (loaded, digest): &(Loaded, String)) -> any
         Err(stop) => Outcome::of_failure(&stop),
     };
     Ok(Recording {
+        overlays: None,
         plugin: loaded.plugin.clone(),
         component: Component {
             name: subject.plugin_name(),

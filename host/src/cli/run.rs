@@ -15,6 +15,7 @@ use crate::lookup::random::host_key;
 use crate::plan::contract::ObjectRef;
 use crate::plugin::{Cache, Engine, Seal};
 use crate::record::ring::{MAX_BYTES, Ring};
+use crate::registry::rollout::plan::Plans;
 use crate::registry::{Loader, Policy, Registry};
 use crate::telemetry::{Readiness, serve};
 
@@ -73,13 +74,15 @@ impl Args {
         if !is_keyed && std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() {
             cache.seal = seal_of_cluster(&cluster, &namespace).await?;
         }
-        let places = Places { namespace, cache_dir: cache.dir.clone() };
+        let places = Places { namespace: namespace.clone(), cache_dir: cache.dir.clone() };
         let loader = Loader { engine: Engine::new()?, program: std::env::current_exe()?, cache };
         let recordings = Arc::new(Ring::new(self.recordings, MAX_BYTES));
+        let plans = Arc::<Plans>::default();
         let controller = Controller::new(cluster, recordings, places);
-        serve_recordings(self.recordings_listen, &controller).await?;
-        let registry = Registry::new(controller.clone(), loader, self.plugin_selector, policy);
+        serve_recordings(self.recordings_listen, &controller, plans.clone()).await?;
+        let registry = Registry::new(controller.clone(), loader, self.plugin_selector, policy, plans);
         registry.install().await.context("cannot install the custom resource definition of Plugin")?;
+        crate::overlay::store::start(&controller, &namespace).await.context("cannot follow overlays")?;
         let records = tokio::spawn(registry.run(readiness));
         let workers = tokio::spawn({
             let controller = controller.clone();
@@ -111,9 +114,13 @@ async fn seal_of_cluster(cluster: &Cluster, namespace: &str) -> anyhow::Result<S
     }
 }
 
-/// Serves the recordings, if there are any. The default port may be taken (two hosts on a laptop), and that is no reason
+/// Serves the recordings, if there are any, and the plans of new versions. The default port may be taken (two hosts on a laptop), and that is no reason
 /// not to run.
-async fn serve_recordings(listen: Option<SocketAddr>, controller: &Arc<Controller>) -> anyhow::Result<()> {
+async fn serve_recordings(
+    listen: Option<SocketAddr>,
+    controller: &Arc<Controller>,
+    plans: Arc<Plans>,
+) -> anyhow::Result<()> {
     let ring = controller.recordings.clone();
     if ring.is_off() {
         return Ok(());
@@ -121,7 +128,7 @@ async fn serve_recordings(listen: Option<SocketAddr>, controller: &Arc<Controlle
     let address = listen.unwrap_or(super::record::DEFAULT_HOST);
     let queue = controller.clone();
     let again_in = Arc::new(move |object: &ObjectRef| queue.again_in(object));
-    match crate::record::serve::serve(address, ring, again_in).await {
+    match crate::record::serve::serve(address, ring, again_in, plans).await {
         Ok(address) => tracing::info!(%address, "serving recordings"),
         Err(error) if listen.is_some() => {
             return Err(error)

@@ -17,9 +17,8 @@ use super::load::LoadFailure;
 use super::policy::Policy;
 use super::signature::{Refusal, Signature, Subject, VerifyingKey, verify};
 use super::source::{self, Access, Fetched, SourceError, Wanted, refuse};
-use crate::api::plugin::{
-    EngineSpec, KeyRef, PluginSpec, PublicKey, ResolvedSource, SecretRef, SignaturePolicy, Source,
-};
+use crate::api::plugin::{EngineSpec, KeyRef, PublicKey, ResolvedSource, SecretRef, SignaturePolicy, Source};
+use crate::api::rollout::VersionSpec;
 use crate::control::cluster::Cluster;
 use crate::lookup::client::Clients;
 use crate::lookup::read_secret;
@@ -60,7 +59,7 @@ pub(super) struct Named<'a> {
 }
 
 impl<'a> Named<'a> {
-    pub(super) fn plugin(spec: &'a PluginSpec) -> Self {
+    pub(super) fn plugin(spec: &'a VersionSpec) -> Self {
         let (source, digest) = (&spec.source, spec.digest.as_deref());
         Self { field: "spec".into(), source, digest, signature: spec.signature.as_ref() }
     }
