@@ -44,6 +44,11 @@ pub(crate) fn plugins() -> PathBuf {
     required("TRANSOM_TEST_PLUGINS")
 }
 
+/// cosign.
+pub(crate) fn cosign() -> PathBuf {
+    required("TRANSOM_TEST_COSIGN")
+}
+
 /// The OCI registry's program.
 pub(crate) fn registry() -> PathBuf {
     required("TRANSOM_TEST_REGISTRY")

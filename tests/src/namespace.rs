@@ -76,7 +76,9 @@ impl Namespace {
         Immortal::start(&self.environment, proxy.clone(), &self.name, &self.selector())
     }
 
-    fn selector(&self) -> String {
+    /// The label of the records that this test's hosts follow: `key=value`.
+    #[must_use]
+    pub fn selector(&self) -> String {
         format!("{RUN_LABEL}={}", self.name)
     }
 

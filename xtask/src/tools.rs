@@ -81,6 +81,14 @@ const REGISTRY: Module = Module {
     takes: "about 2 minutes the first time",
 };
 
+/// What signatures are tested against, both ways.
+const COSIGN: Module = Module {
+    folder: "cosign",
+    programs: &[Program { name: "cosign", package: "github.com/sigstore/cosign/v3/cmd/cosign", is_asset: false }],
+    ldflags: "-s -w",
+    takes: "about 4 minutes the first time",
+};
+
 /// The server that Processes are tested against.
 const TEMPORAL: Module = Module {
     folder: "temporal",
@@ -118,6 +126,12 @@ pub(crate) struct Tools {
 pub(crate) fn registry() -> Result<PathBuf> {
     let folder = REGISTRY.prepare(None)?.context("nothing was built")?;
     Ok(folder.join("registry"))
+}
+
+/// cosign, for tests.
+pub(crate) fn cosign() -> Result<PathBuf> {
+    let folder = COSIGN.prepare(None)?.context("nothing was built")?;
+    Ok(folder.join("cosign"))
 }
 
 /// The folders of Temporal's program and of a worker, for tests; no part of a control plane.

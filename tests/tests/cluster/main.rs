@@ -35,6 +35,8 @@ mod restart;
 mod rollout;
 mod samples;
 mod seeds;
+mod signatures;
+mod sources;
 mod steady;
 mod swap;
 mod verify;
