@@ -1,15 +1,14 @@
 //! A real Temporal of the tests' own, asked over its HTTP API: by other words than the plugin's.
 
 use std::net::{Ipv4Addr, TcpListener};
-use std::process::Stdio;
-use std::sync::{Arc, Weak};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use http::{Method, Request};
 use kube::config::Config;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep};
 
 use crate::kubelet::Image;
@@ -17,13 +16,30 @@ use crate::{DEADLINE, environment, sample};
 
 const POLL: Duration = Duration::from_millis(100);
 
-/// A server for as long as somebody has it. Dropping it kills it.
+/// A server for as long as somebody has it.
+#[derive(Clone)]
 pub struct Temporal {
     /// Host and port of the frontend.
     pub address: String,
+    http_port: u16,
+    /// Belongs to the runtime of one test.
     http: kube::Client,
-    _child: Child,
+    /// Killed with the last of these.
+    server: Arc<Server>,
+}
+
+/// Dropping it kills it.
+struct Server {
+    child: Mutex<Child>,
     _folder: TempDir,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let mut child = self.child.lock().unwrap();
+        let _ = child.kill();
+        let _ = child.wait();
+    }
 }
 
 impl Temporal {
@@ -32,14 +48,16 @@ impl Temporal {
     /// # Panics
     ///
     /// When it does not start.
-    pub async fn shared() -> Arc<Self> {
-        static RUNNING: tokio::sync::Mutex<Weak<Temporal>> = tokio::sync::Mutex::const_new(Weak::new());
+    pub async fn shared() -> Self {
+        static RUNNING: tokio::sync::Mutex<Option<(String, u16, Weak<Server>)>> = tokio::sync::Mutex::const_new(None);
         let mut running = RUNNING.lock().await;
-        if let Some(temporal) = running.upgrade() {
-            return temporal;
+        if let Some((address, http_port, server)) = &*running
+            && let Some(server) = server.upgrade()
+        {
+            return Self { address: address.clone(), http_port: *http_port, http: client(*http_port), server };
         }
-        let temporal = Arc::new(Self::start(free_port(), &[]).await);
-        *running = Arc::downgrade(&temporal);
+        let temporal = Self::start(free_port(), &[]).await;
+        *running = Some((temporal.address.clone(), temporal.http_port, Arc::downgrade(&temporal.server)));
         temporal
     }
 
@@ -59,11 +77,10 @@ impl Temporal {
         namespaces.iter().for_each(|namespace| {
             command.args(["--namespace", namespace]);
         });
-        command.env("TEMPORAL_VERSION_CHECK_DISABLED", "1").env("HOME", folder.path()).kill_on_drop(true);
+        command.env("TEMPORAL_VERSION_CHECK_DISABLED", "1").env("HOME", folder.path());
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let address = format!("127.0.0.1:{port}");
-        let http = Config::new(format!("http://127.0.0.1:{http_port}").parse().unwrap());
-        let temporal = Self { address, http: kube::Client::try_from(http).unwrap(), _child: child, _folder: folder };
+        let server = Arc::new(Server { child: Mutex::new(child), _folder: folder });
+        let temporal = Self { address: format!("127.0.0.1:{port}"), http_port, http: client(http_port), server };
         temporal.wait_for_namespace(namespaces.first().unwrap_or(&"default")).await;
         temporal
     }
@@ -163,6 +180,10 @@ impl Temporal {
         let text = self.http.request_text(request).await.ok()?;
         Some(serde_json::from_str(&text).unwrap_or_default())
     }
+}
+
+fn client(port: u16) -> kube::Client {
+    kube::Client::try_from(Config::new(format!("http://127.0.0.1:{port}").parse().unwrap())).unwrap()
 }
 
 fn count_path(namespace: &str, queue: &str, status: Option<&str>) -> String {

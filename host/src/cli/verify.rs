@@ -16,7 +16,7 @@ use crate::plan::check::shorten;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exit codes: 0 all are healthy, 1 one is not, 2 one does not exist or nobody could be asked.")]
 pub struct Args {
-    /// What to look at: `domain/orders`, `Web.bench.dev/shop`.
+    /// What to look at: `web/shop`, `Web.bench.dev/shop`.
     #[arg(required = true, value_name = "KIND/NAME", value_parser = parse)]
     objects: Vec<(String, String)>,
     /// Namespace of the objects.
@@ -39,7 +39,7 @@ fn parse(text: &str) -> Result<(String, String), String> {
         Some((kind, name)) if !kind.is_empty() && !name.is_empty() && !name.contains('/') => {
             Ok((kind.to_owned(), name.to_owned()))
         }
-        _ => Err("must look like domain/orders".into()),
+        _ => Err("must look like web/shop".into()),
     }
 }
 
@@ -179,18 +179,18 @@ mod tests {
 
     #[test]
     fn people_get_a_table() {
-        let shown = table(&[report("Domain", &object("True", "True", 2)), report("Web", &object("True", "False", 2))]);
+        let shown = table(&[report("Thing", &object("True", "True", 2)), report("Web", &object("True", "False", 2))]);
         insta::assert_snapshot!(shown, @r"
         OBJECT                           HEALTHY  REASON                 MESSAGE
-        domain/a                         yes      ReadyIsTrue
+        thing/a                          yes      ReadyIsTrue
         web/a                            no       ReadyIsFalse
         ");
     }
 
     #[test]
     fn an_object_is_named_by_kind_and_name() {
-        assert_eq!(parse("domain/orders"), Ok(("domain".into(), "orders".into())));
-        for wrong in ["domain", "/orders", "domain/", "a/b/c"] {
+        assert_eq!(parse("web/shop"), Ok(("web".into(), "shop".into())));
+        for wrong in ["web", "/shop", "web/", "a/b/c"] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
     }

@@ -54,7 +54,7 @@ impl Reconcile<'_> {
             primary: snapshot.primary.generation,
         };
         if let Some(recording) = &mut self.recording {
-            recording.overlays = Some(overlaid.clone());
+            recording.overlays = Some(Overlaid { planned: Vec::new(), ..overlaid.clone() }); // the plan is there as text
         }
         self.overlaid = Some(overlaid);
     }

@@ -55,6 +55,10 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 /// Applies of one tier that are on their way at the same time.
 const PARALLEL_WRITES: usize = 8;
 
+/// Calls outside that failed in a row, after which a deletion that is overdue no longer waits for them: with the usual
+/// waits about eight minutes.
+const FORCED_AFTER_CALLS: u32 = 10;
+
 /// Calls of one plan that are on their way at the same time.
 const PARALLEL_CALLS: usize = 4;
 
@@ -177,6 +181,17 @@ impl ReconcileError {
         match self {
             Self::Apply { source, .. } | Self::Prune { source, .. } | Self::Primary { source, .. } => Some(source),
             _ => None,
+        }
+    }
+
+    /// May a deletion that is overdue be forced because of this, after so many failures in a row? Not because of the API
+    /// server, which would have to do it. A service outside that is down for a moment is no plugin that fails, and a
+    /// plugin may drain for days.
+    fn may_force(&self, failures: u32) -> bool {
+        match self {
+            Self::Primary { .. } | Self::Prune { .. } => false,
+            Self::Outside { .. } => failures >= FORCED_AFTER_CALLS,
+            _ => true,
         }
     }
 
@@ -763,10 +778,10 @@ impl Reconcile<'_> {
 
     /// A plugin that has failed for too long must not keep a primary from being deleted.
     async fn or_force(&mut self, error: ReconcileError) -> Result<Pass, ReconcileError> {
-        let of_plugin = !matches!(error, ReconcileError::Primary { .. } | ReconcileError::Prune { .. });
+        let may_force = error.may_force(self.memory.failures);
         match self.snapshot() {
             Some(snapshot)
-                if of_plugin && snapshot.primary.finalizer && self.overdue(&snapshot) == Some(Duration::ZERO) =>
+                if may_force && snapshot.primary.finalizer && self.overdue(&snapshot) == Some(Duration::ZERO) =>
             {
                 self.force(&snapshot, &error.chain()).await
             }
@@ -1001,5 +1016,26 @@ impl Done {
             note: what.join(", "),
         };
         self.0.iter().map(event)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_that_fails_once_forces_no_deletion_that_takes_long() {
+        let problem = Problem { reason: "Unavailable".into(), message: String::new() };
+        let outside = ReconcileError::Outside { key: "a".into(), problem };
+        assert!(!outside.may_force(0) && !outside.may_force(FORCED_AFTER_CALLS - 1));
+        assert!(outside.may_force(FORCED_AFTER_CALLS));
+        assert!(ReconcileError::Internal(String::new()).may_force(0));
+    }
+
+    #[test]
+    fn ten_failures_take_minutes() {
+        let waited: Duration =
+            (1..=FORCED_AFTER_CALLS).map(|failures| crate::control::backoff::delay(failures, 0)).sum();
+        assert!(waited > Duration::from_secs(300), "{waited:?}");
     }
 }

@@ -2,6 +2,7 @@
 //! (`SubjectAccessReview`), for each kind of child that the overlay names.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use kube::Api;
@@ -10,13 +11,24 @@ use kube::api::PostParams;
 use super::Given;
 use crate::control::cluster::{ApiError, Cluster};
 use crate::plan::contract::{Problem, TypeMeta};
+use crate::telemetry::chain;
 
 /// Verbs one of which is enough: `patch` can do more than any overlay; `overlay` is for who may do no more than that.
 const VERBS: [&str; 2] = ["patch", "overlay"];
 
-/// Answers of one round of reviews, so that no question is asked twice: namespace, account, kind.
+/// No single review takes longer.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Answers of one round of reviews, so that no question is asked twice; and once the API server has not answered, none is
+/// asked at all until the next round.
 #[derive(Default)]
-pub struct Reviews(BTreeMap<(String, String, String), Result<bool, String>>);
+pub struct Reviews {
+    /// By namespace, account and kind.
+    answers: BTreeMap<(String, String, String), bool>,
+    failed: Option<String>,
+    /// Why no overlay may be laid at all, if that was found out.
+    pub policy: Option<Option<Problem>>,
+}
 
 impl Reviews {
     /// Why the overlay's account may not do what the overlay does; none when it may.
@@ -25,13 +37,17 @@ impl Reviews {
         for patch in &overlay.spec.patches {
             let kind = TypeMeta::new(patch.target.api_version.clone(), patch.target.kind.clone());
             let key = (overlay.namespace.clone(), account.clone(), kind.to_string());
-            let answer = match self.0.get(&key) {
-                Some(answer) => answer.clone(),
-                None => {
-                    let asked = ask(cluster, &overlay.namespace, account, &kind).await;
-                    let answer = asked.map_err(|error| crate::telemetry::chain(&error));
-                    self.0.insert(key, answer.clone());
-                    answer
+            let answer = match (self.answers.get(&key), &self.failed) {
+                (Some(answer), _) => Ok(*answer),
+                (None, Some(failed)) => Err((super::store::UNKNOWN, failed.clone())),
+                (None, None) => {
+                    let asked = tokio::time::timeout(DEADLINE, ask(cluster, &overlay.namespace, account, &kind)).await;
+                    match asked.unwrap_or(Err(ApiError::DeadlineExceeded(DEADLINE))) {
+                        Ok(answer) => Ok(*self.answers.entry(key).or_insert(answer)),
+                        // says nothing of the other kinds
+                        Err(error @ ApiError::NotServed(_)) => Err((error.reason(), chain(&error))),
+                        Err(error) => Err((super::store::UNKNOWN, self.failed.insert(chain(&error)).clone())),
+                    }
                 }
             };
             let (reason, message) = match answer {
@@ -44,8 +60,8 @@ impl Reviews {
                         kind.kind, overlay.namespace
                     ),
                 ),
-                Err(error) => {
-                    ("AccessUnknown", format!("whether {account} may overlay a {kind} is not known: {error}"))
+                Err((reason, error)) => {
+                    (reason, format!("whether {account} may overlay a {} is not known: {error}", kind.kind))
                 }
             };
             return Some(Problem { reason: reason.into(), message });

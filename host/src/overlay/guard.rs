@@ -233,6 +233,8 @@ impl Rails {
             _ if lower.contains("serviceaccount") || lower.contains("impersonat") => {
                 Some(("ServiceAccount", "the account of a pod stays the plugin's"))
             }
+            // a ServiceMonitor's bearerTokenFile is a file of Prometheus
+            _ if field.ends_with("File") => Some(("Reference", "files of other programs stay the plugin's")),
             _ if lower.contains("secret") => Some(("Secret", "an overlay names no Secrets")),
             _ => None,
         }

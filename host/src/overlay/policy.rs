@@ -9,9 +9,12 @@ use kube::Api;
 use kube::api::PostParams;
 use serde_json::{Value, json};
 
+use crate::api::names;
 use crate::api::overlay::{ChildTarget, Overlay, OverlaySpec, PatchSpec, PatchType, Target};
 use crate::control::cluster::{ApiError, Cluster};
+use crate::plan::check::digest;
 use crate::plan::contract::{ObjectRef, TypeMeta};
+use crate::plan::diff;
 
 /// Name of the policy and of its binding.
 pub const NAME: &str = "overlays.transom.dev";
@@ -65,10 +68,19 @@ pub fn objects() -> [Value; 2] {
 /// # Errors
 /// When the API server refuses it or cannot be asked.
 pub async fn install(cluster: &Cluster, manager: &str) -> Result<(), ApiError> {
-    for object in objects() {
+    for mut object in objects() {
         let kind = object.get("kind").and_then(Value::as_str).unwrap_or_default();
         let reference = ObjectRef { kind: TypeMeta::new(API, kind), namespace: String::new(), name: NAME.to_owned() };
-        cluster.apply(&reference, manager, &object).await?;
+        let applied = digest(&object);
+        if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.insert("annotations".into(), json!({ names::APPLIED_ANNOTATION: applied }));
+        }
+        let there = cluster.get(&reference).await?.is_some_and(|live| {
+            live.applied.as_ref() == Some(&applied) && diff::object_drift(&object, &live.value()).is_empty()
+        });
+        if !there {
+            cluster.apply(&reference, manager, &object).await?;
+        }
     }
     Ok(())
 }

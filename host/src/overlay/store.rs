@@ -29,8 +29,12 @@ use crate::telemetry::chain;
 const REVIEW_EVERY: Duration = Duration::from_secs(60);
 /// How soon a policy that is not in force yet, or an unanswered review, is looked at again.
 const RETRY_EVERY: Duration = Duration::from_secs(2);
+/// How long the start of the host waits for answers about overlays.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Statuses are written this long after something was reported.
 const STATUS_AFTER: Duration = Duration::from_millis(300);
+/// Reason of a refusal that the API server's next answer may end.
+pub(super) const UNKNOWN: &str = "AccessUnknown";
 /// Condition types.
 const ACCEPTED: &str = "Accepted";
 const APPLIED: &str = "Applied";
@@ -190,6 +194,9 @@ impl Follower {
             }
             if !news.is_empty() && !self.changed(std::mem::take(&mut news)).await {
                 due = tokio::time::Instant::now() + RETRY_EVERY;
+                if !*ready.borrow() {
+                    self.be_patient().await;
+                }
             }
             ready.send_replace(true);
             let store = &self.controller.overlays;
@@ -208,6 +215,14 @@ impl Follower {
                     due = tokio::time::Instant::now() + if settled { REVIEW_EVERY } else { RETRY_EVERY };
                 }
             }
+        }
+    }
+
+    /// Overlays that were in use before the host started would be taken back for want of an answer.
+    async fn be_patient(&mut self) {
+        let since = tokio::time::Instant::now();
+        while !self.review_all().await && since.elapsed() < PATIENCE {
+            tokio::time::sleep(RETRY_EVERY / 4).await;
         }
     }
 
@@ -257,17 +272,28 @@ impl Follower {
         if given.refused.is_some() {
             return;
         }
-        given.refused = match self.policy().await {
-            Ok(true) => reviews.refusal(&self.controller.cluster, given).await,
+        let policy = match reviews.policy.clone() {
+            Some(known) => known,
+            None => reviews.policy.insert(self.policy_refusal().await).clone(),
+        };
+        given.refused = match policy {
+            None => reviews.refusal(&self.controller.cluster, given).await,
+            refused => refused,
+        };
+    }
+
+    async fn policy_refusal(&mut self) -> Option<Problem> {
+        match self.policy().await {
+            Ok(true) => None,
             Ok(false) => Some(Problem {
                 reason: "PolicyMissing".into(),
                 message: format!("the ValidatingAdmissionPolicy {} is not in force", policy::NAME),
             }),
             Err(error) => Some(Problem {
-                reason: "AccessUnknown".into(),
+                reason: UNKNOWN.into(),
                 message: format!("whether the policy {} is in force is not known: {}", policy::NAME, chain(&error)),
             }),
-        };
+        }
     }
 
     async fn policy(&mut self) -> Result<bool, ApiError> {
@@ -302,6 +328,9 @@ impl Follower {
             let mut now = Given::of(&overlay, &known.namespace);
             self.review(&mut now, &mut reviews).await;
             settled &= !is_open(now.refused.as_ref());
+            if now.refused.as_ref().is_some_and(|problem| problem.reason == UNKNOWN) {
+                continue; // an API server that does not answer takes nothing back
+            }
             if now.stamp() != known.stamp() {
                 let (namespace, now) = (known.namespace.clone(), Arc::new(now));
                 self.controller.overlays.put(&namespace, &known.name, Some(now.clone()));
@@ -364,7 +393,7 @@ impl Follower {
 
 /// The answer may come by itself.
 fn is_open(refused: Option<&Problem>) -> bool {
-    refused.is_some_and(|problem| matches!(problem.reason.as_str(), "PolicyMissing" | "AccessUnknown"))
+    refused.is_some_and(|problem| matches!(problem.reason.as_str(), "PolicyMissing" | UNKNOWN))
 }
 
 fn status(given: &Given, reports: &BTreeMap<PrimaryKey, Option<Problem>>, before: &OverlayStatus) -> OverlayStatus {
@@ -403,4 +432,113 @@ fn status(given: &Given, reports: &BTreeMap<PrimaryKey, Option<Problem>>, before
         }
     });
     OverlayStatus { matched, observed_generation: Some(given.generation), conditions: conditions.collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn given(name: &str, web: Option<&str>) -> Arc<Given> {
+        let mut spec = json!({"target": {"apiVersion": "g.io/v1", "kind": "Web"},
+            "patches": [{"target": {"apiVersion": "apps/v1", "kind": "Deployment"}, "patch": {}}]});
+        if let Some(web) = web {
+            spec["target"]["name"] = web.into();
+        }
+        let metadata = json!({"name": name, "namespace": "n", "uid": name, "generation": 3});
+        let record =
+            json!({"apiVersion": "transom.dev/v1alpha1", "kind": "Overlay", "metadata": metadata, "spec": spec});
+        Arc::new(Given::of(&serde_json::from_value(record).unwrap(), "n"))
+    }
+
+    fn key(name: &str) -> PrimaryKey {
+        PrimaryKey::new(Arc::new(TypeMeta::new("g.io/v1", "Web")), "n", name)
+    }
+
+    fn outcome(overlay: &str, refused: Option<&str>) -> Outcome {
+        let refused = refused.map(|message| Problem { reason: "Refused".into(), message: message.into() });
+        Outcome { overlay: overlay.into(), uid: overlay.into(), generation: 3, children: vec![], refused }
+    }
+
+    fn dirty(store: &Store) -> Vec<String> {
+        std::mem::take(&mut *store.dirty.lock().unwrap()).into_iter().collect()
+    }
+
+    #[test]
+    fn a_primary_finds_its_overlays_and_no_others() {
+        let store = Store::default();
+        let primary = |namespace: &str, name: &str| Object {
+            namespace: namespace.into(),
+            name: name.into(),
+            ..Object::default()
+        };
+        let names = |namespace: &str, name: &str| -> Vec<String> {
+            let kind = TypeMeta::new("g.io/v1", "Web");
+            store.selected(&kind, &primary(namespace, name)).iter().map(|given| given.name.clone()).collect()
+        };
+        assert!(names("n", "a").is_empty());
+        store.put("n", "all", Some(given("all", None)));
+        store.put("n", "one", Some(given("one", Some("a"))));
+        assert_eq!((names("n", "a"), names("n", "b")), (vec!["all".into(), "one".into()], vec!["all".to_owned()]));
+        assert!(names("other", "a").is_empty());
+        assert!(store.put("n", "all", None).is_some() && store.put("n", "one", None).is_some());
+        assert_eq!((names("n", "a").len(), store.count.load(Ordering::Acquire)), (0, 0));
+    }
+
+    #[test]
+    fn a_report_is_news_once_and_what_is_no_longer_said_is_taken_back() {
+        let store = Store::default();
+        store.report(&key("a"), &[]);
+        assert!(dirty(&store).is_empty());
+        store.report(&key("a"), &[outcome("x", None), outcome("y", Some("why"))]);
+        assert_eq!(dirty(&store), ["x", "y"]);
+        store.report(&key("a"), &[outcome("x", None), outcome("y", Some("why"))]);
+        assert!(dirty(&store).is_empty(), "the same again");
+        store.report(&key("a"), &[outcome("x", None), outcome("y", None)]);
+        assert_eq!(dirty(&store), ["y"]);
+        store.report(&key("a"), &[outcome("x", None)]);
+        assert_eq!(dirty(&store), ["y"]);
+        store.report(&key("a"), &[]);
+        assert_eq!((dirty(&store), store.reports.lock().unwrap().len()), (vec!["x".to_owned()], 0));
+    }
+
+    #[test]
+    fn the_status_counts_primaries_and_names_the_first_refusal() {
+        let given = given("x", None);
+        let reports = |refused: &[Option<&str>]| -> BTreeMap<PrimaryKey, Option<Problem>> {
+            let name = |i: usize| key(&format!("web-{i}"));
+            refused.iter().enumerate().map(|(i, why)| (name(i), outcome("x", *why).refused)).collect()
+        };
+        let said = |refused: &[Option<&str>]| -> (u32, Vec<(String, String, String)>) {
+            let status = status(&given, &reports(refused), &OverlayStatus::default());
+            assert_eq!(status.observed_generation, Some(3));
+            (status.matched, status.conditions.into_iter().map(|c| (c.status, c.reason, c.message)).collect())
+        };
+        let condition = |status: &str, reason: &str, message: &str| (status.into(), reason.into(), message.into());
+        let none = vec![
+            condition("True", "Accepted", ""),
+            condition("False", "NoPrimary", "there is no primary that the overlay is for"),
+        ];
+        assert_eq!(said(&[]), (0, none));
+        let two = vec![condition("True", "Accepted", ""), condition("True", "Applied", "part of 2 Web")];
+        assert_eq!(said(&[None, None]), (2, two));
+        let mixed = vec![
+            condition("False", "Refused", "web-0: spec.x (and 1 more)"),
+            condition("False", "Refused", "refused for 2 of 3"),
+        ];
+        assert_eq!(said(&[Some("spec.x"), Some("spec.y"), None]), (3, mixed));
+    }
+
+    #[test]
+    fn transition_times_move_only_when_the_status_flips() {
+        let given = given("x", None);
+        let mut before = status(&given, &BTreeMap::new(), &OverlayStatus::default());
+        let long_ago = Time(jiff::Timestamp::UNIX_EPOCH);
+        before.conditions.iter_mut().for_each(|condition| condition.last_transition_time = long_ago.clone());
+        assert_eq!(status(&given, &BTreeMap::new(), &before), before);
+        let applied = status(&given, &[(key("a"), None)].into(), &before);
+        let moved: Vec<bool> = applied.conditions.iter().map(|c| c.last_transition_time != long_ago).collect();
+        assert_eq!(moved, [false, true]);
+    }
 }

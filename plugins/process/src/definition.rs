@@ -27,6 +27,7 @@ const MAX_BYTES: usize = (1 << 20) - FILE.len();
 /// On ConfigMaps and on the templates of workers: `sha256:…`.
 pub(crate) const CHECKSUM: &str = "ameide.io/definition-checksum";
 const VERSION: &str = "ameide.io/definition-version";
+const ID: &str = "ameide.io/definition-id";
 /// On Deployments: the ConfigMap that their workers read.
 pub(crate) const CONFIG_MAP: &str = "ameide.io/definition";
 
@@ -43,6 +44,8 @@ pub(crate) struct Definition {
 /// A good definition.
 pub(crate) struct Current {
     pub(crate) status: DefinitionStatus,
+    /// As it was asked for then: not that of the spec while that cannot be resolved.
+    pub(crate) id: String,
     /// Name of its ConfigMap.
     pub(crate) config_map: String,
 }
@@ -59,8 +62,8 @@ pub(crate) fn find(process: &Process, cx: &Context) -> Result<Definition, Failur
             Ok((version, content)) => {
                 let checksum = checksum(&content);
                 let config_map = config_map_name(process, &checksum);
-                let current = Some(Current { status: DefinitionStatus { version, checksum }, config_map });
-                return Ok(Definition { current, problem: None, content: Some(content) });
+                let current = Current { status: DefinitionStatus { version, checksum }, id: request.id, config_map };
+                return Ok(Definition { current: Some(current), problem: None, content: Some(content) });
             }
             Err(message) => ("Invalid", message),
         },
@@ -118,11 +121,12 @@ fn last_good(process: &Process, cx: &Context) -> Result<Option<Current>, Failure
     for live in cx.children::<ConfigMap>() {
         let mut annotations = live.annotations()?;
         let version = annotations.get(VERSION).and_then(|version| version.parse().ok());
-        let (Some(checksum), Some(version)) = (annotations.remove(CHECKSUM), version) else { continue };
+        let (checksum, id) = (annotations.remove(CHECKSUM), annotations.remove(ID));
+        let (Some(checksum), Some(version), Some(id)) = (checksum, version, id) else { continue };
         let status = DefinitionStatus { version, checksum };
         let is_known = known.is_some_and(|known| known.checksum == status.checksum);
         if is_known || best.as_ref().is_none_or(|best| best.status.version < version) {
-            best = Some(Current { status, config_map: live.name().to_owned() });
+            best = Some(Current { status, id, config_map: live.name().to_owned() });
         }
         if is_known {
             break;
@@ -168,6 +172,7 @@ fn config_map(process: &Process, current: &Current, content: &str) -> ConfigMap 
     metadata.annotations = Some(BTreeMap::from([
         (CHECKSUM.to_owned(), current.status.checksum.clone()),
         (VERSION.to_owned(), current.status.version.to_string()),
+        (ID.to_owned(), current.id.clone()),
     ]));
     ConfigMap {
         metadata,

@@ -37,6 +37,7 @@ const MAX_AGE: Duration = Duration::from_secs(1);
 const TERMINATE_AGAIN_SECONDS: i64 = 30;
 
 /// Pods that still run are waited for, but not for ever: those of a node that is lost go when somebody removes the node.
+/// So is a Temporal that is down when the timeout is over.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// What is to be done for a Process that is being deleted. A spec that is not valid must not keep it.
@@ -123,7 +124,9 @@ fn step(
         Ok(0) => return Ok(true),
         Ok(running) => drain.running = running,
         // the host forces a deletion whose plugin fails for too long: that is the way out when Temporal never comes back
-        Err(message) if is_over => return Err(Failure::transient("TemporalUnavailable", message)),
+        Err(message) if now >= deadline.checked_add(PATIENCE).unwrap_or(Timestamp::MAX) => {
+            return Err(Failure::transient("TemporalUnavailable", message));
+        }
         Err(message) => {
             let message = format!("{message}; nobody knows whether workflows still run");
             plan.condition(Condition::new("Ready", false, "TemporalUnavailable", &message));
@@ -208,7 +211,9 @@ fn is_done(cx: &Context, key: &str) -> bool {
 
 /// Ends what clients have started since the deletion.
 fn late(plan: &mut Plan, process: &Process, cx: &Context, deleted: Timestamp) -> Result<(), Failure> {
-    for execution in temporal::started_since(process, cx, &deleted.to_string(), MAX_AGE)? {
+    // the time of a deletion is rounded down to a second: what was started in that second may have been there before
+    let since = deleted.checked_add(SignedDuration::from_secs(1)).unwrap_or(deleted);
+    for execution in temporal::started_since(process, cx, &since.to_string(), MAX_AGE)? {
         let key = format!("late-{}", execution.run_id);
         // it has ended by itself
         if matches!(cx.call(&key), Some(CallOutcome::Failed { reason, .. }) if reason == "NotFound") {

@@ -36,7 +36,7 @@ fn cron_job(
 ) -> Result<CronJob, Failure> {
     let image = scheduled.image.as_deref().unwrap_or(&process.spec.image);
     let mut container = workload::container(container, process, image);
-    container.env = Some(workload::environment(process, config));
+    container.env = Some(workload::environment(process, config, current));
     container.args = Some(if scheduled.args.is_empty() { args.to_vec() } else { scheduled.args.clone() });
     let mut pod = workload::pod(container, current);
     pod.restart_policy = Some("Never".into());

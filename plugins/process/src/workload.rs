@@ -61,7 +61,8 @@ pub(crate) fn deployment(
 /// What workers of this version look like, whichever track they are on. Another definition is another version.
 pub(crate) fn template(process: &Process, config: &Config, current: &Current) -> PodTemplateSpec {
     let spec = &process.spec;
-    let container = Container { env: Some(environment(process, config)), ..container("worker", process, &spec.image) };
+    let container =
+        Container { env: Some(environment(process, config, current)), ..container("worker", process, &spec.image) };
     let mut template = objects::template(&selector(process), pod(container, current));
     template.metadata.get_or_insert_default().annotations = Some(labels([(CHECKSUM, &current.status.checksum)]));
     template
@@ -115,12 +116,12 @@ pub(crate) fn pod(container: Container, current: &Current) -> PodSpec {
 }
 
 /// What workers and jobs are told.
-pub(crate) fn environment(process: &Process, config: &Config) -> Vec<EnvVar> {
+pub(crate) fn environment(process: &Process, config: &Config, current: &Current) -> Vec<EnvVar> {
     let spec = &process.spec;
     let mut environment = vec![
         objects::env("TEMPORAL_NAMESPACE", &spec.temporal.namespace),
         objects::env("TASK_QUEUE", &spec.temporal.task_queue),
-        objects::env("PROCESS_DEFINITION_ID", &spec.definition_ref.id),
+        objects::env("PROCESS_DEFINITION_ID", &current.id),
         objects::env("PROCESS_DEFINITION_FILE", format!("{MOUNT_PATH}/{FILE}")),
     ];
     let mut add = |name: &str, value: Option<String>| environment.extend(value.map(|value| objects::env(name, value)));

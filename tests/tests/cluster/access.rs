@@ -17,7 +17,7 @@ async fn host_with_few_rights(ns: &Namespace) -> Host {
         { "apiGroups": ["authorization.k8s.io"], "resources": ["subjectaccessreviews"], "verbs": ["create"] },
         { "apiGroups": ["admissionregistration.k8s.io"],
           "resources": ["validatingadmissionpolicies", "validatingadmissionpolicybindings"],
-          "verbs": ["get", "create", "patch"] },
+          "resourceNames": ["overlays.transom.dev"], "verbs": ["get", "create", "patch"] },
     ]);
     ns.allow_everywhere("transom", everywhere).await;
     let here = json!([

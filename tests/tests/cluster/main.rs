@@ -33,6 +33,7 @@ mod process_drain;
 mod record;
 mod restart;
 mod rollout;
+mod samples;
 mod seeds;
 mod steady;
 mod swap;

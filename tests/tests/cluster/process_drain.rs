@@ -1,6 +1,9 @@
 //! P7: the end of a Process, with workflows that run in a real Temporal.
 
+use std::time::Duration;
+
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 use transom_tests::kubelet::Kubelet;
 use transom_tests::temporal::worker_image;
@@ -10,7 +13,7 @@ use crate::process::Stage;
 
 /// A Process with a worker, and workflows that run.
 struct Drain {
-    temporal: std::sync::Arc<Temporal>,
+    temporal: Temporal,
     stage: Stage,
     process: Value,
     _kubelet: Kubelet,
@@ -63,6 +66,11 @@ async fn p7_wait_lets_running_workflows_end_and_refuses_new_ones() {
     drain.delete().await;
     let waiting = drain.wait_for_phase("Waiting").await;
     assert_eq!(waiting["status"]["drain"]["running"], 2);
+    let deleted: Timestamp = waiting["metadata"]["deletionTimestamp"].as_str().unwrap().parse().unwrap();
+    // times of deletions are in seconds: what is started in the same one may have been there before
+    while Timestamp::now().as_second() < deleted.as_second() + 2 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     drain.temporal.start_workflow(ns, QUEUE, "late", "Hold").await;
     drain.expect("Terminated", 1).await;
     drain.expect("Running", 2).await;

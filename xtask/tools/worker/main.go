@@ -10,9 +10,11 @@ package main
 import (
 	"fmt"
 	"log"
+	"log/slog"
 	"os"
 
 	"go.temporal.io/sdk/client"
+	tlog "go.temporal.io/sdk/log"
 	"go.temporal.io/sdk/worker"
 	"go.temporal.io/sdk/workflow"
 )
@@ -23,7 +25,12 @@ func main() {
 	if err != nil {
 		log.Fatalf("no definition: %v", err)
 	}
-	temporal, err := client.Dial(client.Options{HostPort: must("TEMPORAL_ADDRESS"), Namespace: must("TEMPORAL_NAMESPACE")})
+	temporal, err := client.Dial(client.Options{
+		HostPort:  must("TEMPORAL_ADDRESS"),
+		Namespace: must("TEMPORAL_NAMESPACE"),
+		// stdout is for the line that says that it polls
+		Logger: tlog.NewStructuredLogger(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))),
+	})
 	if err != nil {
 		log.Fatalf("no Temporal: %v", err)
 	}

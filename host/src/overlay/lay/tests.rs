@@ -398,6 +398,7 @@ mod attacks {
     #[case::secret(json!({"spec": {"superuserSecret": {"name": "theirs"}}}), "(Secret)")]
     #[case::account(json!({"spec": {"serviceAccountTemplate": {"metadata": {"annotations": {"a": "b"}}}}}), "")]
     #[case::host_path(json!({"spec": {"x": [{"hostPath": {"path": "/"}}]}}), "(HostAccess)")]
+    #[case::file(json!({"spec": {"endpoints": [{"bearerTokenFile": "/var/run/secrets/token"}]}}), "(Reference)")]
     #[case::namespace(json!({"spec": {"ref": {"name": "a", "namespace": "kube-system"}}}), "(Namespace)")]
     fn kinds_that_nothing_is_known_of_are_guarded_by_name(#[case] patch: Value, #[case] says: &str) {
         let target = json!({"apiVersion": "postgresql.cnpg.io/v1", "kind": "Cluster"});

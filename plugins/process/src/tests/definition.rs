@@ -94,3 +94,13 @@ fn p2_without_any_definition_nothing_is_made() {
     assert_eq!(plan.condition("Ready"), Some(("False", "NotFound")));
     assert_eq!(plan.condition("WorkersReady"), Some(("False", "WaitingForDefinition")));
 }
+
+#[test]
+fn p2_another_id_that_cannot_be_resolved_changes_no_worker() {
+    let before = running(&l2o()).plan();
+    let mut process = l2o();
+    process.spec.definition_ref.id = "L2O_v4".into();
+    let plan = running(&l2o()).change(&process).plan();
+    assert_eq!(plan.condition("DefinitionResolved"), Some(("False", "NotFound")));
+    assert_eq!(plan.child::<Deployment>("l2o"), before.child::<Deployment>("l2o"));
+}

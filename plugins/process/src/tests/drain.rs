@@ -107,7 +107,7 @@ fn p7_workflows_that_clients_start_during_the_drain_are_terminated_and_their_par
         parent_execution: parent.map(execution),
         first_run_id: String::new(),
     };
-    let query = format!("{RUNNING} AND StartTime > '2026-01-01T00:00:00Z'");
+    let query = format!("{RUNNING} AND StartTime > '2026-01-01T00:00:01Z'");
     let request = ListRequest { namespace: "sales-process".into(), page_size: 8, query };
     let executions = vec![info("new", None), info("child", Some("old")), info("continued", None)];
     let mut case = deleting(DrainPolicy::Wait, 4).grpc(
@@ -134,6 +134,9 @@ fn p7_while_temporal_is_down_nothing_goes_and_after_the_timeout_the_host_may_for
     let plan = down.plan();
     assert_eq!(plan.condition("Degraded"), Some(("True", "TemporalUnavailable")));
     assert_eq!(plan.disposition::<Deployment>("l2o"), Some(Disposition::Hold));
-    let failure = down.now(DELETED + 60).failure();
+    assert_eq!(down.plan().condition("Ready"), Some(("False", "TemporalUnavailable")));
+    let down = down.now(DELETED + 60);
+    assert!(!down.plan().finalized, "it may be back in a moment");
+    let failure = down.now(DELETED + 360).failure();
     assert_eq!(failure, [format!("TemporalUnavailable: Unavailable: {COUNT}: Unavailable")]);
 }
