@@ -94,7 +94,7 @@ impl Args {
         let keys = self.keys()?;
         let client = show::client().await?;
         let file = Path::new(&self.what);
-        let mut found = if file.is_file() { self.from_file(file)? } else { self.from_registry().await? };
+        let mut found = if file.is_file() { self.found_in_file(file)? } else { self.found_in_registry().await? };
         let digest = digest_of(&found.wasm);
         let loader = Loader { engine: Engine::new()?, program: std::env::current_exe()?, cache };
         eprintln!("reading {} ({} KiB)", self.what, found.wasm.len() / 1024);
@@ -167,7 +167,7 @@ impl Args {
         self.key.iter().map(read).collect()
     }
 
-    async fn from_registry(&self) -> anyhow::Result<Found> {
+    async fn found_in_registry(&self) -> anyhow::Result<Found> {
         let registry = self.remote.open(&self.what).await;
         let hint = || format!("{} is no file, and as a reference to a registry", self.what);
         let registry = registry.with_context(hint)?;
@@ -188,7 +188,7 @@ impl Args {
         Ok(Found { wasm, source: json!({ "oci": oci }), config_map: None })
     }
 
-    fn from_file(&self, path: &Path) -> anyhow::Result<Found> {
+    fn found_in_file(&self, path: &Path) -> anyhow::Result<Found> {
         let wasm = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         check_component(&wasm, &self.what)?;
         let mut packed = GzEncoder::new(Vec::new(), Compression::best());
