@@ -85,7 +85,7 @@ async fn a_lookup_reads_what_the_account_may_read() {
     let ns = TestCluster::shared().await.namespace("access-lookup").await;
     ns.account("plugin").await;
     let _host = host_with_few_rights(&ns).await;
-    ns.create(json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "settings" } })).await;
+    ns.create(json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "settings" } })).await;
     let record = record(&ns, "asker").await;
     let mut spec = ns.get(&record).await["spec"].clone();
     let turner = component("asker").await.path.with_file_name("turner.wasm");
@@ -94,18 +94,19 @@ async fn a_lookup_reads_what_the_account_may_read() {
     spec["endpoints"] = json!([{ "name": "web", "address": "https://web.example" }]);
     let record = ns.merge(&record, json!({ "spec": spec })).await;
     let primaries = rule("tests.transom.dev", &["askers", "askers/status"], &["get", "list", "watch", "patch"]);
-    ns.allow("plugin", "plugin", json!([primaries])).await;
+    let children = rule("", &["configmaps"], &ALL);
+    ns.allow("plugin", "plugin", json!([primaries, children])).await;
     ns.wait_for(&record, condition("Ready", "True")).await;
     let asker = ns
         .create(json!({
             "apiVersion": "tests.transom.dev/v1", "kind": "Asker", "metadata": { "name": "a" },
-            "spec": { "ask": [{ "what": "list" }] },
+            "spec": { "ask": [{ "what": "secrets" }] },
         }))
         .await;
     let denied = ns.wait_until(&asker, |asker| asker["status"]["answers"][0].is_string()).await;
     let answer = denied["status"]["answers"][0].as_str().unwrap_or_default();
-    assert!(answer.starts_with("denied ") && answer.contains("configmaps"), "{answer}");
+    assert!(answer.starts_with("denied ") && answer.contains("secrets"), "{answer}");
 
-    ns.allow("plugin", "plugin", json!([primaries, rule("", &["configmaps"], &READ)])).await;
+    ns.allow("plugin", "plugin", json!([primaries, children, rule("", &["secrets"], &READ)])).await;
     ns.wait_until(&asker, |asker| asker["status"]["answers"][0].as_str().is_some_and(|a| a.starts_with("found"))).await;
 }
