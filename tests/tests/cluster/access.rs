@@ -2,7 +2,9 @@
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use serde_json::{Value, json};
-use transom_tests::{Host, HostOptions, Namespace, TestCluster, component, condition, condition_of, of, sample};
+use transom_tests::{
+    Host, HostOptions, Namespace, TestCluster, component, condition, condition_of, of, sample, transom_with_cluster,
+};
 
 /// What the host itself must be allowed: its records, definitions of kinds, Events, and to act as plugins' accounts.
 async fn host_with_few_rights(ns: &Namespace) -> Host {
@@ -78,6 +80,26 @@ async fn what_a_role_does_not_allow_is_named_and_goes_on_when_it_is_granted() {
     ns.wait_for(&web, condition("Ready", "True")).await;
     ns.delete(&web).await;
     ns.wait_gone(of::<ConfigMap>("shop")).await;
+}
+
+#[tokio::test]
+async fn the_role_that_install_prints_is_enough() {
+    let ns = TestCluster::shared().await.namespace("access-role").await;
+    ns.account("plugin").await;
+    let _host = host_with_few_rights(&ns).await;
+    let (path, account) = (component("web").await.path, format!("{}/plugin", ns.name));
+    let arguments = ["plugin", "install", &path.display().to_string(), "--service-account", &account];
+    let shown = transom_with_cluster(&arguments).await;
+    let role: Value = serde_saphyr::from_str(shown.stdout.split("---\n").next().unwrap_or_default()).unwrap();
+    assert_eq!(role["kind"], "ClusterRole");
+    assert!(shown.stdout.contains("kind: ClusterRoleBinding") && shown.stdout.contains("serviceAccount:"));
+    ns.allow("plugin", "plugin", role["rules"].clone()).await;
+    let record = record(&ns, "web").await;
+    ns.wait_for(&record, condition("Ready", "True")).await;
+    let web = ns.create(sample::web("shop")).await;
+    ns.wait_for(&web, condition("Ready", "True")).await;
+    ns.delete(of::<ConfigMap>("shop")).await;
+    ns.wait_until(of::<ConfigMap>("shop"), |map| map["data"]["motd"] == "this is shop").await;
 }
 
 #[tokio::test]
