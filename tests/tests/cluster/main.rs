@@ -40,6 +40,7 @@ mod sources;
 mod steady;
 mod swap;
 mod verify;
+mod webhooks;
 
 use std::collections::BTreeMap;
 
