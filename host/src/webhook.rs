@@ -80,7 +80,10 @@ impl Reach {
     pub fn url(text: &str) -> Result<Self, String> {
         let url: Option<http::Uri> = text.parse().ok();
         let fits = |url: &http::Uri| {
-            url.scheme_str() == Some("https") && url.host().is_some() && matches!(url.path(), "" | "/") && url.query().is_none()
+            url.scheme_str() == Some("https")
+                && url.host().is_some()
+                && matches!(url.path(), "" | "/")
+                && url.query().is_none()
         };
         match url.filter(fits) {
             Some(_) => Ok(Self::Url(text.trim_end_matches('/').to_owned())),

@@ -141,7 +141,8 @@ impl Namespace {
         let request = http::Request::post(resource).header("content-type", "application/json");
         let request = request.body(kube::client::Body::from(object.to_string().into_bytes())).unwrap();
         let response = self.client.send(request).await.expect("the API server answers");
-        let warnings = response.headers().get_all("warning").iter().map(|one| one.to_str().unwrap().to_owned()).collect();
+        let warnings =
+            response.headers().get_all("warning").iter().map(|one| one.to_str().unwrap().to_owned()).collect();
         let status = response.status().as_u16();
         let body = http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes();
         (status, warnings, serde_json::from_slice(&body).unwrap())

@@ -138,16 +138,30 @@ pub(super) async fn check(
     let target = after.get("name").and_then(Value::as_str).filter(|name| *name != version);
     let converter = target.zip(plugin.filter(|plugin| plugin.has_conversion()));
     let converter = converter.map(|(target, plugin)| (format!("{}/{target}", served.kind.group()), plugin));
-    let look = async |name: &str, object: &Value| match &converter {
-        None => breaks.look_at(&schema, name, object),
-        Some((target, plugin)) => match convert(plugin, &served.kind, object, target).await {
-            Ok(object) => breaks.look_at(&schema, name, &object),
-            Err(why) => breaks.add(name, vec![Fault { path: "spec".into(), why }]),
-        },
-    };
+    let look = Look { breaks: &mut breaks, schema: &schema, converter };
     let looked = each_object(cluster, &served, look).await;
     looked.map_err(|error| DefinitionError(format!("stored objects of {} cannot be read: {error}", served.kind)))?;
     Ok(breaks)
+}
+
+/// Holds objects against a schema, as they will be.
+struct Look<'a> {
+    breaks: &'a mut Breaks,
+    schema: &'a Schema<'a>,
+    /// API version that they will have, and who converts them; none where it is the one they have.
+    converter: Option<(String, &'a Plugin)>,
+}
+
+impl Look<'_> {
+    async fn at(&mut self, kind: &TypeMeta, name: &str, object: &Value) {
+        let Some((target, plugin)) = &self.converter else {
+            return self.breaks.look_at(self.schema, name, object);
+        };
+        match convert(plugin, kind, object, target).await {
+            Ok(object) => self.breaks.look_at(self.schema, name, &object),
+            Err(why) => self.breaks.add(name, vec![Fault { path: "spec".into(), why }]),
+        }
+    }
 }
 
 /// A stored object in another version.
@@ -164,11 +178,7 @@ async fn convert(plugin: &Plugin, kind: &TypeMeta, object: &Value, target: &str)
     serde_json::from_str(&converted).map_err(|_| format!("is not JSON when it is converted to {target}"))
 }
 
-async fn each_object(
-    cluster: &Cluster,
-    served: &Served,
-    mut look: impl AsyncFnMut(&str, &Value),
-) -> Result<(), ApiError> {
+async fn each_object(cluster: &Cluster, served: &Served, mut look: Look<'_>) -> Result<(), ApiError> {
     let resource = served.api_resource();
     let mut api: Api<DynamicObject> = Api::all_with(cluster.client().clone(), &resource);
     let mut page = ListParams::default().limit(PAGE);
@@ -189,8 +199,8 @@ async fn each_object(
         for object in &list.items {
             let name = object.metadata.name.as_deref().unwrap_or_default();
             match &object.metadata.namespace {
-                Some(namespace) => look(&format!("{namespace}/{name}"), &object.data).await,
-                None => look(name, &object.data).await,
+                Some(namespace) => look.at(&served.kind, &format!("{namespace}/{name}"), &object.data).await,
+                None => look.at(&served.kind, name, &object.data).await,
             }
         }
         match list.metadata.continue_.filter(|token| !token.is_empty()) {

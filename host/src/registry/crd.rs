@@ -29,7 +29,7 @@ pub struct Definition {
 
 /// Why a definition was not applied.
 #[derive(Debug, thiserror::Error)]
-pub enum InstallError {
+pub(super) enum InstallError {
     /// Objects that are stored, or the definition that is there, do not allow it.
     #[error("{0}")]
     Incompatible(String),

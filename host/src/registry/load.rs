@@ -409,7 +409,9 @@ fn converted(
     }
     let conversion = controller.hooks.conversion(name).ok_or_else(|| {
         let kind = &definition.served.kind;
-        let message = format!("{kind} is served in several versions, and this host converts none: start it with --webhook-listen");
+        let message = format!(
+            "{kind} is served in several versions, and this host converts none: start it with --webhook-listen"
+        );
         failure("Installed", "ConversionUnavailable", message)
     })?;
     Ok(definition.converted_by(conversion))

@@ -62,7 +62,7 @@ pub(super) async fn migrate(controller: &Controller, active: &Active, pending: &
     loop {
         let list = every.list(&page).await?;
         count += list.items.len();
-        let writes = list.items.iter().map(|object| rewrite(client, &resource, object));
+        let writes = list.items.into_iter().map(|object| rewrite(client.clone(), resource.clone(), object));
         futures::stream::iter(writes).buffer_unordered(PARALLEL).try_collect::<Vec<()>>().await?;
         match list.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => page = page.continue_token(&token),
@@ -81,14 +81,14 @@ pub(super) async fn migrate(controller: &Controller, active: &Active, pending: &
 /// A patch that changes nothing: the API server writes the object when it is stored in another version. Whoever was
 /// quicker has written it, too.
 async fn rewrite(
-    client: &kube::Client,
-    resource: &kube::core::ApiResource,
-    object: &DynamicObject,
+    client: kube::Client,
+    resource: kube::core::ApiResource,
+    object: DynamicObject,
 ) -> Result<(), ApiError> {
     let name = object.metadata.name.as_deref().unwrap_or_default();
     let api: Api<DynamicObject> = match &object.metadata.namespace {
-        Some(namespace) => Api::namespaced_with(client.clone(), namespace, resource),
-        None => Api::all_with(client.clone(), resource),
+        Some(namespace) => Api::namespaced_with(client, namespace, &resource),
+        None => Api::all_with(client, &resource),
     };
     let same = json!({ "metadata": { "resourceVersion": object.metadata.resource_version } });
     match api.patch_metadata(name, &PatchParams::default(), &Patch::Merge(same)).await {
@@ -103,10 +103,17 @@ pub(super) async fn run(controller: Arc<Controller>, active: Arc<Active>, pendin
     for one in pending {
         let definition = &one.name;
         match migrate(&controller, &active, &one).await {
-            Ok(objects) => tracing::info!(plugin = active.name, definition, objects, "objects are stored in the new version"),
+            Ok(objects) => {
+                tracing::info!(plugin = active.name, definition, objects, "objects are stored in the new version")
+            }
             Err(error) => {
                 let error = crate::telemetry::chain(&error);
-                tracing::warn!(plugin = active.name, definition, error, "objects could not be stored in the new version");
+                tracing::warn!(
+                    plugin = active.name,
+                    definition,
+                    error,
+                    "objects could not be stored in the new version"
+                );
             }
         }
     }

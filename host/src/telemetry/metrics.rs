@@ -93,7 +93,8 @@ impl Metrics {
             let metric = IntGaugeVec::new(Opts::new(name, help), labels).expect("literal");
             register(&registry, &described, "gauge", metric)
         };
-        let expires = "Until when the serving certificate of the webhooks is valid, in seconds since 1970-01-01T00:00:00Z.";
+        let expires =
+            "Until when the serving certificate of the webhooks is valid, in seconds since 1970-01-01T00:00:00Z.";
         let certificate = IntGauge::new("webhook_certificate_expiry_timestamp_seconds", expires).expect("literal");
         let waiting = IntGauge::new("queue_depth", "Primaries that wait for a worker.").expect("literal");
         Self {

@@ -279,9 +279,7 @@ fn response(request: &Request, said: Said) -> Value {
 fn denial(request: &Request, verdict: &Verdict) -> Value {
     let name = request.object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
     let said: Vec<String> = verdict.violations.iter().map(|one| format!("{}: {}", one.field, one.message)).collect();
-    let cause = |one: &crate::plan::contract::Violation| {
-        json!({ "reason": "FieldValueInvalid", "field": one.field, "message": one.message })
-    };
+    let cause = |one: &crate::plan::contract::Violation| json!({ "reason": "FieldValueInvalid", "field": one.field, "message": one.message });
     let causes: Vec<Value> = verdict.violations.iter().map(cause).collect();
     json!({
         "status": "Failure", "code": 422, "reason": "Invalid", "message": said.join("; "),

@@ -34,9 +34,7 @@ pub(crate) type Said = (&'static str, &'static str, String);
 pub(crate) async fn publish(controller: &Controller, record: &Plugin, versions: &[Arc<Active>]) -> Option<Said> {
     let name = record.name_any();
     let had = record.status.iter().flat_map(|status| &status.conditions).any(|one| one.type_ == CONDITION);
-    let exports = |has: fn(&crate::plugin::Plugin) -> bool| versions.iter().filter_map(|v| v.plugin.as_ref()).any(has);
-    let admission = exports(crate::plugin::Plugin::has_admission);
-    let conversion = exports(crate::plugin::Plugin::has_conversion);
+    let (admission, conversion) = exported(versions);
     if controller.hooks.setup.get().is_none() {
         let message = "the plugin exports webhooks, and this host serves none: start it with --webhook-listen";
         return (admission || conversion).then(|| ("False", "Disabled", message.into()));
@@ -58,6 +56,12 @@ pub(crate) async fn publish(controller: &Controller, record: &Plugin, versions: 
     }
     let what = if conversion { "admission and conversion" } else { "admission" };
     Some(("True", "Serving", what.into()))
+}
+
+/// Does any of these take part in admission, and does any convert?
+fn exported(versions: &[Arc<Active>]) -> (bool, bool) {
+    let any = |has: fn(&crate::plugin::Plugin) -> bool| versions.iter().filter_map(|v| v.plugin.as_ref()).any(has);
+    (any(crate::plugin::Plugin::has_admission), any(crate::plugin::Plugin::has_conversion))
 }
 
 /// Deletes the configurations of a plugin.

@@ -62,11 +62,7 @@ pub(super) async fn answer(controller: &Controller, plugin: &str, body: &[u8]) -
     Ok(json!({ "apiVersion": "apiextensions.k8s.io/v1", "kind": "ConversionReview", "response": response }))
 }
 
-async fn all(
-    converter: &Plugin,
-    objects: &[&RawValue],
-    desired: &str,
-) -> Result<Vec<Value>, (&'static str, String)> {
+async fn all(converter: &Plugin, objects: &[&RawValue], desired: &str) -> Result<Vec<Value>, (&'static str, String)> {
     let mut converted = Vec::with_capacity(objects.len());
     for object in objects {
         let said = |text: &str| shorten(&format!("{}: {text}", name_of(object.get())), MAX_MESSAGE);

@@ -162,7 +162,8 @@ async fn rules_name_the_plugin_s_own_kinds_and_nothing_else() {
         assert_eq!(webhook["namespaceSelector"], namespace, "the host watches one namespace");
         let url = format!("https://127.0.0.1:{}/{path}/{}", stage.port, stage.name());
         assert_eq!(webhook["clientConfig"]["url"], json!(url));
-        let said = ["matchPolicy", "sideEffects", "failurePolicy", "timeoutSeconds"].map(|field| webhook[field].clone());
+        let said =
+            ["matchPolicy", "sideEffects", "failurePolicy", "timeoutSeconds"].map(|field| webhook[field].clone());
         assert_eq!(said, [json!("Equivalent"), json!("None"), json!("Fail"), json!(5)]);
         let owner = &configuration["metadata"]["ownerReferences"][0];
         assert_eq!((&owner["kind"], &owner["uid"]), (&json!("Plugin"), &stage.record["metadata"]["uid"]));
@@ -194,7 +195,9 @@ async fn a_plugin_that_fails_refuses_or_lets_pass_as_its_record_says() {
     assert_eq!(good["spec"]["height"], 100, "other objects are not concerned");
 
     stage.set_policy("Ignore").await;
-    stage.try_until(|_| gate("ignored", json!({ "fault": "trapInDefault" })), |status| matches!(status, 201 | 409)).await;
+    stage
+        .try_until(|_| gate("ignored", json!({ "fault": "trapInDefault" })), |status| matches!(status, 201 | 409))
+        .await;
     let ignored = ns.get(of::<Gate>("ignored")).await;
     assert_eq!(ignored["spec"].get("height"), None, "nobody has filled it in");
     let metrics = stage.host.metrics().await;
@@ -210,7 +213,8 @@ async fn a_plugin_that_fails_refuses_or_lets_pass_as_its_record_says() {
     }
     ns.wait_for(&ignored, condition("Ready", "True")).await;
     ns.merge_status(&ignored, json!({ "observedGeneration": 1 })).await;
-    ns.merge(&ignored, json!({ "metadata": { "labels": { "a": "b" }, "finalizers": ["tests.transom.dev/hold"] } })).await;
+    ns.merge(&ignored, json!({ "metadata": { "labels": { "a": "b" }, "finalizers": ["tests.transom.dev/hold"] } }))
+        .await;
     ns.delete(&ignored).await;
     ns.wait_until(&ignored, |gate| !gate["metadata"]["deletionTimestamp"].is_null()).await;
     ns.merge(&ignored, json!({ "metadata": { "finalizers": null }, "spec": { "colour": "red" } })).await;
@@ -354,12 +358,14 @@ async fn what_is_no_review_is_turned_away() {
         response.status().as_u16()
     };
     let name = stage.name();
-    let review = |kind: &str| json!({ "apiVersion": "admission.k8s.io/v1", "kind": kind, "request": {
+    let review = |kind: &str| {
+        json!({ "apiVersion": "admission.k8s.io/v1", "kind": kind, "request": {
         "uid": "u", "kind": { "group": "tests.transom.dev", "version": "v1", "kind": "Gate" }, "operation": "CREATE",
         "object": gate("a", json!({})),
     } })
-    .to_string()
-    .into_bytes();
+        .to_string()
+        .into_bytes()
+    };
     assert_eq!(ask(format!("/validate/{name}"), review("AdmissionReview")).await, 200);
     assert_eq!(ask(format!("/validate/{name}"), review("ConversionReview")).await, 400);
     assert_eq!(ask(format!("/validate/{name}"), b"{".to_vec()).await, 400);
@@ -420,8 +426,14 @@ async fn old_and_new_clients_read_and_write_the_same_objects_of_a_kind_in_two_ve
     let seen = ns.get(&parcel("v2", "old", json!({}))).await;
     assert_eq!(seen["spec"], second("Ada"));
     ns.wait_for(&parcel("v2", "old", json!({})), condition("Ready", "True")).await;
-    let new = ns.create(parcel("v2", "new", json!({ "width": 5, "height": 6, "recipient": { "name": "Joan" },
-        "insurance": 100 }))).await;
+    let new = ns
+        .create(parcel(
+            "v2",
+            "new",
+            json!({ "width": 5, "height": 6, "recipient": { "name": "Joan" },
+        "insurance": 100 }),
+        ))
+        .await;
     ns.wait_for(&new, condition("Ready", "True")).await;
     ns.wait_until(of::<ConfigMap>("new"), |map| map["data"]["size"] == "5x6").await;
     let seen = ns.get(&parcel("v1", "new", json!({}))).await;

@@ -155,7 +155,8 @@ pub(in crate::registry) async fn make(
             if started.elapsed() > DEADLINE {
                 return late;
             }
-            let for_new = if is_served { Some(Ok(snapshot.clone())) } else { shadow::converted(&snapshot, prepared).await };
+            let for_new =
+                if is_served { Some(Ok(snapshot.clone())) } else { shadow::converted(&snapshot, prepared).await };
             match for_new {
                 None => skipped,
                 Some(Ok(for_new)) => {

@@ -172,9 +172,7 @@ pub(in crate::registry) async fn converted(
     snapshot: &Snapshot,
     prepared: &Prepared,
 ) -> Option<Result<Snapshot, Problem>> {
-    let kinds = prepared.loaded.definitions.iter().map(|definition| &definition.served.kind);
-    let mut same = kinds.filter(|kind| kind.kind == snapshot.kind.kind && kind.group() == snapshot.kind.group());
-    let kind = same.next().filter(|_| prepared.loaded.plugin.has_conversion())?;
+    let kind = same_kind(prepared, &snapshot.kind).filter(|_| prepared.loaded.plugin.has_conversion())?;
     let problem = |reason: &str, message: &str| Problem { reason: reason.into(), message: shorten(message, 512) };
     let mut object = snapshot.primary.value();
     if let serde_json::Value::Object(fields) = &mut object {
@@ -190,6 +188,13 @@ pub(in crate::registry) async fn converted(
         Ok(Err(why)) => Err(problem("ConversionFailed", &why)),
         Err(error) => Err(problem(error.reason(), &error.to_string())),
     })
+}
+
+/// The kind as a version has it.
+fn same_kind<'a>(prepared: &'a Prepared, kind: &TypeMeta) -> Option<&'a TypeMeta> {
+    let kinds = prepared.loaded.definitions.iter().map(|definition| &definition.served.kind);
+    let mut same = kinds.filter(|one| one.kind == kind.kind && one.group() == kind.group());
+    same.next()
 }
 
 /// What `new` would change for one object that `old` serves.
