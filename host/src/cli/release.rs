@@ -16,7 +16,7 @@ use crate::api::names::FINALIZER;
 use crate::api::plugin::{KindRef, Plugin};
 use crate::control::account::Account;
 use crate::control::cluster::{ApiError, Cluster};
-use crate::plan::contract::Scope;
+use crate::plan::check::Scope;
 
 /// Objects that are read at once.
 const PAGE: u32 = 500;
@@ -184,7 +184,8 @@ async fn stop(client: &kube::Client, namespace: &str, name: &str, within: Durati
     let parameters =
         DeleteParams { propagation_policy: Some(PropagationPolicy::Foreground), ..DeleteParams::default() };
     gone_is_fine(api.delete(name, &parameters).await).context("cannot delete the host's Deployment")?;
-    let gone = await_condition(api, name, is_deleted(&found.uid().unwrap_or_default()));
+    let uid = found.uid().unwrap_or_default();
+    let gone = await_condition(api, name, is_deleted(&uid));
     let gone = tokio::time::timeout(within, gone).await;
     gone.with_context(|| format!("the pods of {namespace}/{name} are still there after {within:?}"))?
         .context("cannot watch the host's Deployment")?;

@@ -19,7 +19,7 @@ use crate::control::kinds::Kinds;
 use crate::control::watch::{Selection, Watch};
 use crate::lookup::{Grants, Runner};
 use crate::overlay::guard::Rails;
-use crate::plan::contract::Manifest;
+use crate::plan::contract::{Manifest, TypeMeta};
 use crate::plugin::{Cache, CompileError, Engine, EngineComponent, Plugin, compile_in_child};
 
 /// Which step failed, in the words of the record's conditions.
@@ -122,8 +122,8 @@ fn check_manifest(manifest: &Manifest) -> Result<Vec<Definition>, LoadFailure> {
     if manifest.children.len() > 64 || manifest.reads.len() > 64 {
         return Err(refuse("more than 64 kinds of children or of reads".into()));
     }
-    let half = |(kind, _): &&(TypeMeta, Delivery)| (kind.api_version == "*") != (kind.kind == "*");
-    if let Some((kind, _)) = manifest.children.iter().find(half) {
+    let half = |kind: &&TypeMeta| (kind.api_version == "*") != (kind.kind == "*");
+    if let Some(kind) = manifest.children.iter().map(|(kind, _)| kind).find(half) {
         return Err(refuse(format!("{kind}: `*` stands for all kinds as API version and as kind, not as one of them")));
     }
     check_endpoints(manifest).map_err(refuse)?;

@@ -850,10 +850,13 @@ impl Record {
         let (before, wanted) = (self.known(plugin), self.kinds.wanted());
         let kinds = before.child_kinds.iter().cloned().chain(wanted.iter().map(KindRef::of));
         let child_kinds = kinds.collect::<BTreeSet<_>>().into_iter().collect();
-        let versions = self.stable.iter().chain(self.canary.iter().map(|(active, _)| active)).chain(&self.pinned);
-        for (version, kind) in versions.flat_map(|version| wanted.iter().map(move |kind| (version, kind))) {
-            if let Err(error) = self.controller.watch_children(version, kind).await {
-                tracing::debug!(plugin = self.name, %kind, %error, "a kind of child is not served");
+        let canary = self.canary.iter().map(|(active, _)| active);
+        let versions: Vec<Arc<Active>> = self.stable.iter().chain(canary).chain(&self.pinned).cloned().collect();
+        for version in &versions {
+            for kind in &wanted {
+                if let Err(error) = self.controller.watch_children(version, kind).await {
+                    tracing::debug!(plugin = self.name, %kind, %error, "a kind of child is not served");
+                }
             }
         }
         if self.publish(plugin, &before, PluginStatus { child_kinds, ..before.clone() }).await {

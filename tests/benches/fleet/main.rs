@@ -20,8 +20,7 @@ use anyhow::Result;
 use clap::Parser;
 use serde_json::json;
 
-use shared::audit::Counts;
-use shared::bench::{self, Bars, Bench, NAMESPACE, TAIL, count};
+use shared::bench::{self, Bars, Bench, NAMESPACE, TAIL, count, print_all};
 use shared::host::Host;
 use shared::report::percentile;
 use web::WEB;
@@ -38,9 +37,6 @@ struct Options {
 
 /// A fleet larger than this may take more memory.
 const LARGE: usize = 5_000;
-
-/// The longest that looking at all primaries with a new version may take.
-const SWAP: Duration = Duration::from_secs(300);
 
 /// How long a restarted host is watched.
 const RESTART: Duration = Duration::from_secs(20);
@@ -69,7 +65,7 @@ async fn run(options: Options) -> Result<()> {
     bench.compare(elapsed, before, after);
     bench.steady(&host).await?;
     fleet.drift().await?;
-    fleet.swap(&host).await?;
+    fleet.bench.swap(&host, json!({})).await?;
     fleet.restart(host).await?;
     let bench = fleet.bench;
     bench.report.write(bench.options.json.as_deref())
@@ -81,29 +77,6 @@ struct Fleet {
 }
 
 impl Fleet {
-    /// Every primary is looked at by the new version, and nothing is written.
-    async fn swap(&mut self, host: &Host) -> Result<()> {
-        self.bench.settle().await?;
-        let (cpu, calls, started) = (host.cpu(), host.plugin_calls()?, Instant::now());
-        host.swap(&self.bench.api, &WEB, json!({})).await?;
-        while host.plugin_calls()? < calls + count(self.bench.options.count) {
-            anyhow::ensure!(started.elapsed() < SWAP, "not all primaries were looked at within {SWAP:?}");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        let (cpu, took) = (host.cpu() - cpu, started.elapsed());
-        tokio::time::sleep(TAIL).await;
-        let counts = self.bench.audit.counts_since_last()?;
-        self.bench.report.section("a swap to a version with the same plans");
-        self.bench.report.figure("swap_s", took.as_secs_f64());
-        self.bench.report.figure("swap_cpu_s", cpu);
-        self.bench.report.figure("swap_calls", host.plugin_calls()? - calls);
-        self.bench.report.bar("swap_writes", count(counts.writes()), 0.0);
-        if counts.writes() > 0 {
-            print_all(&counts);
-        }
-        Ok(())
-    }
-
     async fn drift(&mut self) -> Result<()> {
         if self.drifts == 0 {
             return Ok(());
@@ -145,11 +118,5 @@ impl Fleet {
         self.bench.report.figure("downtime_drift_first_s", percentile(&repaired, 0.0));
         self.bench.report.figure("downtime_drift_last_s", percentile(&repaired, 1.0));
         host.stop().await
-    }
-}
-
-fn print_all(counts: &Counts) {
-    for (what, times) in &counts.by_request {
-        println!("  {what:<44} {times:>10}");
     }
 }

@@ -48,11 +48,12 @@ async fn run(options: Options) -> Result<()> {
     let host = Host::start("processes").await?;
     bench.api.create_namespace(NAMESPACE).await?;
     dependents::create(&bench.api, NAMESPACE).await?;
-    host.install(&bench.api, &PROCESS, spec).await?;
+    host.install(&bench.api, &PROCESS, spec.clone()).await?;
     let elapsed = bench.fleet(&host).await?;
     let after = bench.bare("bare-after").await?;
     bench.compare(elapsed, before, after);
     bench.steady(&host).await?;
+    bench.swap(&host, spec).await?;
     follow(&mut bench, &host, options.rounds).await?;
     bench.report.write(bench.options.json.as_deref())?;
     host.stop().await

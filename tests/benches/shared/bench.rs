@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Args;
+use serde_json::Value;
 
 use super::api::Api;
-use super::audit::Audit;
+use super::audit::{Audit, Counts};
 use super::host::Host;
 use super::load::{self, Outcome, Target};
 use super::report::{Report, percentile};
@@ -47,6 +48,9 @@ pub(crate) struct Bars {
 
 /// Primaries of a first, small run of the bare client: the first requests for a kind are slower than all others.
 const WARM_UP: usize = 25;
+
+/// The longest that looking at all primaries with a new version may take.
+const SWAP: Duration = Duration::from_secs(300);
 
 /// How long after the last object became ready the host may still write.
 pub(crate) const TAIL: Duration = Duration::from_secs(2);
@@ -191,6 +195,29 @@ impl Bench {
         Ok(())
     }
 
+    /// Every primary is looked at by the new version, and nothing is written.
+    pub(crate) async fn swap(&mut self, host: &Host, spec: Value) -> Result<()> {
+        self.settle().await?;
+        let (cpu, calls, started) = (host.cpu(), host.plugin_calls()?, Instant::now());
+        host.swap(&self.api, self.workload, spec).await?;
+        while host.plugin_calls()? < calls + count(self.options.count) {
+            anyhow::ensure!(started.elapsed() < SWAP, "not all primaries were looked at within {SWAP:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let (cpu, took) = (host.cpu() - cpu, started.elapsed());
+        tokio::time::sleep(TAIL).await;
+        let counts = self.audit.counts_since_last()?;
+        self.report.section("a swap to a version with the same plans");
+        self.report.figure("swap_s", took.as_secs_f64());
+        self.report.figure("swap_cpu_s", cpu);
+        self.report.figure("swap_calls", host.plugin_calls()? - calls);
+        self.report.bar("swap_writes", count(counts.writes()), 0.0);
+        if counts.writes() > 0 {
+            print_all(&counts);
+        }
+        Ok(())
+    }
+
     /// Waits until the host has written nothing for 5 s.
     pub(crate) async fn settle(&mut self) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(120);
@@ -208,4 +235,10 @@ impl Bench {
 #[allow(clippy::cast_precision_loss, reason = "counts are small")]
 pub(crate) fn count(count: usize) -> f64 {
     count as f64
+}
+
+pub(crate) fn print_all(counts: &Counts) {
+    for (what, times) in &counts.by_request {
+        println!("  {what:<44} {times:>10}");
+    }
 }
