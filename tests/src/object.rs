@@ -35,6 +35,7 @@ impl Target {
             "ClusterRoleBinding",
             "ValidatingWebhookConfiguration",
             "MutatingWebhookConfiguration",
+            "PriorityClass",
         ];
         kinds.contains(&&*self.kind)
     }
