@@ -33,7 +33,7 @@ use keep::{InUse, Keeper, encoded};
 use server::TlsListener;
 
 pub use configuration::CONDITION;
-pub(crate) use configuration::publish;
+pub(crate) use configuration::{publish, remove};
 pub use keep::SECRET;
 
 /// What a call that was begun may take when the host ends.

@@ -12,7 +12,7 @@ use transom_tests::sample::{
 };
 use transom_tests::{
     Component, DEADLINE, Host, HostOptions, Namespace, Target, TestCluster, component, condition, condition_of, of,
-    unique,
+    transom_with_cluster, unique,
 };
 
 /// A port that is free now, for a host that is to be found at the same place again.
@@ -236,8 +236,17 @@ async fn while_no_host_runs_only_specs_are_refused_and_the_next_one_has_the_same
     ns.delete(&kept).await;
     ns.wait_gone(&kept).await;
 
+    // A host that goes for good takes them along.
+    transom_with_cluster(&["release", "--yes", "--plugin-selector", &ns.selector()]).await.succeeded();
+    stage.configurations_are_gone().await;
+    stage.try_until(|i| gate(&format!("high-{i}"), json!({ "height": 501 })), |status| status == 201).await;
+
     let _host = ns.host_with(options(stage.port, &[])).await;
-    ready(ns, &stage.record).await;
+    let asked = async {
+        ready(ns, &stage.record).await;
+        stage.try_until(|i| gate(&format!("higher-{i}"), json!({ "height": 501 })), |status| status == 422).await;
+    };
+    tokio::time::timeout(DEADLINE, asked).await.expect("the next host puts them back");
     let created = ns.create(gate("new", json!({}))).await;
     assert_eq!(created["spec"]["height"], 100);
     assert_eq!(stage.configurations().await.map(|configuration| ca_bundle(&configuration)), before);
