@@ -403,6 +403,10 @@ fn second(name: &str) -> Value {
 #[tokio::test]
 async fn old_and_new_clients_read_and_write_the_same_objects_of_a_kind_in_two_versions() {
     let (ns, port) = (TestCluster::shared().await.namespace("parcels").await, free_port());
+    // what a run before has left
+    let definition = of::<CustomResourceDefinition>("parcels.tests.transom.dev");
+    ns.try_delete(&definition).await;
+    ns.wait_gone(&definition).await;
     let host = ns.host_with(options(port, &[])).await;
     let record = ns.install(&component("parcel-old").await).await;
     let old = ns.create(parcel("v1", "old", json!({ "size": "3x4", "to": "Ada", "remark": "fragile" }))).await;
@@ -482,7 +486,6 @@ async fn old_and_new_clients_read_and_write_the_same_objects_of_a_kind_in_two_ve
     }
 
     // In the end everything is stored in the new version.
-    let definition = of::<CustomResourceDefinition>("parcels.tests.transom.dev");
     ns.wait_until(&definition, |crd| crd["status"]["storedVersions"] == json!(["v2"])).await;
     assert_eq!(ns.get(&old).await["spec"]["remark"], "fragile");
 
@@ -500,4 +503,8 @@ async fn old_and_new_clients_read_and_write_the_same_objects_of_a_kind_in_two_ve
         ns.delete(&parcel("v2", name, json!({}))).await;
         ns.wait_gone(&parcel("v2", name, json!({}))).await;
     }
+    ns.delete(&record).await;
+    ns.wait_gone(&record).await;
+    ns.delete(&definition).await;
+    ns.wait_gone(&definition).await;
 }
