@@ -61,8 +61,8 @@ impl Release {
     async fn plugin(&self, name: &str) -> Value {
         let component = component(name).await;
         let (path, account) = (component.path.display().to_string(), format!("{}/plugin", self.ns.name));
-        let shown = transom_with_cluster(&["plugin", "install", &path, "--service-account", &account]).await.printed();
-        let role: Value = serde_saphyr::from_str(shown.split("---\n").next().unwrap_or_default()).unwrap();
+        let shown = transom_with_cluster(&["plugin", "install", &path, "--service-account", &account]).await;
+        let role: Value = serde_saphyr::from_str(shown.stdout.split("---\n").next().unwrap_or_default()).unwrap();
         self.ns.allow("plugin", name, role["rules"].clone()).await;
         let mut spec = component.spec();
         spec["serviceAccount"] = json!({ "namespace": self.ns.name, "name": "plugin" });
