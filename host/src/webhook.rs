@@ -165,12 +165,12 @@ impl Hooks {
 
     /// From now on this component converts: its definitions are about to be installed.
     pub(crate) fn convert_with(&self, name: &str, plugin: &Plugin) {
-        let mut converters = self.converters.write().unwrap_or_else(PoisonError::into_inner);
-        if plugin.has_conversion() {
-            converters.insert(name.to_owned(), plugin.clone());
-        } else {
-            converters.remove(name);
-        }
+        self.converters.write().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), plugin.clone());
+    }
+
+    /// The definitions that are installed need no conversion.
+    pub(crate) fn convert_no_more(&self, name: &str) {
+        self.converters.write().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
 
     fn converter(&self, name: &str) -> Option<Plugin> {
@@ -187,7 +187,7 @@ impl Hooks {
     }
 
     fn forget(&self, name: &str) {
-        self.converters.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+        self.convert_no_more(name);
         self.timeouts.write().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
 }

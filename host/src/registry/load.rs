@@ -322,7 +322,9 @@ pub(super) async fn install(
     let Prepared { digest, revision, loaded, cluster, grants, rails, config } = prepared;
     let field_manager = names::field_manager(name);
     let mut primary_watches = Vec::new();
-    if !heritage.keep_definitions || heritage.relative.is_none() {
+    let converts = loaded.plugin.has_conversion();
+    let is_its_turn = !heritage.keep_definitions || heritage.relative.is_none();
+    if is_its_turn && converts {
         // before the API server asks: what is stored in another version is converted from the first list on
         controller.hooks.convert_with(name, &loaded.plugin);
     }
@@ -332,6 +334,9 @@ pub(super) async fn install(
         if !heritage.keep_definitions || cluster.served(&definition.served.kind).await.is_err() {
             definition.install(&controller.cluster, &field_manager).await.map_err(refused)?;
         }
+    }
+    if is_its_turn && !converts {
+        controller.hooks.convert_no_more(name);
     }
     access::check(&cluster, &loaded.manifest, &loaded.definitions).await?;
     for definition in &loaded.definitions {
@@ -389,9 +394,7 @@ pub(super) async fn install(
 /// # Errors
 /// When objects rely on what the other one's allowed, or the API server refuses.
 pub(super) async fn reinstall(controller: &Arc<Controller>, active: &Active) -> Result<(), LoadFailure> {
-    if let Some(plugin) = &active.plugin {
-        controller.hooks.convert_with(&active.name, plugin);
-    }
+    let mut definitions = Vec::new();
     for text in &active.manifest.crds {
         let mut definition = Definition::parse(text).map_err(|error| install_failure(&InstallError::Refused(error)))?;
         if let Some(plugin) = &active.plugin {
@@ -399,8 +402,19 @@ pub(super) async fn reinstall(controller: &Arc<Controller>, active: &Active) -> 
         }
         let checked = definition.check(&controller.cluster, active.plugin.as_ref()).await;
         checked.map_err(|error| install_failure(&error))?;
+        definitions.push(definition);
+    }
+    // whoever has converted until now goes on while the definitions stay
+    let plugin = active.plugin.as_ref().filter(|plugin| plugin.has_conversion());
+    if let Some(plugin) = plugin {
+        controller.hooks.convert_with(&active.name, plugin);
+    }
+    for definition in definitions {
         let installed = definition.install(&controller.cluster, &active.field_manager).await;
         installed.map_err(|error| install_failure(&InstallError::Refused(error)))?;
+    }
+    if plugin.is_none() {
+        controller.hooks.convert_no_more(&active.name);
     }
     Ok(())
 }
