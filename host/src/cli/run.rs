@@ -24,6 +24,10 @@ const GRACE: Duration = Duration::from_secs(20);
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    transom run                                                   # on the cluster of the kubeconfig\n  \
+    transom run --listen 127.0.0.1:8080 --watch-namespace shop\n  \
+    transom run --require-signature --allowed-source oci://registry.example/team")]
 pub struct Args {
     /// Address of /healthz, /readyz and /metrics; port 0 picks a free one.
     #[arg(long, env = "TRANSOM_LISTEN", default_value = "0.0.0.0:8080", value_name = "ADDRESS")]

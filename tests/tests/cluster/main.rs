@@ -17,6 +17,7 @@ mod compatibility;
 mod crash;
 mod deletion;
 mod describe;
+mod dev;
 mod domain;
 mod domain_database;
 mod domain_workload;
@@ -39,6 +40,7 @@ mod signatures;
 mod sources;
 mod steady;
 mod swap;
+mod tutorial;
 mod verify;
 
 use std::collections::BTreeMap;
