@@ -24,7 +24,7 @@ use self::deploy::{Place, Version};
 use self::sources::Sources;
 use super::Command;
 use super::plugin::build::{Built, Speed, build};
-use super::plugin::install::said;
+use super::plugin::install::{pair, said};
 use super::plugin::rollout::plan;
 use super::record::DEFAULT_HOST;
 use crate::api::names::DEV_LABEL;
@@ -50,6 +50,9 @@ pub struct Args {
     /// Name of the Plugin record (default: the name that the plugin gives itself).
     #[arg(long)]
     name: Option<String>,
+    /// Label of the record, for hosts that select records; repeatable.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair::<'='>)]
+    label: Vec<(String, String)>,
     /// Which host runs the plugin.
     #[arg(long, default_value = "auto", value_name = "WHICH")]
     host: Which,
@@ -162,7 +165,9 @@ impl Session {
             println!("the plugin is called {name} now: Plugin {before} stays as it is");
         }
         let folder = deploy::folder_of(&module);
-        let version = Version { name: &name, digest: &digest, wasm: &component, folder: &folder };
+        let mut labels = self.arguments.label.clone();
+        labels.push((DEV_LABEL.into(), name.clone()));
+        let version = Version { name: &name, digest: &digest, wasm: &component, folder: &folder, labels: &labels };
         if self.arguments.host == Which::Own && self.place.is_none() {
             self.start_host(&name).await?;
         }

@@ -34,7 +34,8 @@ async fn project(ns: &Namespace, folder: &Path, name: &str) {
 
 fn dev(ns: &Namespace, folder: &Path, name: &str) -> Terminal {
     let mut command = Command::new(program());
-    command.arg("dev").arg(folder).args(["--host", "own", "--name", name]).arg("--cache-dir").arg(cache_dir());
+    command.arg("dev").arg(folder).args(["--host", "own", "--name", name]).args(["--label", &ns.selector()]);
+    command.arg("--cache-dir").arg(cache_dir());
     command.env("KUBECONFIG", Environment::get().kubeconfig).env("TRANSOM_WATCH_NAMESPACE", &ns.name);
     command.env("CARGO_TARGET_DIR", target()).env("XDG_STATE_HOME", folder.join(".state")).envs(SPEED);
     without_cargo(&mut command);
@@ -98,6 +99,7 @@ async fn a_record_of_somebody_else_is_left_alone() {
     let (ns, folder) = (TestCluster::shared().await.namespace("dev-other").await, tempfile::tempdir().unwrap());
     // a name of its own: cargo would put the components of both to one place
     project(&ns, folder.path(), "stranger").await;
+    let _host = ns.host().await; // which defines Plugins, too
     let zeros = format!("sha256:{}", "0".repeat(64));
     let spec = json!({ "source": { "file": { "path": "/nowhere.wasm" } }, "digest": zeros });
     let record = ns.record("stranger", spec.clone()).await;

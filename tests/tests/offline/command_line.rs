@@ -48,7 +48,7 @@ async fn every_command_explains_itself(#[case] command: &str) {
 #[tokio::test]
 async fn completion_is_a_script_of_the_shell(#[case] shell: &str, #[case] says: &str) {
     let script = transom(&["completion", shell], "").await.printed();
-    assert!(script.contains(says) && script.contains("rollback") && script.contains("--plugin-selector"), "{script}");
+    assert!(script.contains(says) && script.contains("rollback") && script.contains("plugin-selector"), "{script}");
     assert!(transom(&["completion", "csh"], "").await.stderr.contains("[possible values: bash, zsh, fish]"));
 }
 

@@ -11,7 +11,7 @@ use kube::api::{Patch, PatchParams};
 use kube::runtime::wait::{await_condition, conditions};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, CustomResourceExt, ResourceExt};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::api::names::DEV_LABEL;
 use crate::api::plugin::Plugin;
@@ -37,6 +37,8 @@ pub(super) struct Version<'a> {
     pub(super) name: &'a str,
     pub(super) digest: &'a str,
     pub(super) wasm: &'a [u8],
+    /// Of the record.
+    pub(super) labels: &'a [(String, String)],
     /// For files of components.
     pub(super) folder: &'a Path,
 }
@@ -93,7 +95,8 @@ pub(super) async fn apply(
     place: Place,
     namespace: &str,
 ) -> anyhow::Result<i64> {
-    let Version { name, digest, wasm, .. } = version;
+    let Version { name, digest, wasm, labels, .. } = version;
+    let labels: Map<String, Value> = labels.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
     let api = Api::<Plugin>::all(client.clone());
     let there = api.get_opt(name).await.context("cannot read the Plugin record")?;
     if let Some(there) = there {
@@ -120,7 +123,7 @@ pub(super) async fn apply(
     };
     let record: Value = json!({
         "apiVersion": "transom.dev/v1alpha1", "kind": "Plugin",
-        "metadata": { "name": name, "labels": { DEV_LABEL: name } },
+        "metadata": { "name": name, "labels": labels },
         "spec": { "source": source, "digest": digest },
     });
     let applied = api.patch(name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&record)).await;
@@ -158,7 +161,7 @@ mod tests {
     fn the_newest_files_stay() {
         let folder = tempfile::tempdir().unwrap();
         let write = |digest: &str| {
-            let version = Version { name: "web", digest, wasm: b"1", folder: folder.path() };
+            let version = Version { name: "web", digest, wasm: b"1", folder: folder.path(), labels: &[] };
             file(&version).unwrap()
         };
         let paths: Vec<String> = (0..8).map(|n| write(&format!("sha256:{n}"))).collect();

@@ -84,7 +84,7 @@ pub struct Args {
     remote: RemoteArgs,
 }
 
-fn pair<const SEPARATOR: char>(text: &str) -> Result<(String, String), String> {
+pub(in crate::cli) fn pair<const SEPARATOR: char>(text: &str) -> Result<(String, String), String> {
     match text.split_once(SEPARATOR) {
         Some((left, right)) if !left.is_empty() && !right.is_empty() => Ok((left.into(), right.into())),
         _ => Err(format!("must be two words with {SEPARATOR} between them")),
