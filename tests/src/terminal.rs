@@ -8,7 +8,7 @@ use tokio::process::{Child, Command};
 use crate::document::missing;
 
 /// How long its words may take, a build of some hundred crates included.
-const WORDS: Duration = Duration::from_secs(600);
+const WORDS: Duration = Duration::from_secs(900);
 
 /// A program that runs while a test does other things, and what it prints. Dropping it kills it.
 pub struct Terminal {

@@ -7,10 +7,13 @@ use anyhow::{Context, Result};
 use crate::controlplane::ControlPlane;
 use crate::test::Environment;
 use crate::tools::Tools;
-use crate::{command, guests, host, workspace};
+use crate::{command, guests, host, tools, workspace};
 
 /// Benchmarks that need no cluster: for all others a fresh control plane is started.
 const WITHOUT_CLUSTER: &[&str] = &["call"];
+
+/// Benchmarks that start a Temporal of their own.
+const WITH_TEMPORAL: &[&str] = &["processes"];
 
 /// What was asked for on the command line.
 #[derive(Clone, Debug)]
@@ -37,6 +40,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Environment::new(&tools, plane.as_ref(), &plugins, &host)?
     };
     let mut bench = cargo("bench", &options.name);
+    if WITH_TEMPORAL.contains(&options.name.as_str()) {
+        bench.env("TRANSOM_TEST_TEMPORAL", tools::temporal()?.0);
+    }
     bench.arg("--").args(arguments(options)?);
     environment.set(&mut bench);
     let result = command::run(&mut bench);

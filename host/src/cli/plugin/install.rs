@@ -124,7 +124,7 @@ impl Installation<'_> {
         json!({
             "plugin": name, "digest": self.digest, "kinds": self.kinds(), "offered": manifest.version,
             "serves": version, "clusterRole": self.role, "clusterRoleBinding": self.binding,
-            "unknownKinds": self.unknown, "engines": manifest.engines, "record": self.record,
+            "unknownKinds": self.unknown, "makesAnyKind": manifest.makes_any_kind(), "engines": manifest.engines, "record": self.record,
             "endpoints": endpoints.map(|endpoint| &endpoint.name).collect::<Vec<_>>(),
         })
     }
@@ -230,6 +230,9 @@ impl Args {
         }
         for kind in unknown {
             println!("# and {kind}, which this cluster does not serve yet");
+        }
+        if manifest.makes_any_kind() {
+            println!("# and every kind that its templates make: get, list, watch, create, patch, delete");
         }
         for endpoint in manifest.endpoints.iter().filter(|endpoint| !endpoint.optional) {
             println!("# spec.endpoints must name {} ({}: {})", endpoint.name, endpoint.protocol, endpoint.purpose);
