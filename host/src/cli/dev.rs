@@ -26,6 +26,7 @@ use super::Command;
 use super::plugin::build::{Built, Speed, build};
 use super::plugin::install::{pair, said};
 use super::plugin::rollout::plan;
+use super::plugin::toolchain::Toolchain;
 use super::record::DEFAULT_HOST;
 use crate::api::names::DEV_LABEL;
 use crate::api::plugin::{Bounds, Phase, Plugin};
@@ -95,6 +96,7 @@ impl Args {
             loader: Loader { engine: Engine::new()?, program: std::env::current_exe()?, cache: settings.cache.clone() },
             arguments: self,
             client,
+            toolchain: None,
             settings,
             name: None,
             plans: DEFAULT_HOST,
@@ -119,6 +121,8 @@ struct Session {
     sources: Sources,
     client: kube::Client,
     loader: Loader,
+    /// When it was found: asking takes some tenths of a second.
+    toolchain: Option<Toolchain>,
     settings: Settings,
     /// How a host gets the component; none until that is known.
     place: Option<Place>,
@@ -153,7 +157,13 @@ impl Session {
     /// Builds it, and asks for it in the record. Returns the record's generation.
     async fn turn(&mut self) -> anyhow::Result<i64> {
         let started = Instant::now();
-        let Built { component, module } = build(&self.arguments.dir, &self.arguments.cargo, Speed::Dev).await?;
+        let toolchain = match self.toolchain.take() {
+            Some(toolchain) => toolchain,
+            None => Toolchain::find().await?,
+        };
+        let toolchain = self.toolchain.insert(toolchain);
+        let Built { component, module } =
+            build(toolchain, &self.arguments.dir, &self.arguments.cargo, Speed::Dev).await?;
         self.sources.also(&module);
         println!("built in {:.1} s ({} KiB)", started.elapsed().as_secs_f64(), component.len() / 1024);
         let digest = digest_of(&component);

@@ -8,7 +8,7 @@ mod remote;
 mod roles;
 pub(super) mod rollout;
 mod show;
-mod toolchain;
+pub(super) mod toolchain;
 
 use crate::plugin::Cache;
 

@@ -58,7 +58,8 @@ pub struct Args {
 
 impl Args {
     pub(super) async fn run(self) -> anyhow::Result<()> {
-        let Built { component, module } = build(&self.dir, &self.cargo, Speed::Release).await?;
+        let Built { component, module } =
+            build(&Toolchain::find().await?, &self.dir, &self.cargo, Speed::Release).await?;
         let output = self.output.unwrap_or_else(|| module.file_name().map(PathBuf::from).unwrap_or_default());
         std::fs::write(&output, &component).with_context(|| format!("cannot write {}", output.display()))?;
         eprintln!("{} KiB, {}", component.len() / 1024, crate::registry::digest_of(&component));
@@ -77,10 +78,15 @@ pub(in crate::cli) struct Built {
 }
 
 /// Builds the crate in a folder. cargo's words go to stderr.
-pub(in crate::cli) async fn build(dir: &Path, arguments: &[String], speed: Speed) -> anyhow::Result<Built> {
+pub(in crate::cli) async fn build(
+    toolchain: &Toolchain,
+    dir: &Path,
+    arguments: &[String],
+    speed: Speed,
+) -> anyhow::Result<Built> {
     let manifest = dir.join("Cargo.toml");
     ensure!(manifest.is_file(), "{} is no folder of a crate: it has no Cargo.toml", dir.display());
-    let module = compile(&manifest, arguments, speed).await?;
+    let module = compile(toolchain, &manifest, arguments, speed).await?;
     let bytes = std::fs::read(&module).with_context(|| format!("cannot read {}", module.display()))?;
     let component = componentize(&bytes).with_context(|| {
         format!("{} does not make a component: does it export a plugin (transom_sdk::export!)?", module.display())
@@ -90,8 +96,12 @@ pub(in crate::cli) async fn build(dir: &Path, arguments: &[String], speed: Speed
 }
 
 /// The core module that cargo says it has built.
-async fn compile(manifest: &Path, arguments: &[String], speed: Speed) -> anyhow::Result<PathBuf> {
-    let toolchain = Toolchain::find().await?;
+async fn compile(
+    toolchain: &Toolchain,
+    manifest: &Path,
+    arguments: &[String],
+    speed: Speed,
+) -> anyhow::Result<PathBuf> {
     let mut build = toolchain.cargo()?;
     build.arg("build").args(toolchain.flags());
     build.args(["--lib", "--release", "--target", TARGET, "--message-format", "json-render-diagnostics"]);

@@ -26,7 +26,7 @@ const ADVICE: &str = "no compiler for wasm32-unknown-unknown is here; one of the
 
 /// A way to build for WebAssembly.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Toolchain {
+pub(in crate::cli) enum Toolchain {
     /// The cargo on PATH, or in `CARGO`.
     Installed,
     /// Debian's, with the linker at this path.
@@ -34,7 +34,7 @@ pub(super) enum Toolchain {
 }
 
 impl Toolchain {
-    pub(super) async fn find() -> anyhow::Result<Self> {
+    pub(in crate::cli) async fn find() -> anyhow::Result<Self> {
         let Some(version) = said(program("RUSTC", "rustc"), &["--version"]).await else {
             bail!("there is no rustc: install Rust from https://rustup.rs");
         };
