@@ -17,6 +17,7 @@ use crate::plan::object::Object;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example: transom describe Web shop --namespace default")]
 pub struct Args {
     /// Kind of the object: `Web`, `Web.bench.dev`.
     kind: String,

@@ -25,7 +25,13 @@ const GRACE: Duration = Duration::from_secs(20);
 
 /// Arguments. The last counts of those that are given twice: charts append what their users want.
 #[derive(Debug, clap::Args)]
-#[command(args_override_self = true)]
+#[command(
+    args_override_self = true,
+    after_help = "Examples:\n  \
+    transom run                                                   # on the cluster of the kubeconfig\n  \
+    transom run --listen 127.0.0.1:8080 --watch-namespace shop\n  \
+    transom run --require-signature --allowed-source oci://registry.example/team"
+)]
 pub struct Args {
     /// Address of /healthz, /readyz and /metrics; port 0 picks a free one.
     #[arg(long, env = "TRANSOM_LISTEN", default_value = "0.0.0.0:8080", value_name = "ADDRESS")]
