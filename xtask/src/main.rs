@@ -6,6 +6,7 @@ mod command;
 mod controlplane;
 mod crds;
 mod demo;
+mod engines;
 mod guests;
 mod host;
 mod interrupt;

@@ -81,6 +81,14 @@ const REGISTRY: Module = Module {
     takes: "about 2 minutes the first time",
 };
 
+/// What the engine for charts is compared with; a test keeps its version and that of `plugins/engines/helm` equal.
+const HELM: Module = Module {
+    folder: "helm",
+    programs: &[Program { name: "helm", package: "helm.sh/helm/v4/cmd/helm", is_asset: false }],
+    ldflags: "-s -w",
+    takes: "about 2 minutes the first time",
+};
+
 /// The stages of kwok that make nodes ready and pods run, complete and go, in its module's `kustomize/stage/`.
 const STAGES: &[&str] =
     &["node/fast/node-initialize", "pod/fast/pod-ready", "pod/fast/pod-complete", "pod/fast/pod-delete"];
@@ -102,6 +110,12 @@ pub(crate) struct Tools {
 pub(crate) fn registry() -> Result<PathBuf> {
     let folder = REGISTRY.prepare(None)?.context("nothing was built")?;
     Ok(folder.join("registry"))
+}
+
+/// Helm's command line, for tests.
+pub(crate) fn helm() -> Result<PathBuf> {
+    let folder = HELM.prepare(None)?.context("nothing was built")?;
+    Ok(folder.join("helm"))
 }
 
 impl Tools {
@@ -262,14 +276,14 @@ fn copy_stages(source: &Path, folder: &Path) -> Result<()> {
 }
 
 /// Go as these modules need it: what the user has set for own work (a workspace, `-mod=mod`) must not change them.
-fn go(source: &Path) -> Command {
+pub(crate) fn go(source: &Path) -> Command {
     let mut go = Command::new("go");
     go.current_dir(source).env("GOWORK", "off").env("GOFLAGS", "-mod=readonly");
     go
 }
 
 /// `go version go1.26.8 linux/amd64`, as it is for the module in `source`.
-fn go_version(source: &Path) -> Result<String> {
+pub(crate) fn go_version(source: &Path) -> Result<String> {
     let version = command::output(go(source).arg("version")).context(
         "Go 1.26 or newer, with which the control plane is built, does not work here: see https://go.dev/doc/install",
     )?;
