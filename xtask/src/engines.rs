@@ -52,7 +52,9 @@ fn component(source: &Path) -> Result<Vec<u8>> {
     let module = scratch.join(source.file_name().context("a folder without a name")?).with_extension("wasm");
     let mut go = tools::go(source);
     go.env("GOOS", "wasip1").env("GOARCH", "wasm").env_remove("GOWASM");
-    go.args(["build", "-trimpath", "-buildvcs=false", "-buildmode=c-shared", "-ldflags=-s -w", "-o"]).arg(&module).arg(".");
+    go.args(["build", "-trimpath", "-buildvcs=false", "-buildmode=c-shared", "-ldflags=-s -w", "-o"])
+        .arg(&module)
+        .arg(".");
     command::run(&mut go)?;
     let built = fs::read(&module).with_context(|| format!("go built no {}", module.display()))?;
     let component = encode(snapshot::take(&built, &["_initialize", "warm-up"])?)?;

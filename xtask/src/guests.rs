@@ -42,7 +42,9 @@ const GUESTS: &[Guest] = &[
 pub(crate) fn build(names: &[String]) -> Result<PathBuf> {
     let (engines, guests): (Vec<String>, Vec<String>) =
         names.iter().cloned().partition(|name| engines::ENGINES.contains(&name.as_str()));
-    for engine in engines::ENGINES.iter().filter(|name| names.is_empty() || engines.iter().any(|wanted| wanted == *name)) {
+    for engine in
+        engines::ENGINES.iter().filter(|name| names.is_empty() || engines.iter().any(|wanted| wanted == *name))
+    {
         engines::build(engine)?;
     }
     if guests.is_empty() && !engines.is_empty() {
@@ -160,7 +162,10 @@ mod tests {
     #[test]
     fn an_unknown_name_is_answered_with_the_known_ones() {
         let error = select(&["dom".into()]).unwrap_err().to_string();
-        assert_eq!(error, r#"there is no plugin "dom"; there are domain, domain-next, web, hostile, asker, turner"#);
+        assert_eq!(
+            error,
+            r#"there is no plugin "dom"; there are domain, domain-next, web, hostile, asker, turner, helm"#
+        );
     }
 
     #[test]

@@ -5,8 +5,8 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use wasm_encoder::{
-    ConstExpr, DataSection, ExportKind, ExportSection, GlobalSection, GlobalType, MemorySection, MemoryType,
-    Module, RawSection, ValType,
+    ConstExpr, DataSection, ExportKind, ExportSection, GlobalSection, GlobalType, MemorySection, MemoryType, Module,
+    RawSection, ValType,
 };
 use wasmi::{Caller, Engine, Extern, Linker, Memory, Store, Val};
 use wasmparser::{ExternalKind, Parser, Payload};

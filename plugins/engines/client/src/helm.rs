@@ -280,9 +280,7 @@ mod tests {
 
     #[test]
     fn hooks_run_by_weight_and_name() {
-        let hook = |name: &str, weight, event: &str| {
-            serde_json::json!({ "name": name, "kind": "Job", "weight": weight, "events": [event], "deletePolicies": [] })
-        };
+        let hook = |name: &str, weight, event: &str| serde_json::json!({ "name": name, "kind": "Job", "weight": weight, "events": [event], "deletePolicies": [] });
         let hooks = [hook("b", 1, "pre-install"), hook("a", 1, "pre-install"), hook("z", -5, "pre-install")];
         let reply = serde_json::json!({ "hooks": [hooks.as_slice(), &[hook("x", 0, "test")]].concat() });
         let reply = Reply::decode(&serde_json::to_vec(&reply).unwrap()).unwrap();
