@@ -4,16 +4,20 @@ mod compile;
 mod crds;
 mod describe;
 mod explain;
+mod plugin;
 mod record;
 mod render;
 mod replay;
 mod run;
 mod subject;
+mod verify;
 
 use std::path::PathBuf;
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 
+use crate::plugin::{Cache, Seal};
 use crate::telemetry::LogFormat;
 
 /// Runs Kubernetes reconcilers that are sandboxed WebAssembly components.
@@ -29,9 +33,14 @@ pub struct Cli {
     /// How log lines look.
     #[arg(long, global = true, env = "TRANSOM_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
     pub log_format: LogFormat,
-    /// Where compiled plugins are kept; must belong to the host alone.
+    /// Where plugins are kept, as fetched and as compiled.
     #[arg(long, global = true, env = "TRANSOM_CACHE_DIR", value_name = "DIR")]
     pub cache_dir: Option<PathBuf>,
+    /// File with the key by which compiled plugins in the cache are known as written by this host, not by others who can
+    /// write there; made when it is missing (default: in the user's folder for state, and for `run` inside a cluster the
+    /// Secret of the host).
+    #[arg(long, global = true, env = "TRANSOM_CACHE_KEY_FILE", value_name = "FILE")]
+    pub cache_key_file: Option<PathBuf>,
 }
 
 /// The commands.
@@ -43,6 +52,8 @@ pub enum Command {
     Render(render::Args),
     /// Shows an object of the cluster with its children and their health.
     Describe(describe::Args),
+    /// Says whether objects of the cluster are healthy, by exit code, too.
+    Verify(verify::Args),
     /// Shows why an object or a field of a child is as it is.
     Explain(explain::Args),
     /// Writes the last reconciles of an object to a file, without values of Secrets.
@@ -51,6 +62,12 @@ pub enum Command {
     Replay(replay::Args),
     /// Writes the custom resource definitions of the host and of components.
     Crds(crds::Args),
+    /// Builds, pushes, signs, installs and shows plugins.
+    Plugin {
+        /// What to do with them.
+        #[command(subcommand)]
+        command: plugin::Command,
+    },
     /// Compiles a component; used by the host for itself.
     #[command(hide = true)]
     Compile(compile::Args),
@@ -62,22 +79,46 @@ impl Cli {
     /// # Errors
     /// What went wrong, for people.
     pub fn run(self) -> anyhow::Result<()> {
-        let cache_dir = self.cache_dir.unwrap_or_else(default_cache_dir);
+        let key_file = self.cache_key_file;
+        let dir = self.cache_dir.unwrap_or_else(default_cache_dir);
+        let is_keyed = key_file.is_some();
+        let cache = Cache { dir, seal: seal(key_file)? };
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         match self.command {
             Command::Run(args) => {
                 crate::telemetry::init(self.log_format, &self.log_level)?;
-                runtime.block_on(args.run(cache_dir))
+                runtime.block_on(args.run(cache, is_keyed))
             }
             Command::Compile(args) => args.run(),
-            Command::Render(args) => runtime.block_on(args.run(cache_dir)),
+            Command::Render(args) => runtime.block_on(args.run(cache)),
             Command::Describe(args) => runtime.block_on(args.run()),
+            Command::Verify(args) => runtime.block_on(args.run()),
             Command::Explain(args) => runtime.block_on(args.run()),
-            Command::Record(args) => runtime.block_on(args.run(cache_dir)),
-            Command::Replay(args) => runtime.block_on(args.run(cache_dir)),
-            Command::Crds(args) => runtime.block_on(args.run(cache_dir)),
+            Command::Record(args) => runtime.block_on(args.run(cache)),
+            Command::Replay(args) => runtime.block_on(args.run(cache)),
+            Command::Plugin { command } => runtime.block_on(command.run(cache)),
+            Command::Crds(args) => runtime.block_on(args.run(cache)),
         }
     }
+}
+
+/// What the program exits with after an error.
+#[must_use]
+pub fn exit_code(error: &anyhow::Error) -> u8 {
+    error.downcast_ref::<verify::Failed>().map_or(1, verify::Failed::exit_code)
+}
+
+/// The key in the file that was named, or in the user's folder for state. Where there is none that can be written, what is
+/// compiled is compiled again by the next process.
+fn seal(named: Option<PathBuf>) -> anyhow::Result<Seal> {
+    if let Some(path) = named {
+        return Seal::in_file(&path)
+            .with_context(|| format!("cannot use the key in --cache-key-file {}", path.display()));
+    }
+    let var = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let state = var("XDG_STATE_HOME").or_else(|| var("HOME").map(|home| home.join(".local/state")));
+    let seal = state.and_then(|state| Seal::in_file(&state.join("transom/cache.key")).ok());
+    Ok(seal.map_or_else(Seal::ephemeral, Ok)?)
 }
 
 /// The user's cache folder, else the one for temporary files.

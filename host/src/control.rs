@@ -4,11 +4,14 @@
 pub mod account;
 pub mod backoff;
 pub mod cache;
+pub mod calls;
 pub mod cluster;
 pub mod controller;
 pub mod damper;
 pub mod events;
 pub mod key;
+mod overlays;
 pub mod queue;
 pub mod reconcile;
+pub mod serving;
 pub mod watch;

@@ -8,6 +8,7 @@ pub mod api;
 pub mod cli;
 pub mod control;
 pub mod lookup;
+pub mod overlay;
 pub mod plan;
 pub mod plugin;
 pub mod record;

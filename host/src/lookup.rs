@@ -10,21 +10,21 @@
 //! memory: 128 MiB, and as much again for outputs of engines; requests to one endpoint at the same time: 32.
 
 mod artifact;
-mod client;
+pub(crate) mod client;
 mod clock;
 mod engine;
-mod glob;
-mod grants;
+pub(crate) mod glob;
+pub(crate) mod grants;
 mod grpc;
 mod http;
-mod image;
+pub(crate) mod image;
 mod kubernetes;
-mod random;
-mod registry;
+pub(crate) mod random;
+pub(crate) mod registry;
 mod selector;
 mod table;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -47,6 +47,7 @@ use table::{Freshness, Table};
 
 pub use engine::Runner;
 pub use grants::{Endpoint, Grants};
+pub use selector::Selector;
 pub use table::Stale;
 
 /// Where the host keeps what it needs for lookups.
@@ -260,7 +261,7 @@ impl Lookups {
 }
 
 /// `data` of a Secret.
-async fn read_secret(cluster: Arc<Cluster>, reference: SecretRef) -> Result<Option<SecretData>, String> {
+pub(crate) async fn read_secret(cluster: Arc<Cluster>, reference: SecretRef) -> Result<Option<SecretData>, String> {
     let SecretRef { namespace, name } = reference;
     let reference = ObjectRef { kind: TypeMeta::new("v1", "Secret"), namespace, name };
     let Some(secret) = cluster.get(&reference).await.map_err(|error| error.to_string())? else {

@@ -10,7 +10,7 @@ fn main() -> ExitCode {
         Err(error) => {
             // one line with all causes; a stack trace (RUST_BACKTRACE) is of no use to whoever runs the program
             eprintln!("Error: {error:#}");
-            ExitCode::FAILURE
+            ExitCode::from(transom::cli::exit_code(&error))
         }
     }
 }

@@ -11,9 +11,11 @@ mod engine;
 mod error;
 mod instance;
 mod runner;
+mod seal;
 
-pub use compile::{CompileError, Compiled, compile_in_child, compile_to_file};
+pub use compile::{Cache, CompileError, Compiled, compile, compile_in_child};
 pub use engine::{Engine, EngineError};
 pub use error::CallError;
 pub use instance::{CallStats, LoadError, Plugin};
 pub use runner::EngineComponent;
+pub use seal::Seal;

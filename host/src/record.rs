@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::control::controller::Active;
+use crate::overlay::Overlaid;
 use crate::plan::contract::{Answer, Answered, Failure, Lookup, ObjectRef, Plan, Problem, Request, Step};
 use crate::plan::decide::{Apply, Prune, Writes};
 use crate::plan::request::Snapshot;
@@ -43,6 +44,8 @@ pub struct Recording {
     pub rounds: Vec<Round>,
     /// How the conversation ended.
     pub outcome: Outcome,
+    /// What tenants laid over the plan.
+    pub overlays: Option<Overlaid>,
     /// What the host did.
     pub carried_out: CarriedOut,
 }
@@ -110,6 +113,7 @@ impl Recording {
             request,
             rounds,
             outcome,
+            overlays: None,
             carried_out: CarriedOut::default(),
         }
     }
@@ -137,6 +141,9 @@ pub struct CarriedOut {
     /// Children that had to be written or removed; empty when live state was as planned.
     #[serde(default)]
     pub writes: Vec<Write>,
+    /// Calls outside Kubernetes that were made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub calls: Vec<CallMade>,
     /// The status that was published, if it changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<Value>,
@@ -155,6 +162,20 @@ pub struct Write {
     /// Paths where live state differed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub drift: Vec<String>,
+}
+
+/// One call outside Kubernetes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallMade {
+    /// Which call of the plan.
+    pub key: String,
+    /// Name of the endpoint in the `Plugin` record.
+    pub endpoint: String,
+    /// `/package.Service/Method`
+    pub path: String,
+    /// Why it failed; none when it succeeded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<Problem>,
 }
 
 /// The file: one reconcile without values of Secrets. `outcome` is what the plugin makes of exactly this `request`.
@@ -183,6 +204,9 @@ pub struct Bundle {
     pub rounds: Vec<Round>,
     /// What the plugin makes of it.
     pub outcome: Outcome,
+    /// What tenants laid over the plan, and what became of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlays: Option<Overlaid>,
     /// What the host did.
     pub carried_out: CarriedOut,
     /// When the host looks at the object again without a change, as of when it was asked; RFC 3339. Absent: when something
@@ -255,6 +279,7 @@ impl Bundle {
             request,
             rounds: replay.rounds,
             outcome,
+            overlays: recording.overlays.as_ref().map(|overlays| redactor.overlays(overlays)),
             carried_out: redactor.carried_out(&recording.carried_out),
             next_look_at: None,
         })

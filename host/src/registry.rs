@@ -2,10 +2,19 @@
 //! watches. Every step is a condition with a stable reason; while one fails, the version before goes on serving.
 
 mod access;
+mod compatibility;
 mod crd;
+mod fetch;
 mod load;
+mod policy;
+pub(crate) mod publish;
 mod records;
-mod source;
+pub mod rollout;
+pub(crate) mod signature;
+pub(crate) mod signing;
+pub(crate) mod source;
 
+pub use crd::{Definition, DefinitionError, install_definition};
 pub use load::{LoadFailure, Loaded, Loader, digest_of};
+pub use policy::Policy;
 pub use records::Registry;

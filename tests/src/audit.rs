@@ -35,6 +35,8 @@ struct ObjectRef {
     resource: String,
     #[serde(default)]
     subresource: String,
+    #[serde(default)]
+    name: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
@@ -54,8 +56,10 @@ impl Request {
     /// `patch deployments`, `patch webs/status`, `get /healthz`.
     fn what(&self) -> String {
         match &self.object_ref {
-            Some(ObjectRef { resource, subresource }) if subresource.is_empty() => format!("{} {resource}", self.verb),
-            Some(ObjectRef { resource, subresource }) => format!("{} {resource}/{subresource}", self.verb),
+            Some(ObjectRef { resource, subresource, .. }) if subresource.is_empty() => {
+                format!("{} {resource}", self.verb)
+            }
+            Some(ObjectRef { resource, subresource, .. }) => format!("{} {resource}/{subresource}", self.verb),
             None => format!("{} {}", self.verb, self.request_uri),
         }
     }
@@ -77,6 +81,18 @@ impl Requests {
     #[must_use]
     pub fn all_writes(&self) -> BTreeMap<String, usize> {
         self.count(|request| request.is_write() && !request.is_about(&["leases"]))
+    }
+
+    /// How often each object of a resource was written, by its name: `{"a": 1}`. Its subresources are no part of it.
+    #[must_use]
+    pub fn writes_of(&self, resource: &str) -> BTreeMap<String, usize> {
+        let mut count = BTreeMap::new();
+        for object in self.0.iter().filter(|request| request.is_write()).filter_map(|r| r.object_ref.as_ref()) {
+            if object.resource == resource && object.subresource.is_empty() {
+                *count.entry(object.name.clone()).or_default() += 1;
+            }
+        }
+        count
     }
 
     /// How often what was read. Watches are counted when they end.
@@ -161,13 +177,15 @@ mod tests {
             line("a", "patch", status),
             line("b", "patch", status),
             line("a", "list", r#"{"resource":"webs"}"#),
+            line("a", "patch", r#"{"resource":"webs","name":"shop"}"#),
             line("a", "create", r#"{"resource":"events"}"#),
             line("a", "update", r#"{"resource":"leases"}"#),
             "half a li".into(),
         ];
         let requests = parse(&text.join("\n"), "a");
-        assert_eq!(requests.writes(), BTreeMap::from([("patch webs/status".into(), 2)]));
-        let with_events = [("create events".into(), 1), ("patch webs/status".into(), 2)];
+        assert_eq!(requests.writes(), BTreeMap::from([("patch webs".into(), 1), ("patch webs/status".into(), 2)]));
+        assert_eq!(requests.writes_of("webs"), BTreeMap::from([("shop".into(), 1)]));
+        let with_events = [("create events".into(), 1), ("patch webs".into(), 1), ("patch webs/status".into(), 2)];
         assert_eq!(requests.all_writes(), BTreeMap::from(with_events));
         assert_eq!(requests.reads(), BTreeMap::from([("list webs".into(), 1)]));
     }

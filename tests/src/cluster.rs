@@ -46,12 +46,25 @@ pub(crate) async fn client(environment: &Environment) -> Client {
     client_of(environment, None).await
 }
 
+/// As a user that the administrator stands in for, with that user's rights only.
+pub(crate) async fn client_as(environment: &Environment, user: &str) -> Client {
+    let mut kubeconfig = Kubeconfig::read_from(&environment.kubeconfig).expect("a kubeconfig");
+    for auth in kubeconfig.auth_infos.iter_mut().filter_map(|named| named.auth_info.as_mut()) {
+        auth.impersonate = Some(user.to_owned());
+    }
+    client_from(kubeconfig).await
+}
+
 /// As the administrator, of the API server at another address.
 pub(crate) async fn client_of(environment: &Environment, server: Option<&str>) -> Client {
     let mut kubeconfig = Kubeconfig::read_from(&environment.kubeconfig).expect("a kubeconfig");
     for cluster in kubeconfig.clusters.iter_mut().filter_map(|named| named.cluster.as_mut()) {
         cluster.server = server.map(str::to_owned).or(cluster.server.take());
     }
+    client_from(kubeconfig).await
+}
+
+async fn client_from(kubeconfig: Kubeconfig) -> Client {
     let options = KubeConfigOptions::default();
     let config = Config::from_custom_kubeconfig(kubeconfig, &options).await.expect("a kubeconfig that works");
     Client::try_from(config).expect("a kubeconfig that works")

@@ -4,7 +4,8 @@ use std::process::Stdio;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-use crate::{Environment, cache_dir, environment};
+use crate::component::cache_key;
+use crate::{Environment, Registry, cache_dir, environment};
 
 /// How a run of `transom` ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +26,7 @@ impl Output {
     /// When it failed.
     #[must_use]
     pub fn printed(self) -> String {
-        assert_eq!(self.code, Some(0), "transom failed: {}", self.stderr);
+        assert_eq!(self.code, Some(0), "it failed: {}", self.stderr);
         self.stdout
     }
 
@@ -55,14 +56,44 @@ pub async fn transom_with_cluster(arguments: &[&str]) -> Output {
     run(arguments, "", Some(&Environment::get().kubeconfig)).await
 }
 
+/// Runs `transom` as the administrator of the cluster, who is logged in to a registry, and has keys without a password.
+///
+/// # Panics
+///
+/// When it cannot be started.
+pub async fn transom_as(registry: &Registry, arguments: &[&str]) -> Output {
+    let mut command = Command::new(environment::program());
+    command.env("DOCKER_CONFIG", registry.docker_config()).env("COSIGN_PASSWORD", "");
+    finish(command, arguments, "", Some(&Environment::get().kubeconfig)).await
+}
+
+/// Runs cosign in a folder, logged in to a registry.
+///
+/// # Panics
+///
+/// When it cannot be started.
+pub async fn cosign(registry: &Registry, folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(environment::cosign());
+    command.args(arguments).current_dir(folder).env("HOME", folder).env("COSIGN_PASSWORD", "");
+    command.env("DOCKER_CONFIG", registry.docker_config()).env("SSL_CERT_FILE", registry.ca());
+    let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await.expect("cosign can be run");
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Output { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
 async fn run(arguments: &[&str], stdin: &str, kubeconfig: Option<&Path>) -> Output {
+    finish(Command::new(environment::program()), arguments, stdin, kubeconfig).await
+}
+
+async fn finish(mut command: Command, arguments: &[&str], stdin: &str, kubeconfig: Option<&Path>) -> Output {
     let program = environment::program();
-    let mut command = Command::new(&program);
-    command.args(arguments).arg("--cache-dir").arg(cache_dir());
+    command.args(arguments).arg("--cache-dir").arg(cache_dir()).arg("--cache-key-file").arg(cache_key());
     // Help shows their values, and takes as many columns.
-    ["TRANSOM_CACHE_DIR", "TRANSOM_LOG", "TRANSOM_LOG_FORMAT", "COLUMNS"].iter().for_each(|name| {
-        command.env_remove(name);
-    });
+    ["TRANSOM_CACHE_DIR", "TRANSOM_CACHE_KEY_FILE", "TRANSOM_LOG", "TRANSOM_LOG_FORMAT", "COLUMNS"].iter().for_each(
+        |name| {
+            command.env_remove(name);
+        },
+    );
     match kubeconfig {
         Some(path) => command.env("KUBECONFIG", path),
         None => command.env_remove("KUBECONFIG"),

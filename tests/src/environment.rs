@@ -44,7 +44,22 @@ pub(crate) fn plugins() -> PathBuf {
     required("TRANSOM_TEST_PLUGINS")
 }
 
+/// cosign.
+pub(crate) fn cosign() -> PathBuf {
+    required("TRANSOM_TEST_COSIGN")
+}
+
 /// The OCI registry's program.
 pub(crate) fn registry() -> PathBuf {
     required("TRANSOM_TEST_REGISTRY")
+}
+
+/// Temporal's program.
+pub(crate) fn temporal() -> PathBuf {
+    required("TRANSOM_TEST_TEMPORAL")
+}
+
+/// A worker of Temporal.
+pub(crate) fn worker() -> PathBuf {
+    required("TRANSOM_TEST_WORKER")
 }

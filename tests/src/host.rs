@@ -12,6 +12,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::component::cache_key;
 use crate::{Audit, DEADLINE, Environment, Mark, Metrics, Proxy, Requests, cache_dir, environment};
 
 /// How often a host's health and metrics are asked for, which nobody announces.
@@ -67,15 +68,8 @@ impl Drop for Immortal {
 fn command(namespace: &str, selector: &str, cache_dir: &Path, kubeconfig: &Path) -> Command {
     let mut command = Command::new(environment::program());
     command.args(["run", "--listen", "127.0.0.1:0", "--recordings-listen", "127.0.0.1:0", "--log-format", "json"]);
-    command.args([
-        "--namespace",
-        namespace,
-        "--watch-namespace",
-        namespace,
-        "--plugin-selector",
-        selector,
-        "--cache-dir",
-    ]);
+    command.args(["--namespace", namespace, "--watch-namespace", namespace, "--plugin-selector", selector]);
+    command.arg("--cache-key-file").arg(cache_key()).arg("--cache-dir");
     command.arg(cache_dir).env("KUBECONFIG", kubeconfig).stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
     command
 }

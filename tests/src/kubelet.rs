@@ -5,12 +5,12 @@
 //! status written as a kubelet would write it, termination message included.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::{Container, Pod, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, PodSpec, Secret};
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::{WatchStreamExt, watcher};
@@ -142,10 +142,18 @@ impl Node {
 
     async fn run(self, pod: Pod, image: Image) {
         let name = pod.metadata.name.unwrap_or_default();
-        let container = pod.spec.and_then(|spec| spec.containers.into_iter().next()).expect("a pod has a container");
+        let spec = pod.spec.expect("a pod has a spec");
         let folder = tempfile::tempdir().unwrap();
         let message = folder.path().join("termination-log");
-        let env = self.environment(&container).await;
+        let mounts = self.mount(&spec, folder.path()).await;
+        let container = spec.containers.into_iter().next().expect("a pod has a container");
+        let mut env = self.environment(&container).await;
+        // processes share the machine's file system: paths in the environment lead to where their volumes are
+        for value in env.values_mut() {
+            if let Some((path, real)) = mounts.iter().find(|(path, _)| value.starts_with(path.as_str())) {
+                *value = value.replacen(path.as_str(), real, 1);
+            }
+        }
         let arguments = container.args.clone().unwrap_or_default();
         let index = {
             let mut runs = self.runs.lock().unwrap();
@@ -179,6 +187,22 @@ impl Node {
         let (phase, reason) = if code == 0 { ("Succeeded", "Completed") } else { ("Failed", "Error") };
         let terminated = json!({ "exitCode": code, "reason": reason, "message": message, "finishedAt": now() });
         self.report(&name, &container, phase, false, json!({ "terminated": terminated })).await;
+    }
+
+    /// Writes the ConfigMaps that the first container mounts. Returns mount paths and where they really are.
+    async fn mount(&self, spec: &PodSpec, folder: &Path) -> Vec<(String, String)> {
+        let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.namespace);
+        let mut mounts = Vec::new();
+        for mount in spec.containers.iter().take(1).flat_map(|container| container.volume_mounts.iter().flatten()) {
+            let volume = spec.volumes.iter().flatten().find(|volume| volume.name == mount.name);
+            let Some(source) = volume.and_then(|volume| volume.config_map.as_ref()) else { continue };
+            let map = maps.get(&source.name).await.expect("a ConfigMap that a running pod names");
+            let real = folder.join(&mount.name);
+            std::fs::create_dir_all(&real).unwrap();
+            map.data.into_iter().flatten().for_each(|(name, text)| std::fs::write(real.join(name), text).unwrap());
+            mounts.push((mount.mount_path.clone(), real.display().to_string()));
+        }
+        mounts
     }
 
     async fn environment(&self, container: &Container) -> HashMap<String, String> {

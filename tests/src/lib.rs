@@ -34,15 +34,18 @@ mod postgres;
 mod proxy;
 mod recording;
 mod registry;
+mod rpc;
 pub mod sample;
+pub mod temporal;
+mod transformation;
 
 use std::time::Duration;
 
 pub use apiserver::ApiServer;
 pub use audit::{Audit, Mark, Requests};
 pub use cluster::TestCluster;
-pub use command::{Output, transom, transom_with_cluster};
-pub use component::{Component, cache_dir, component, component_at, unique};
+pub use command::{Output, cosign, transom, transom_as, transom_with_cluster};
+pub use component::{Component, cache_dir, component, component_at, unique, variant};
 pub use environment::Environment;
 pub use host::{Host, HostOptions, Immortal};
 pub use metrics::Metrics;
@@ -51,7 +54,10 @@ pub use object::{Condition, Target, condition, condition_of, of, stripped};
 pub use postgres::Postgres;
 pub use proxy::{Fault, Proxy, Seen};
 pub use recording::Recording;
-pub use registry::Registry;
+pub use registry::{Registry, Stopped};
+pub use rpc::{Answers, Asked, Rpc};
+pub use temporal::Temporal;
+pub use transformation::{Behaviour, Transformation};
 
 /// How long anything may take that a test waits for. On an idle machine nothing takes more than a few seconds, except
 /// Kubernetes' garbage collector, which learns of a new kind after up to 30.

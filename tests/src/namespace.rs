@@ -76,7 +76,9 @@ impl Namespace {
         Immortal::start(&self.environment, proxy.clone(), &self.name, &self.selector())
     }
 
-    fn selector(&self) -> String {
+    /// The label of the records that this test's hosts follow: `key=value`.
+    #[must_use]
+    pub fn selector(&self) -> String {
         format!("{RUN_LABEL}={}", self.name)
     }
 
@@ -174,6 +176,36 @@ impl Namespace {
     /// Changes an object's status, as its controller or a kubelet would.
     pub async fn merge_status(&self, target: impl Into<Target>, status: Value) -> Value {
         self.patch(target.into(), Patch::Merge(json!({ "status": status })), "status").await
+    }
+
+    /// What a patch would lead to, or the API server's refusal; nothing is written.
+    ///
+    /// # Errors
+    ///
+    /// The API server's words.
+    pub async fn dry_patch(&self, target: impl Into<Target>, patch: &Patch<Value>) -> Result<Value, String> {
+        let target = target.into();
+        let parameters = PatchParams { dry_run: true, ..PatchParams::default() };
+        let patched = self.api(&target).patch(&target.name, &parameters, patch).await;
+        patched.map(|object| value(&target, &object)).map_err(|error| error.to_string())
+    }
+
+    /// What putting an object in the place of the one of its name would lead to, or the API server's refusal.
+    ///
+    /// # Errors
+    ///
+    /// The API server's words.
+    pub async fn dry_replace(&self, object: Value) -> Result<Value, String> {
+        let target = Target::from(&object);
+        let object: DynamicObject = serde_json::from_value(object).expect("an object");
+        let parameters = PostParams { dry_run: true, ..PostParams::default() };
+        let replaced = self.api(&target).replace(&target.name, &parameters, &object).await;
+        replaced.map(|object| value(&target, &object)).map_err(|error| error.to_string())
+    }
+
+    /// A client with the rights of this user and no others.
+    pub async fn client_as(&self, user: &str) -> Client {
+        cluster::client_as(&self.environment, user).await
     }
 
     /// Changes an object that may not be there; none when it is not.
@@ -365,9 +397,13 @@ impl Namespace {
             let name = record.meta().name.clone().unwrap_or_default();
             absent_is_fine(plugins.patch(&name, &PatchParams::default(), &none).await)?;
         }
-        for target in
-            [of::<sample::Web>(""), of::<sample::Domain>(""), of::<sample::Hostile>(""), of::<sample::Asker>("")]
-        {
+        for target in [
+            of::<sample::Web>(""),
+            of::<sample::Domain>(""),
+            of::<sample::Process>(""),
+            of::<sample::Hostile>(""),
+            of::<sample::Asker>(""),
+        ] {
             let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &self.name, &target.resource());
             let Some(primaries) = absent_is_fine(api.list(&ListParams::default()).await)? else { continue };
             for primary in

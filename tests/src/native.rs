@@ -2,10 +2,11 @@
 
 use transom::api::plugin::Bounds;
 use transom::plan::contract as host;
-use transom::plugin::Engine;
+use transom::plugin::{Cache, Engine, Seal};
 use transom::registry::{Loaded, Loader};
 use transom_sdk::testing::{call, wire};
 
+use crate::component::cache_key;
 use crate::{Component, cache_dir, environment};
 
 /// What a call ended with.
@@ -18,7 +19,8 @@ pub type Answer = Result<host::Step, host::Failure>;
 /// When it cannot be loaded.
 pub async fn load(component: &Component) -> Loaded {
     let engine = Engine::new().unwrap();
-    let loader = Loader { engine, program: environment::program(), cache_dir: cache_dir() };
+    let cache = Cache { dir: cache_dir(), seal: Seal::in_file(&cache_key()).unwrap() };
+    let loader = Loader { engine, program: environment::program(), cache };
     let wasm = std::fs::read(&component.path).unwrap();
     loader.load(&component.name, &wasm, &component.digest, Bounds::default()).await.unwrap()
 }
@@ -33,12 +35,13 @@ pub fn natively<P: transom_sdk::Plugin>(request: wire::Request) -> Answer {
 pub fn request(request: &wire::Request) -> host::Request {
     let observed =
         |child: &wire::Observed| host::Observed { object_ref: reference(&child.ref_), object: child.object.clone() };
-    assert!(request.calls.is_empty() && request.ext.is_empty(), "not known to the host yet");
+    assert!(request.calls.is_empty() && request.ext.is_empty(), "no test has any");
     host::Request {
         object: request.object.clone(),
         deleting: request.deleting,
         children: request.children.iter().map(observed).collect(),
         answers: request.answers.iter().map(answered).collect(),
+        calls: Vec::new(),
         config: request.config.clone(),
         round: request.round,
     }
@@ -76,7 +79,7 @@ fn step(step: wire::Step) -> host::Step {
 }
 
 fn plan(plan: wire::Plan) -> host::Plan {
-    assert!(plan.calls.is_empty() && plan.ext.is_empty(), "not known to the host yet");
+    assert!(plan.calls.is_empty() && plan.ext.is_empty(), "no test has any");
     host::Plan {
         children: plan.children.into_iter().map(child).collect(),
         status: plan.status,

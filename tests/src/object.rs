@@ -19,7 +19,9 @@ pub fn of<K: k8s_openapi::Resource>(name: &str) -> Target {
 }
 
 impl Target {
-    pub(crate) fn resource(&self) -> ApiResource {
+    /// For kube's own functions.
+    #[must_use]
+    pub fn resource(&self) -> ApiResource {
         let (group, version) = self.api_version.split_once('/').unwrap_or(("", &self.api_version));
         ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, &self.kind))
     }

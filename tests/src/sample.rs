@@ -29,8 +29,16 @@ kind!(
     Domain, "ameide.io", "v1", "domains"
 );
 kind!(
+    /// Of the plugin `process`.
+    Process, "ameide.io", "v1", "processes"
+);
+kind!(
     /// Of the plugin `hostile`.
     Hostile, "tests.transom.dev", "v1", "hostiles"
+);
+kind!(
+    /// Of the plugin `chameleon`.
+    Chameleon, "tests.transom.dev", "v1", "chameleons"
 );
 kind!(
     /// Of the plugin `asker`.
@@ -47,6 +55,10 @@ kind!(
 kind!(
     /// The host's own.
     Plugin, "transom.dev", "v1alpha1", "plugins"
+);
+kind!(
+    /// The host's own, for tenants.
+    Overlay, "transom.dev", "v1alpha1", "overlays"
 );
 kind!(
     /// Kubernetes' own.
@@ -71,6 +83,16 @@ pub fn hostile(name: &str, behaviour: &str) -> Value {
     })
 }
 
+/// An object of the plugin `chameleon`, some versions of which treat some tags badly.
+#[must_use]
+pub fn chameleon(name: &str, tag: &str) -> Value {
+    json!({
+        "apiVersion": "tests.transom.dev/v1", "kind": "Chameleon",
+        "metadata": { "name": name, "labels": { "tag": tag } },
+        "spec": { "tag": tag, "text": "first" },
+    })
+}
+
 /// A Domain with the database of the same name.
 #[must_use]
 pub fn domain(name: &str) -> Value {
@@ -82,6 +104,19 @@ pub fn domain(name: &str) -> Value {
                 "clusterRef": format!("cnpg/{name}"), "schema": "main",
                 "migrationJobImage": "registry.example/migrator:1",
             },
+        },
+    })
+}
+
+/// A Process in a namespace of Temporal's, whose definition is asked for every second.
+#[must_use]
+pub fn process(name: &str, namespace: &str) -> Value {
+    json!({
+        "apiVersion": "ameide.io/v1", "kind": "Process", "metadata": { "name": name },
+        "spec": {
+            "image": "registry.example/process:1",
+            "definitionRef": { "id": "L2O_v3", "tenantId": "t123", "refreshInterval": "1s" },
+            "temporal": { "namespace": namespace, "taskQueue": format!("{name}-tq") },
         },
     })
 }

@@ -32,9 +32,11 @@ const GUESTS: &[Guest] = &[
     Guest { name: "domain", package: "transom-plugin-domain", features: &[] },
     // The same with a visible difference: what it is swapped for while the host runs.
     Guest { name: "domain-next", package: "transom-plugin-domain", features: &["next"] },
+    Guest { name: "process", package: "transom-plugin-process", features: &[] },
     Guest { name: "web", package: "transom-plugin-web", features: &[] },
     Guest { name: "hostile", package: "transom-plugin-hostile", features: &[] },
     Guest { name: "asker", package: "transom-plugin-asker", features: &[] },
+    Guest { name: "chameleon", package: "transom-plugin-chameleon", features: &[] },
     Guest { name: "turner", package: "transom-plugin-turner", features: &[] },
 ];
 
@@ -156,7 +158,10 @@ mod tests {
         let batches = batches(select(&[]).unwrap());
         let names: Vec<Vec<&str>> =
             batches.iter().map(|batch| batch.iter().map(|guest| guest.name).collect()).collect();
-        assert_eq!(names, [vec!["domain", "web", "hostile", "asker", "turner"], vec!["domain-next"]]);
+        assert_eq!(
+            names,
+            [vec!["domain", "process", "web", "hostile", "asker", "chameleon", "turner"], vec!["domain-next"]]
+        );
     }
 
     #[test]
@@ -164,7 +169,7 @@ mod tests {
         let error = select(&["dom".into()]).unwrap_err().to_string();
         assert_eq!(
             error,
-            r#"there is no plugin "dom"; there are domain, domain-next, web, hostile, asker, turner, helm"#
+            "there is no plugin \"dom\"; there are domain, domain-next, process, web, hostile, asker, chameleon, turner, helm"
         );
     }
 

@@ -30,6 +30,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 fn all(options: &Options, steps: &mut Steps) -> Result<()> {
     let tools = steps.run("tools", Tools::prepare)?;
     let registry = steps.run("registry", tools::registry)?;
+    let cosign = steps.run("cosign", tools::cosign)?;
+    let (temporal, worker) = steps.run("temporal", tools::temporal)?;
     let plugins = steps.run("plugins", || guests::build(&[]))?;
     let host = steps.run("build", build)?;
     steps.run("crds --check", || crds::check(&host))?;
@@ -45,7 +47,8 @@ fn all(options: &Options, steps: &mut Steps) -> Result<()> {
         let mut tests = command::cargo();
         tests.current_dir(workspace::root()).args(["test", "--workspace"]).args(&options.arguments);
         environment.set(&mut tests);
-        tests.env("TRANSOM_TEST_REGISTRY", &registry);
+        tests.env("TRANSOM_TEST_REGISTRY", &registry).env("TRANSOM_TEST_COSIGN", &cosign);
+        tests.env("TRANSOM_TEST_TEMPORAL", &temporal).env("TRANSOM_TEST_WORKER", &worker);
         command::run(&mut tests)
     })?;
     // Two cores run one control plane well, not two.

@@ -81,6 +81,30 @@ const REGISTRY: Module = Module {
     takes: "about 2 minutes the first time",
 };
 
+/// What signatures are tested against, both ways.
+const COSIGN: Module = Module {
+    folder: "cosign",
+    programs: &[Program { name: "cosign", package: "github.com/sigstore/cosign/v3/cmd/cosign", is_asset: false }],
+    ldflags: "-s -w",
+    takes: "about 4 minutes the first time",
+};
+
+/// The server that Processes are tested against.
+const TEMPORAL: Module = Module {
+    folder: "temporal",
+    programs: &[Program { name: "temporal", package: "github.com/temporalio/cli/cmd/temporal", is_asset: false }],
+    ldflags: "-s -w",
+    takes: "about 5 minutes the first time",
+};
+
+/// A worker of that server: our own few lines over Temporal's SDK.
+const WORKER: Module = Module {
+    folder: "worker",
+    programs: &[Program { name: "worker", package: ".", is_asset: false }],
+    ldflags: "-s -w",
+    takes: "about half a minute the first time",
+};
+
 /// The stages of kwok that make nodes ready and pods run, complete and go, in its module's `kustomize/stage/`.
 const STAGES: &[&str] =
     &["node/fast/node-initialize", "pod/fast/pod-ready", "pod/fast/pod-complete", "pod/fast/pod-delete"];
@@ -102,6 +126,19 @@ pub(crate) struct Tools {
 pub(crate) fn registry() -> Result<PathBuf> {
     let folder = REGISTRY.prepare(None)?.context("nothing was built")?;
     Ok(folder.join("registry"))
+}
+
+/// cosign, for tests.
+pub(crate) fn cosign() -> Result<PathBuf> {
+    let folder = COSIGN.prepare(None)?.context("nothing was built")?;
+    Ok(folder.join("cosign"))
+}
+
+/// The folders of Temporal's program and of a worker, for tests; no part of a control plane.
+pub(crate) fn temporal() -> Result<(PathBuf, PathBuf)> {
+    let server = TEMPORAL.prepare(None)?.context("nothing was built")?;
+    let worker = WORKER.prepare(None)?.context("nothing was built")?;
+    Ok((server.join("temporal"), worker.join("worker")))
 }
 
 impl Tools {
@@ -168,7 +205,8 @@ impl Module {
         let read = |name: &str| {
             fs::read(source.join(name)).with_context(|| format!("failed to read {name} of {}", self.folder))
         };
-        let key = cache_key(&read("go.mod")?, &read("go.sum")?, &go_version(&source)?, &arguments);
+        let inputs = [arguments.clone(), own_sources(&source)?].concat();
+        let key = cache_key(&read("go.mod")?, &read("go.sum")?, &go_version(&source)?, &inputs);
         let cache = cache_folder()?;
         let folder = cache.join(format!("{}-{key}", self.folder));
         if folder.is_dir() {
@@ -274,6 +312,16 @@ pub(crate) fn go_version(source: &Path) -> Result<String> {
         "Go 1.26 or newer, with which the control plane is built, does not work here: see https://go.dev/doc/install",
     )?;
     Ok(version.trim().to_owned())
+}
+
+/// What modules that are more than a list of others consist of.
+fn own_sources(source: &Path) -> Result<Vec<String>> {
+    let files = fs::read_dir(source).with_context(|| format!("failed to read {}", source.display()))?.flatten();
+    let mut paths: Vec<PathBuf> = files.map(|file| file.path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "go"));
+    paths.sort();
+    let read = |path: &PathBuf| fs::read_to_string(path).with_context(|| format!("failed to read {}", path.display()));
+    paths.iter().map(read).collect()
 }
 
 /// Everything that decides what is built.

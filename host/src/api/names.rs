@@ -23,11 +23,26 @@ pub const HELM_KEEP_ANNOTATION: &str = "helm.sh/resource-policy";
 /// On primaries whose clean-up needs the host.
 pub const FINALIZER: &str = "transom.dev/cleanup";
 
+/// On a primary: digest of the version of its plugin that is to serve it, whatever the record says.
+pub const PIN_ANNOTATION: &str = "transom.dev/plugin-digest";
+
+/// On a `Plugin` record: what a person wants of a roll-out, `approve ID STEP`, `abort ID` or `immediate REVISION`.
+pub const ROLLOUT_ANNOTATION: &str = "transom.dev/rollout";
+
 /// Condition of every primary, kept by the host: is what the plugin asked for what the API server has?
 pub const SYNCED: &str = "Synced";
 
 /// Condition of every primary, kept by the plugin; the host writes it only where the plugin could not.
 pub const READY: &str = "Ready";
+
+/// Condition of a primary that overlays are for, kept by the host: are all of them part of what is applied?
+pub const OVERLAY_APPLIED: &str = "OverlayApplied";
+
+/// Is this a label or annotation of the host's own?
+#[must_use]
+pub fn is_ours(name: &str) -> bool {
+    name.split('/').next().is_some_and(|domain| domain == GROUP || domain.ends_with(".transom.dev"))
+}
 
 /// Field manager for server-side apply of one plugin's children. At most 128 bytes (Kubernetes'
 /// `FieldManagerMaxLength`), which the 40 characters of a plugin's name cannot reach.

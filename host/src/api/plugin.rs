@@ -8,12 +8,15 @@ use kube::CustomResource;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
+use super::overlay::OverlayRules;
+use super::rollout::{HistoryEntry, PlanStatus, Rollout, RolloutStatus, VersionSpec};
 use crate::plan::contract::TypeMeta;
 use crate::plan::quantity;
 
 /// A component that reconciles the kinds it brings along.
 ///
-/// Editing `source` and `digest` swaps the version while the host runs; the old one serves until the new one is ready.
+/// Editing `source` or `digest` (or `config`, `limits`, `endpoints`, `engines`) swaps the version while the host runs; the
+/// old one serves until the new one is let in.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "transom.dev",
@@ -29,12 +32,18 @@ use crate::plan::quantity;
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [digest_rule()]))]
 pub struct PluginSpec {
     /// Where the component is fetched from.
     pub source: Source,
-    /// SHA-256 of the component: `sha256:` and 64 hexadecimal digits. Nothing else is ever run.
+    /// SHA-256 of the component: `sha256:` and 64 hexadecimal digits. Nothing else is ever run. May be left out for
+    /// `source.oci` only, where the digest of the manifest that the reference stands for pins the component.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = r"^sha256:[0-9a-f]{64}$"))]
-    pub digest: String,
+    pub digest: Option<String>,
+    /// Who must have signed the component. Without it, only what the host requires of all plugins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<SignaturePolicy>,
     /// Configuration of the plugin, checked against the schema that the plugin brings along.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "any_object")]
@@ -51,6 +60,9 @@ pub struct PluginSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub engines: Vec<EngineSpec>,
+    /// What overlays of tenants may do to children of this plugin.
+    #[serde(default, skip_serializing_if = "OverlayRules::is_default")]
+    pub overlays: OverlayRules,
     /// The ServiceAccount that the plugin acts as: RBAC decides what it may read and write. Without one the host's own
     /// rights count.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -60,6 +72,18 @@ pub struct PluginSpec {
     #[serde(default = "default_deletion_timeout")]
     #[schemars(range(min = 1, max = 604_800))]
     pub deletion_timeout_seconds: u32,
+    /// How a new version is let in.
+    #[serde(default, skip_serializing_if = "Rollout::is_default")]
+    pub rollout: Rollout,
+}
+
+/// Only a registry says by itself what a name stands for.
+fn digest_rule() -> serde_json::Value {
+    serde_json::json!({
+        "rule": "has(self.digest) || has(self.source.oci)",
+        "message": "digest is required for every source but oci: the SHA-256 of the component, as sha256:…",
+        "fieldPath": ".digest",
+    })
 }
 
 fn default_deletion_timeout() -> u32 {
@@ -119,15 +143,21 @@ pub struct SecretRef {
 /// An engine that lookups run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [digest_rule()]))]
 pub struct EngineSpec {
     /// Name that the plugin uses.
     #[schemars(regex(pattern = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"))]
     pub name: String,
     /// Where the component is fetched from.
     pub source: Source,
-    /// SHA-256 of the component: `sha256:` and 64 hexadecimal digits. Nothing else is ever run.
+    /// SHA-256 of the component: `sha256:` and 64 hexadecimal digits. Nothing else is ever run. May be left out for
+    /// `source.oci` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = r"^sha256:[0-9a-f]{64}$"))]
-    pub digest: String,
+    pub digest: Option<String>,
+    /// Who must have signed the component.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<SignaturePolicy>,
     /// Bounds of one run.
     #[serde(default)]
     pub limits: EngineLimits,
@@ -190,6 +220,122 @@ pub struct Source {
     /// digest is that of the component itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_map: Option<ConfigMapSource>,
+    /// A Wasm artifact in an OCI registry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oci: Option<OciSource>,
+    /// A file on a web server; one that begins like gzip is unpacked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpSource>,
+}
+
+/// A Wasm artifact in an OCI registry: a manifest with the configuration type `application/vnd.wasm.config.v0+json` and
+/// one layer `application/wasm`, or an index that lists one such manifest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OciSource {
+    /// `registry/repository:tag`, `registry/repository@sha256:…`, or both at once: then the digest counts. A tag is
+    /// resolved once, to the digest in `status.sources`; a tag that moves changes nothing until `reference` or `refresh`
+    /// is edited.
+    #[schemars(length(max = 1024))]
+    pub reference: String,
+    /// Any text. Editing it resolves the tag again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub refresh: Option<String>,
+    /// Talk without TLS.
+    #[serde(default)]
+    pub plaintext: bool,
+    /// Secret with what the registry wants: `username` and `password`, `token`, `.dockerconfigjson`, or `tls.crt` with
+    /// `tls.key`. Read again within 30 seconds after a change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<SecretRef>,
+    /// Secret with `ca.crt`: the only authorities that are trusted here, in place of the system's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<SecretRef>,
+}
+
+/// A file on a web server. The detached signature, if one is required, is at the same address with `.sig` appended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HttpSource {
+    /// `https://host:port/path`. `http://` needs `plaintext`. At most 5 redirects are followed, never away from TLS.
+    #[schemars(length(max = 2048), regex(pattern = r"^https?://.+"))]
+    pub url: String,
+    /// Talk without TLS.
+    #[serde(default)]
+    pub plaintext: bool,
+    /// Secret with `username` and `password`, `token`, or `tls.crt` with `tls.key`. Never sent to another host that the
+    /// server redirects to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<SecretRef>,
+    /// Secret with `ca.crt`: the only authorities that are trusted here, in place of the system's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<SecretRef>,
+}
+
+/// Who must have signed a component.
+///
+/// For `source.oci` these are cosign's signatures in the same repository, made with a key: the bundle of cosign 3 or the
+/// older `.sig` tag. For other sources it is what `cosign sign-blob` writes: the signature of the component, beside it with
+/// `.sig` appended (`file`, `http`: to the path; `configMap`: to the key), or under `detached`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SignaturePolicy {
+    /// One of these must have signed it.
+    #[schemars(length(min = 1, max = 16))]
+    pub keys: Vec<PublicKey>,
+    /// The signature itself, for sources other than `oci`: base64, or the text of a bundle.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16384))]
+    pub detached: Option<String>,
+}
+
+/// A public key in PEM (`-----BEGIN PUBLIC KEY-----`), ECDSA P-256: exactly one of these.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("minProperties" = 1, "maxProperties" = 1))]
+pub struct PublicKey {
+    /// The key itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 4096))]
+    pub pem: Option<String>,
+    /// Key of a Secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<KeyRef>,
+    /// Key under `data` of a ConfigMap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_map: Option<KeyRef>,
+}
+
+/// A key of a Secret or ConfigMap.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KeyRef {
+    /// Namespace of the Secret or ConfigMap.
+    pub namespace: String,
+    /// Name of the Secret or ConfigMap.
+    pub name: String,
+    /// Key within it.
+    #[serde(default = "default_public_key")]
+    pub key: String,
+}
+
+fn default_public_key() -> String {
+    "cosign.pub".into()
+}
+
+/// What a reference to a registry stood for when it was resolved. A host that starts again needs no registry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ResolvedSource {
+    /// `reference` of the source.
+    pub reference: String,
+    /// `refresh` of the source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh: Option<String>,
+    /// Digest of the manifest (or index) that it stood for: `sha256:…`. What signatures are over.
+    pub manifest: String,
+    /// Digest of the component.
+    pub component: String,
 }
 
 /// A file that the host can read.
@@ -326,6 +472,9 @@ pub struct PluginStatus {
     /// Version that the serving component gives itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
+    /// What the references to registries stand for, of the plugin and of its engines.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<ResolvedSource>,
     /// Kinds that are reconciled: `Kind.group`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kinds: Vec<String>,
@@ -336,7 +485,17 @@ pub struct PluginStatus {
     /// behind when a newer version no longer declares one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub child_kinds: Vec<KindRef>,
-    /// Earlier versions, newest first; at most 10.
+    /// The version that serves, as the record asked for it: what a host that starts again goes on with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "any_object")]
+    pub serving: Option<VersionSpec>,
+    /// What the newest version changes, or would change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<PlanStatus>,
+    /// The version that is on its way, or was taken back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<RolloutStatus>,
+    /// Versions that served before or were tried, newest first; at most 10.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<HistoryEntry>,
     /// `metadata.generation` that the conditions speak of.
@@ -372,15 +531,6 @@ pub struct KindRef {
     pub kind: String,
 }
 
-/// A version that served before.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct HistoryEntry {
-    /// Digest of the component.
-    pub digest: String,
-    /// Version that the component gave itself.
-    pub version: String,
-}
-
 /// How far a plugin is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Phase {
@@ -391,11 +541,17 @@ pub enum Phase {
     Ready,
     /// The version in the spec cannot serve; see the conditions. An earlier one may still do so.
     Failed,
+    /// The version in the spec waits for a person, or is stopped by a gate; an earlier one serves.
+    Waiting,
+    /// The version in the spec serves a part of the objects.
+    Canary,
+    /// The version in the spec was taken back; an earlier one serves.
+    RolledBack,
     /// The record is being deleted, but the plugin is still needed to clean up after objects.
     Terminating,
 }
 
-fn any_object(_: &mut SchemaGenerator) -> Schema {
+pub(super) fn any_object(_: &mut SchemaGenerator) -> Schema {
     let mut schema = BTreeMap::new();
     schema.insert("type", serde_json::json!("object"));
     schema.insert("x-kubernetes-preserve-unknown-fields", serde_json::json!(true));

@@ -1,16 +1,12 @@
-//! `transom compile IN OUT`
+//! `transom compile`: component on stdin, machine code on stdout.
 
-use std::path::PathBuf;
+use std::io::{Read, Write};
 
-use crate::plugin::compile_to_file;
+use crate::plugin::compile;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The component.
-    input: PathBuf,
-    /// Where the machine code goes.
-    output: PathBuf,
     /// Count fuel.
     #[arg(long)]
     fuel: bool,
@@ -18,6 +14,11 @@ pub struct Args {
 
 impl Args {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        Ok(compile_to_file(&self.input, &self.output, self.fuel)?)
+        let mut wasm = Vec::new();
+        std::io::stdin().lock().read_to_end(&mut wasm)?;
+        let code = compile(&wasm, self.fuel)?;
+        let mut out = std::io::stdout().lock();
+        out.write_all(&code)?;
+        Ok(out.flush()?)
     }
 }

@@ -6,8 +6,9 @@ use anyhow::Context;
 use kube::CustomResourceExt;
 use serde_json::Value;
 
+use crate::api::overlay::Overlay;
 use crate::api::plugin::{Bounds, Plugin};
-use crate::plugin::Engine;
+use crate::plugin::{Cache, Engine};
 use crate::registry::{Loader, digest_of};
 
 /// Arguments.
@@ -21,10 +22,10 @@ pub struct Args {
 }
 
 impl Args {
-    pub(super) async fn run(self, cache_dir: PathBuf) -> anyhow::Result<()> {
-        let mut definitions = vec![serde_json::to_value(Plugin::crd())?];
+    pub(super) async fn run(self, cache: Cache) -> anyhow::Result<()> {
+        let mut definitions = vec![serde_json::to_value(Plugin::crd())?, serde_json::to_value(Overlay::crd())?];
         if !self.components.is_empty() {
-            let loader = Loader { engine: Engine::new()?, program: std::env::current_exe()?, cache_dir };
+            let loader = Loader { engine: Engine::new()?, program: std::env::current_exe()?, cache };
             for path in &self.components {
                 let wasm = tokio::fs::read(path).await.with_context(|| format!("cannot read {}", path.display()))?;
                 let loaded = loader

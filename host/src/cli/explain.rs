@@ -10,6 +10,9 @@ use serde_json::{Map, Value, json};
 use super::record::{self, DEFAULT_HOST};
 use super::subject::Subject;
 use crate::api::names;
+use crate::control::serving;
+use crate::overlay::path::{Part, Path};
+use crate::overlay::{Laid, Trace};
 use crate::plan::check::Scope;
 use crate::plan::contract::{Answer, Disposition, ObjectRef};
 use crate::plan::diff;
@@ -96,7 +99,7 @@ fn split(field: &[String]) -> anyhow::Result<(String, String)> {
 
 /// Everything about the object itself.
 fn object(subject: &Subject, bundle: Option<&Bundle>) -> Map<String, Value> {
-    let status = subject.plugin.status.clone().unwrap_or_default();
+    let (version, digest) = serving::of_record(&subject.plugin, &subject.primary);
     let primary = subject.primary.value();
     let conditions = primary.pointer("/status/conditions").cloned().unwrap_or_else(|| json!([]));
     let children: Vec<Value> = subject
@@ -109,15 +112,12 @@ fn object(subject: &Subject, bundle: Option<&Bundle>) -> Map<String, Value> {
         .collect();
     let mut all = Map::new();
     all.insert("object".into(), subject.reference.to_string().into());
-    all.insert(
-        "plugin".into(),
-        json!({"name": subject.plugin_name(), "version": status.version, "digest": status.digest}),
-    );
+    all.insert("plugin".into(), json!({"name": subject.plugin_name(), "version": version, "digest": digest}));
     all.insert("generation".into(), subject.primary.generation.into());
     all.insert("conditions".into(), conditions);
     all.insert("children".into(), children.into());
     let Some(bundle) = bundle else { return all };
-    if Some(&bundle.plugin.digest) != status.digest.as_ref() {
+    if Some(&bundle.plugin.digest) != digest.as_ref() {
         all.insert("recordedWith".into(), json!(bundle.plugin));
     }
     let used = match &bundle.outcome {
@@ -142,6 +142,13 @@ fn object(subject: &Subject, bundle: Option<&Bundle>) -> Map<String, Value> {
         let held = plan.children.iter().filter(|child| child.disposition == Disposition::Hold);
         let held: Vec<String> = held.map(|child| planned_name(&child.object)).collect();
         all.insert("held".into(), json!(held));
+    }
+    if let Some(overlays) = &bundle.overlays {
+        let said = overlays.outcomes.iter().map(|outcome| match &outcome.refused {
+            None => json!({"overlay": outcome.overlay, "state": "applied"}),
+            Some(why) => json!({"overlay": outcome.overlay, "state": why.reason, "message": why.message}),
+        });
+        all.insert("overlays".into(), said.collect::<Vec<_>>().into());
     }
     all.insert("lastError".into(), json!(bundle.carried_out.error));
     all.insert("nextLookAt".into(), json!(bundle.next_look_at));
@@ -187,6 +194,16 @@ async fn field(subject: &Subject, bundle: Option<&Bundle>, child: &str, path: &s
         }
         _ => None,
     };
+    let laid = laid(bundle, &subject.reference.namespace);
+    let overlaid = laid.as_ref().and_then(|laid| laid.children.iter().find(|child| child.reference == *reference));
+    let asked = overlaid.map(|child| child.body.clone()).or(asked);
+    let trace = laid.as_ref().and_then(|laid| {
+        let is_it = |trace: &&Trace| {
+            trace.child == *reference && asked.as_ref().is_some_and(|object| is_at(&trace.path, &steps, object))
+        };
+        laid.traces.iter().rev().find(is_it)
+    });
+    let overlay = trace.map(|trace| json!({"name": trace.overlay, "patch": format!("spec.patches[{}]", trace.patch)}));
     let wanted = asked.as_ref().and_then(|object| at(object, &steps));
     let state = match (&asked, wanted, value) {
         (None, ..) => "unknown",
@@ -199,14 +216,41 @@ async fn field(subject: &Subject, bundle: Option<&Bundle>, child: &str, path: &s
         }
     };
     let from = if owners.iter().any(is_ours) {
-        "plugin"
+        if overlay.is_some() { "overlay" } else { "plugin" }
     } else if owners.is_empty() {
         "default of the API server, or not set"
     } else {
         "another manager"
     };
     Ok(json!({"child": reference.to_string(), "path": path, "live": value, "asked": wanted, "state": state,
-        "from": from, "managers": owners}))
+        "from": from, "overlay": overlay, "managers": owners}))
+}
+
+/// The recorded plan with its overlays.
+fn laid(bundle: Option<&Bundle>, namespace: &str) -> Option<Laid> {
+    let bundle = bundle?;
+    match (&bundle.outcome, &bundle.overlays) {
+        (Outcome::Planned(plan), Some(overlays)) => overlays.on_plan(plan, namespace).ok(),
+        _ => None,
+    }
+}
+
+/// Is the place of a change the field, above it or below it?
+fn is_at(path: &Path, steps: &[Step], object: &Value) -> bool {
+    let mut value = Some(object);
+    path.0.iter().zip(steps).all(|(part, step)| {
+        let there = value;
+        match step {
+            Step::Field(name) => {
+                value = there.and_then(|value| value.get(name));
+                matches!(part, Part::Field(changed) if changed == name)
+            }
+            Step::Item(index) => {
+                value = there.and_then(|value| value.get(*index));
+                value.is_some_and(|item| part.is_item(*index, item))
+            }
+        }
+    })
 }
 
 /// One step of a path.
@@ -341,6 +385,15 @@ mod tests {
         assert_eq!(owners("spec.containers[0].image"), Vec::<String>::new());
         assert_eq!(owners("spec.containers[1].image"), ["transom:web"]);
         assert_eq!(owners("spec.containers[1].args[0]"), ["transom:web"]);
+    }
+
+    #[test]
+    fn changes_are_found_by_the_position_of_their_item() {
+        let item = Part::Item { key: Some("name"), value: "b".into() };
+        let path = Path::default().field("spec").field("containers").with(item).field("image");
+        let is_at = |field: &str| is_at(&path, &steps(field).unwrap(), &live());
+        assert!(is_at("spec.containers[1].image") && is_at("spec.containers[1]") && is_at("spec"));
+        assert!(!is_at("spec.containers[0].image") && !is_at("spec.containers[1].args") && !is_at("spec.replicas"));
     }
 
     #[test]

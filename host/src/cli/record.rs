@@ -15,7 +15,7 @@ use crate::lookup::{Asker, Grants, Lookups, Places};
 use crate::plan::contract::{Answer, Answered, Failure, Lookup, Request, Step};
 use crate::plan::request::Snapshot;
 use crate::plan::rounds::{self, Conversation, Session};
-use crate::plugin::{CallError, Engine};
+use crate::plugin::{Cache, CallError, Engine};
 use crate::record::{Bundle, CarriedOut, Component, Outcome, Recording, serve};
 use crate::registry::{Loaded, Loader, digest_of};
 
@@ -50,9 +50,9 @@ pub struct Args {
 }
 
 impl Args {
-    pub(super) async fn run(self, cache_dir: PathBuf) -> anyhow::Result<()> {
+    pub(super) async fn run(self, cache: Cache) -> anyhow::Result<()> {
         let bundles = if self.fresh {
-            vec![self.evaluate(cache_dir).await?]
+            vec![self.evaluate(cache).await?]
         } else {
             ask(self.host, &self.kind, &self.namespace, &self.name, self.last).await?
         };
@@ -75,9 +75,9 @@ impl Args {
     }
 
     /// Now, with the caller's rights.
-    async fn evaluate(&self, cache_dir: PathBuf) -> anyhow::Result<Bundle> {
+    async fn evaluate(&self, cache: Cache) -> anyhow::Result<Bundle> {
         let subject = Subject::find(&self.kind, &self.namespace, &self.name).await?;
-        let loaded = load(&subject, self.plugin.as_deref(), cache_dir).await?;
+        let loaded = load(&subject, self.plugin.as_deref(), cache).await?;
         let recording = evaluate(&subject, &loaded).await?;
         Ok(Bundle::of(&recording).await?)
     }
@@ -114,14 +114,14 @@ pub(super) fn cached(cache_dir: &Path, digest: &str) -> PathBuf {
 }
 
 /// The component that serves an object, and its digest.
-async fn load(subject: &Subject, file: Option<&Path>, cache_dir: PathBuf) -> anyhow::Result<(Loaded, String)> {
+async fn load(subject: &Subject, file: Option<&Path>, cache: Cache) -> anyhow::Result<(Loaded, String)> {
     let status = subject.plugin.status.clone().unwrap_or_default();
     let serving = status.digest.context("the Plugin record names no serving digest")?;
-    let path = file.map_or_else(|| cached(&cache_dir, &serving), Path::to_path_buf);
+    let path = file.map_or_else(|| cached(&cache.dir, &serving), Path::to_path_buf);
     let wasm = std::fs::read(&path)
         .with_context(|| format!("cannot read {}: name the component by --plugin", path.display()))?;
     let digest = digest_of(&wasm);
-    let loader = Loader { engine: Engine::new()?, program: std::env::current_exe()?, cache_dir };
+    let loader = Loader { engine: Engine::new()?, program: std::env::current_exe()?, cache };
     let bounds = subject.plugin.spec.limits.bounds().unwrap_or_default();
     let loaded = loader.load(&subject.plugin_name(), &wasm, &digest, bounds).await?;
     Ok((loaded, digest))
@@ -156,6 +156,7 @@ async fn evaluate(subject: &Subject, (loaded, digest): &(Loaded, String)) -> any
         Err(stop) => Outcome::of_failure(&stop),
     };
     Ok(Recording {
+        overlays: None,
         plugin: loaded.plugin.clone(),
         component: Component {
             name: subject.plugin_name(),

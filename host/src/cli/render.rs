@@ -5,19 +5,27 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
+use base64::Engine as _;
 use serde_json::{Map, Value, json};
 
+use crate::api::names;
+use crate::api::overlay::{Overlay, OverlayRules};
 use crate::api::plugin::Bounds;
+use crate::control::cluster::Cluster;
+use crate::overlay::guard::Rails;
+use crate::overlay::{Given, Laid, Layer, Outcome, condition, lay};
 use crate::plan::check::{Checked, Checker, Scope};
 use crate::plan::contract::{
-    Answer, Answered, Delivery, Failure, Lookup, Manifest, Problem, Request, Step, TypeMeta, Value as Found,
+    Answer, Answered, Call, Delivery, Disposition, Failure, Lookup, Manifest, Problem, Request, Step, TypeMeta,
+    Value as Found,
 };
 use crate::plan::object::Object;
 use crate::plan::request::{Children, Snapshot};
 use crate::plan::rounds::{self, NoPlan, Session};
 use crate::plan::status::{self, Report, Synced};
-use crate::plugin::{CallError, Engine};
+use crate::plugin::{Cache, CallError, Engine};
 use crate::registry::{Loaded, Loader, digest_of};
+use crate::telemetry::chain;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -38,9 +46,25 @@ pub struct Args {
     /// Namespace where the objects name none.
     #[arg(long, short, default_value = "default")]
     namespace: String,
+    /// Overlays that are laid over the plan, YAML or JSON: as in the cluster, but for the rights of their accounts,
+    /// which only a cluster knows.
+    #[arg(long, value_name = "FILE")]
+    overlay: Vec<PathBuf>,
+    /// `spec.overlays` of the Plugin record, YAML or JSON.
+    #[arg(long, value_name = "FILE")]
+    overlay_rules: Option<PathBuf>,
+    /// Whether the API server of the kubeconfig is asked if it would take the children; nothing is written.
+    #[arg(long, value_name = "WHO", default_value = "none")]
+    dry_run: DryRun,
     /// How the result looks.
     #[arg(long, short, default_value = "yaml")]
     output: Output,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum DryRun {
+    None,
+    Server,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -50,33 +74,53 @@ enum Output {
 }
 
 impl Args {
-    pub(super) async fn run(self, cache_dir: PathBuf) -> anyhow::Result<()> {
-        let loader = Loader { engine: Engine::new()?, program: std::env::current_exe()?, cache_dir };
+    pub(super) async fn run(self, cache: Cache) -> anyhow::Result<()> {
+        let loader = Loader { engine: Engine::new()?, program: std::env::current_exe()?, cache };
         let wasm = std::fs::read(&self.plugin).with_context(|| format!("cannot read {}", self.plugin.display()))?;
         let loaded = loader
             .load("render", &wasm, &digest_of(&wasm), Bounds::default())
             .await
             .with_context(|| format!("{} is no plugin", self.plugin.display()))?;
         let world = World::read(&self, &loaded)?;
-        let rendered = world.render(&loaded).await?;
+        let mut rendered = world.render(&loaded).await?;
+        if self.dry_run == DryRun::Server {
+            rendered.refused = dry_run(&loaded.manifest.name, &rendered.checked).await?;
+        }
         println!("{}", self.print(&rendered)?);
-        Ok(())
+        let left_out =
+            rendered.overlays.iter().filter_map(|o| Some(format!("{}: {}", o.overlay, o.refused.as_ref()?.message)));
+        let refused = rendered.refused.iter().map(|(child, why)| format!("{child}: {why}"));
+        let faults: Vec<String> = left_out.chain(refused).collect();
+        if faults.is_empty() { Ok(()) } else { bail!("refused:\n  {}", faults.join("\n  ")) }
     }
 
     fn print(&self, rendered: &Rendered) -> anyhow::Result<String> {
-        let Rendered { checked, status, asked } = rendered;
+        let Rendered { checked, status, asked, overlays, .. } = rendered;
         let asked: Vec<Value> = asked.iter().map(|a| json!(a)).collect();
         if matches!(self.output, Output::Json) {
             let children: Vec<Value> =
                 checked.children.iter().map(|c| json!({"disposition": c.disposition, "object": c.body})).collect();
-            let all = json!({"children": children, "status": status, "lookups": asked});
+            let mut all = json!({"children": children, "status": status, "lookups": asked,
+                "calls": calls(&checked.calls)});
+            if let (Value::Object(all), false) = (&mut all, overlays.is_empty()) {
+                all.insert("overlays".into(), json!(overlays));
+            }
             return Ok(serde_json::to_string_pretty(&all)?);
         }
         let mut text = String::new();
         for child in &checked.children {
             let disposition = serde_json::to_value(child.disposition)?;
             text += &format!("---\n# {}\n", disposition.as_str().unwrap_or_default());
+            let by = overlays.iter().filter(|outcome| outcome.children.contains(&child.reference));
+            let by: Vec<&str> = by.map(|outcome| outcome.overlay.as_str()).collect();
+            if !by.is_empty() {
+                text += &format!("# overlays: {}\n", by.join(", "));
+            }
             text += &serde_saphyr::to_string(&child.body)?;
+        }
+        if !checked.calls.is_empty() {
+            text += "---\n# calls, which the host makes after the children\n";
+            text += &serde_saphyr::to_string(&json!({"calls": calls(&checked.calls)}))?;
         }
         text += "---\n# status\n";
         text += &serde_saphyr::to_string(&json!({"status": status}))?;
@@ -88,6 +132,47 @@ struct Rendered {
     checked: Checked,
     status: Value,
     asked: Vec<Answered>,
+    /// What became of each overlay.
+    overlays: Vec<Outcome>,
+    /// What the API server would not take, and why.
+    refused: Vec<(String, String)>,
+}
+
+/// Asks the API server whether it would take the children.
+async fn dry_run(plugin: &str, checked: &Checked) -> anyhow::Result<Vec<(String, String)>> {
+    let client = kube::Client::try_default().await.context("no cluster: set KUBECONFIG, or leave --dry-run out")?;
+    let cluster = Cluster::new(client, None);
+    let mut refused = Vec::new();
+    for child in checked.children.iter().filter(|child| child.disposition != Disposition::Hold) {
+        let answer = cluster.apply_dry_run(&child.reference, &names::field_manager(plugin), &child.body).await;
+        if let Err(error) = answer {
+            refused.push((child.reference.to_string(), chain(&error)));
+        }
+    }
+    Ok(refused)
+}
+
+/// Overlays for this primary, and the rules that bound them.
+fn read_overlays(args: &Args, snapshot: &Snapshot) -> anyhow::Result<(Vec<Arc<Given>>, Rails)> {
+    let mut given = Vec::new();
+    for path in &args.overlay {
+        for object in read_objects(path)? {
+            let overlay: Overlay = serde_json::from_value(Value::Object(object))
+                .with_context(|| format!("{}: no Overlay", path.display()))?;
+            let overlay = Given::of(&overlay, &args.namespace);
+            if overlay.selects(&snapshot.kind, &snapshot.primary) {
+                given.push(Arc::new(overlay));
+            } else {
+                eprintln!("the overlay {} is not for {}", overlay.name, snapshot.reference());
+            }
+        }
+    }
+    let rules: OverlayRules = match &args.overlay_rules {
+        Some(path) => serde_json::from_value(read_documents(path)?.pop().unwrap_or_default())
+            .with_context(|| path.display().to_string())?,
+        None => OverlayRules::default(),
+    };
+    Ok((given, Rails::new(&rules).map_err(anyhow::Error::msg)?))
 }
 
 /// What there is instead of a cluster.
@@ -95,6 +180,8 @@ struct World {
     snapshot: Snapshot,
     others: Vec<(TypeMeta, Object)>,
     cluster_scoped: Vec<TypeMeta>,
+    overlays: Vec<Arc<Given>>,
+    rails: Rails,
 }
 
 impl World {
@@ -129,7 +216,9 @@ impl World {
             Some(path) => read_documents(path)?.pop().unwrap_or_default().to_string(),
             None => "{}".into(),
         };
-        Ok(Self { snapshot: Snapshot { kind, primary: Arc::new(primary), children, config }, others, cluster_scoped })
+        let snapshot = Snapshot { kind, primary: Arc::new(primary), children, config };
+        let (overlays, rails) = read_overlays(args, &snapshot)?;
+        Ok(Self { snapshot, others, cluster_scoped, overlays, rails })
     }
 
     async fn render(&self, loaded: &Loaded) -> anyhow::Result<Rendered> {
@@ -153,12 +242,17 @@ impl World {
         })?;
         let scope = |kind: &TypeMeta| Some(self.scope(kind));
         let checker = Checker { plugin: &manifest.name, manifest, bounds: &bounds, scope: &scope };
-        let checked = checker.check(snapshot, &plan).map_err(|e| anyhow::anyhow!("plan refused: {}: {e}", e.reason))?;
+        let mut checked =
+            checker.check(snapshot, &plan).map_err(|e| anyhow::anyhow!("plan refused: {}: {e}", e.reason))?;
+        let layer = Layer { given: &self.overlays, rails: &self.rails, rejected: &|_| None };
+        let Laid { children, outcomes: overlays, .. } = lay(layer, &checked.children);
+        checked.children = children;
+        checked.conditions.extend(condition(&overlays));
         let report = Report { fields: checked.status.clone(), conditions: checked.conditions.clone() };
         let live = snapshot.primary.value().pointer("/status").and_then(Value::as_object).cloned().unwrap_or_default();
         let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         let status = status::next(&live, snapshot.primary.generation, Some(&report), &Synced::applied(), &now);
-        Ok(Rendered { checked, status, asked })
+        Ok(Rendered { checked, status, asked, overlays, refused: Vec::new() })
     }
 
     /// Offline nobody can be asked; what is not known to be cluster-scoped is namespaced.
@@ -208,6 +302,15 @@ impl World {
         };
         Answered { lookup, answer }
     }
+}
+
+/// Calls for people: messages in base64.
+fn calls(calls: &[Call]) -> Vec<Value> {
+    let shown = |call: &Call| {
+        let message = base64::engine::general_purpose::STANDARD.encode(&call.message);
+        json!({"key": call.key, "endpoint": call.endpoint, "path": call.path, "message": message})
+    };
+    calls.iter().map(shown).collect()
 }
 
 /// A conversation without a cluster.

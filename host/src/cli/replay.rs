@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
 use crate::api::plugin::Bounds;
-use crate::plugin::Engine;
+use crate::plugin::{Cache, Engine};
 use crate::record::{self, Bundle, Difference};
 use crate::registry::{Loader, digest_of};
 
@@ -31,12 +31,12 @@ enum Output {
 }
 
 impl Args {
-    pub(super) async fn run(self, cache_dir: PathBuf) -> anyhow::Result<()> {
+    pub(super) async fn run(self, cache: Cache) -> anyhow::Result<()> {
         let shown = self.file.display();
         let text = std::fs::read_to_string(&self.file).with_context(|| format!("cannot read {shown}"))?;
         let bundle = Bundle::parse(&text).with_context(|| shown.to_string())?;
         let recorded = &bundle.plugin.digest;
-        let path = self.plugin.clone().unwrap_or_else(|| super::record::cached(&cache_dir, recorded));
+        let path = self.plugin.clone().unwrap_or_else(|| super::record::cached(&cache.dir, recorded));
         let wasm = std::fs::read(&path)
             .with_context(|| format!("cannot read {}: name the component by --plugin", path.display()))?;
         let digest = digest_of(&wasm);
@@ -46,7 +46,7 @@ impl Args {
                 path.display()
             );
         }
-        let loader = Loader { engine: Engine::metered()?, program: std::env::current_exe()?, cache_dir };
+        let loader = Loader { engine: Engine::metered()?, program: std::env::current_exe()?, cache };
         // what takes a second in a host may take longer here
         let bounds = Bounds { deadline: Bounds::default().deadline * 10, ..Bounds::default() };
         let loaded = loader

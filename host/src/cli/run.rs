@@ -11,10 +11,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::control::cluster::Cluster;
 use crate::control::controller::Controller;
 use crate::lookup::Places;
+use crate::lookup::random::host_key;
 use crate::plan::contract::ObjectRef;
-use crate::plugin::Engine;
+use crate::plugin::{Cache, Engine, Seal};
 use crate::record::ring::{MAX_BYTES, Ring};
-use crate::registry::{Loader, Registry};
+use crate::registry::rollout::plan::Plans;
+use crate::registry::{Loader, Policy, Registry};
 use crate::telemetry::{Readiness, serve};
 
 /// What was begun may take this long to finish when the host is told to stop.
@@ -42,10 +44,22 @@ pub struct Args {
     /// pod).
     #[arg(long, env = "TRANSOM_NAMESPACE", value_name = "NAMESPACE")]
     namespace: Option<String>,
+    /// Run signed components only: a record without `spec.signature` is refused, whatever its source.
+    #[arg(long, env = "TRANSOM_REQUIRE_SIGNATURE")]
+    require_signature: bool,
+    /// Take components only from below this address, in whole segments: oci://registry/team, https://host/path,
+    /// file:///folder, configmap://namespace; oci+http:// and http:// for what has no TLS. Repeatable.
+    #[arg(long, env = "TRANSOM_ALLOWED_SOURCE", value_delimiter = ',', value_name = "PREFIX")]
+    allowed_source: Vec<String>,
+    /// File with a public key (PEM) that must have signed every component, one of them when repeated. A record can ask
+    /// for more, not for less.
+    #[arg(long, env = "TRANSOM_SIGNATURE_KEY", value_delimiter = ',', value_name = "FILE")]
+    signature_key: Vec<PathBuf>,
 }
 
 impl Args {
-    pub(super) async fn run(self, cache_dir: PathBuf) -> anyhow::Result<()> {
+    pub(super) async fn run(self, mut cache: Cache, is_keyed: bool) -> anyhow::Result<()> {
+        let policy = Policy::new(self.require_signature, self.allowed_source.clone(), &self.signature_key)?;
         let mut config = kube::Config::infer().await.context("no cluster: set KUBECONFIG, or run inside one")?;
         config.default_namespace = self.watch_namespace.clone().unwrap_or(config.default_namespace);
         let namespace = self.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
@@ -56,13 +70,19 @@ impl Args {
             .await
             .with_context(|| format!("cannot listen on {}: choose another --listen", self.listen))?;
         tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "serving health and metrics");
-        let places = Places { namespace, cache_dir: cache_dir.clone() };
-        let loader = Loader { engine: Engine::new()?, program: std::env::current_exe()?, cache_dir };
+        // a pod's own files come and go with it
+        if !is_keyed && std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() {
+            cache.seal = seal_of_cluster(&cluster, &namespace).await?;
+        }
+        let places = Places { namespace: namespace.clone(), cache_dir: cache.dir.clone() };
+        let loader = Loader { engine: Engine::new()?, program: std::env::current_exe()?, cache };
         let recordings = Arc::new(Ring::new(self.recordings, MAX_BYTES));
+        let plans = Arc::<Plans>::default();
         let controller = Controller::new(cluster, recordings, places);
-        serve_recordings(self.recordings_listen, &controller).await?;
-        let registry = Registry::new(controller.clone(), loader, self.plugin_selector);
+        serve_recordings(self.recordings_listen, &controller, plans.clone()).await?;
+        let registry = Registry::new(controller.clone(), loader, self.plugin_selector, policy, plans);
         registry.install().await.context("cannot install the custom resource definition of Plugin")?;
+        crate::overlay::store::start(&controller, &namespace).await.context("cannot follow overlays")?;
         let records = tokio::spawn(registry.run(readiness));
         let workers = tokio::spawn({
             let controller = controller.clone();
@@ -83,9 +103,24 @@ impl Args {
     }
 }
 
-/// Serves the recordings, if there are any. The default port may be taken (two hosts on a laptop), and that is no reason
+/// By the host's key, which every replica has. Without it plugins are compiled at every start.
+async fn seal_of_cluster(cluster: &Cluster, namespace: &str) -> anyhow::Result<Seal> {
+    match host_key(cluster, namespace, "compiled plugins").await {
+        Ok(key) => Ok(Seal::new(&key)),
+        Err(error) => {
+            tracing::warn!(error, "compiled plugins cannot be kept for the next start: name a --cache-key-file");
+            Ok(Seal::ephemeral()?)
+        }
+    }
+}
+
+/// Serves the recordings, if there are any, and the plans of new versions. The default port may be taken (two hosts on a laptop), and that is no reason
 /// not to run.
-async fn serve_recordings(listen: Option<SocketAddr>, controller: &Arc<Controller>) -> anyhow::Result<()> {
+async fn serve_recordings(
+    listen: Option<SocketAddr>,
+    controller: &Arc<Controller>,
+    plans: Arc<Plans>,
+) -> anyhow::Result<()> {
     let ring = controller.recordings.clone();
     if ring.is_off() {
         return Ok(());
@@ -93,7 +128,7 @@ async fn serve_recordings(listen: Option<SocketAddr>, controller: &Arc<Controlle
     let address = listen.unwrap_or(super::record::DEFAULT_HOST);
     let queue = controller.clone();
     let again_in = Arc::new(move |object: &ObjectRef| queue.again_in(object));
-    match crate::record::serve::serve(address, ring, again_in).await {
+    match crate::record::serve::serve(address, ring, again_in, plans).await {
         Ok(address) => tracing::info!(%address, "serving recordings"),
         Err(error) if listen.is_some() => {
             return Err(error)

@@ -60,7 +60,7 @@ impl Subject {
     }
 }
 
-async fn primary(
+pub(super) async fn primary(
     cluster: &Cluster,
     plugins: &[Plugin],
     kind: &str,

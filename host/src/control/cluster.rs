@@ -239,6 +239,18 @@ impl Cluster {
         Ok(Applied { created: status == StatusCode::CREATED, object: parse(&text)? })
     }
 
+    /// What an apply would lead to; nothing is written.
+    ///
+    /// # Errors
+    /// When the API server would refuse it, or cannot be asked.
+    pub async fn apply_dry_run(&self, reference: &ObjectRef, manager: &str, body: &Value) -> Result<Object, ApiError> {
+        let served = self.served(&reference.kind).await?;
+        let path = served.path(&reference.namespace, &reference.name);
+        let uri = format!("{path}?fieldManager={}&force=true&dryRun=All", encode(manager));
+        let (_, text) = self.send("apply_dry_run", Method::PATCH, &uri, APPLY, body.to_string()).await?;
+        parse(&text)
+    }
+
     /// Creates an object.
     ///
     /// # Errors

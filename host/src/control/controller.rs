@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::Instrument;
@@ -12,10 +13,13 @@ use super::cluster::{ApiError, Cluster, Served};
 use super::events::Events;
 use super::key::PrimaryKey;
 use super::queue::Queue;
-use super::reconcile::{Memory, Outcome, Reconcile};
+use super::reconcile::{Memory, Outcome, Reconcile, ReconcileError};
+use super::serving::{Chosen, Serving};
 use super::watch::{Change, Selection, Watch, Watches};
 use crate::lookup::{Grants, Lookups, Places};
-use crate::plan::contract::{Manifest, ObjectRef, TypeMeta};
+use crate::overlay::guard::Rails;
+use crate::overlay::store::Store;
+use crate::plan::contract::{CallResult, Manifest, ObjectRef, TypeMeta};
 use crate::plan::object::Object;
 use crate::plan::request::Children;
 use crate::plugin::Plugin;
@@ -35,6 +39,8 @@ pub struct Active {
     pub name: String,
     /// `sha256:…`
     pub digest: String,
+    /// Name of the version: digest, configuration and grants. Empty without a component.
+    pub revision: Arc<str>,
     /// The component. None when it cannot be loaded: then nothing is reconciled, but objects can be deleted.
     pub plugin: Option<Plugin>,
     /// How long the deletion of a primary waits for a plugin that fails.
@@ -49,10 +55,13 @@ pub struct Active {
     pub cluster: Arc<Cluster>,
     /// What its record lets it ask outside the API server.
     pub grants: Grants,
+    /// What overlays may do to its children.
+    pub rails: Arc<Rails>,
     /// Kinds that it serves.
     pub primary_watches: Vec<Arc<Watch>>,
-    /// Kinds that it, or a version before, makes; those that the API server did not serve at first come later.
-    pub child_watches: RwLock<Vec<Arc<Watch>>>,
+    /// Kinds that it, or another version, makes; those that the API server did not serve at first come later. All versions
+    /// of a plugin share the list: each must see what another has made.
+    pub child_watches: Arc<RwLock<Vec<Arc<Watch>>>>,
 }
 
 impl Active {
@@ -67,6 +76,18 @@ impl Active {
         if let Some(watch) = self.primary_watch(&key.kind) {
             watch.cache.put_answer(object);
         }
+    }
+
+    /// Does it serve this kind?
+    #[must_use]
+    pub fn serves(&self, kind: &TypeMeta) -> bool {
+        self.primary_watch(kind).is_some()
+    }
+
+    /// Does it serve a kind that another version serves?
+    #[must_use]
+    pub fn serves_any_of(&self, other: &Self) -> bool {
+        other.primary_watches.iter().any(|watch| self.serves(&watch.kind))
     }
 
     fn primary_watch(&self, kind: &TypeMeta) -> Option<&Arc<Watch>> {
@@ -110,9 +131,13 @@ pub struct Controller {
     pub events: Events,
     /// The last reconciles of each object.
     pub recordings: Arc<Ring>,
+    /// Overlays of tenants.
+    pub overlays: Arc<Store>,
     watches: Watches,
     shared: Arc<Shared>,
-    active: RwLock<HashMap<TypeMeta, Arc<Active>>>,
+    active: RwLock<HashMap<TypeMeta, Arc<Serving>>>,
+    /// An object is pinned to a version that is not loaded.
+    pins: Notify,
     memory: Mutex<HashMap<PrimaryKey, Memory>>,
 }
 
@@ -122,16 +147,23 @@ impl Controller {
     pub fn new(cluster: Arc<Cluster>, recordings: Arc<Ring>, places: Places) -> Arc<Self> {
         let shared = Arc::<Shared>::default();
         let (watcher, asker, worked) = (shared.clone(), shared.clone(), shared.clone());
-        let observe = move |kind: &Arc<TypeMeta>, selection, change| watcher.observe(kind, selection, change);
+        let overlays = Arc::<Store>::default();
+        let inbox = overlays.clone();
+        let observe = move |kind: &Arc<TypeMeta>, selection, change| match selection {
+            Selection::Overlays => inbox.observe(change),
+            _ => watcher.observe(kind, selection, change),
+        };
         let stale = move |key: &PrimaryKey| asker.queue.add(key.clone(), 0);
         Arc::new(Self {
             lookups: Lookups::new(cluster.clone(), places, Arc::new(stale)),
             events: Events::start(cluster.clone(), move || worked.queue.waiting() > 0),
             recordings,
+            overlays,
             watches: Watches::new(Arc::new(observe)),
             cluster,
             shared,
             active: RwLock::default(),
+            pins: Notify::new(),
             memory: Mutex::default(),
         })
     }
@@ -158,49 +190,116 @@ impl Controller {
         Ok(())
     }
 
-    /// The plugin that serves a kind.
+    /// The version of a plugin that serves a kind, except for objects that another one serves.
     #[must_use]
     pub fn serving(&self, kind: &TypeMeta) -> Option<Arc<Active>> {
+        self.versions(kind).map(|serving| serving.stable.clone())
+    }
+
+    /// All versions that serve a kind.
+    #[must_use]
+    pub fn versions(&self, kind: &TypeMeta) -> Option<Arc<Serving>> {
         self.active.read().unwrap_or_else(PoisonError::into_inner).get(kind).cloned()
     }
 
-    /// Lets a version serve its kinds from now on, in place of the version before. Calls in flight end on the version
-    /// they began with. Every primary is looked at again.
-    pub fn activate(&self, active: Active) {
-        let active = Arc::new(active);
+    /// Lets these versions serve the kinds of the stable one from now on, in place of what served before. Calls in flight
+    /// end on the version they began with. Every primary that changes hands is looked at again.
+    pub fn serve(&self, serving: Serving) {
+        let serving = Arc::new(serving);
         let mut kinds = self.active.write().unwrap_or_else(PoisonError::into_inner);
-        kinds.retain(|_, serving| serving.name != active.name);
-        for watch in &active.primary_watches {
-            kinds.insert((*watch.kind).clone(), active.clone());
+        let mut before: HashMap<TypeMeta, Arc<Serving>> = HashMap::new();
+        kinds.retain(|kind, old| {
+            let is_other = old.stable.name != serving.stable.name;
+            if !is_other {
+                before.insert(kind.clone(), old.clone());
+            }
+            is_other
+        });
+        for watch in &serving.stable.primary_watches {
+            kinds.insert((*watch.kind).clone(), serving.clone());
         }
         drop(kinds);
-        for watch in &active.primary_watches {
+        for watch in &serving.stable.primary_watches {
+            let before = before.get(&*watch.kind);
             for primary in watch.cache.all() {
-                self.shared.queue.add(PrimaryKey::new(watch.kind.clone(), &primary.namespace, &primary.name), 0);
+                let was = before.map(|before| before.choose(&watch.kind, &primary));
+                let stays = match (was, serving.choose(&watch.kind, &primary)) {
+                    (Some(Chosen::Version(was)), Chosen::Version(is)) => Arc::ptr_eq(&was, &is),
+                    _ => false,
+                };
+                if !stays {
+                    self.shared.queue.add(PrimaryKey::new(watch.kind.clone(), &primary.namespace, &primary.name), 0);
+                }
             }
         }
+    }
+
+    /// Resolves when an object was found that is pinned to a version which is not loaded.
+    pub async fn pin_missing(&self) {
+        self.pins.notified().await;
+    }
+
+    /// What became of the calls of the last plan for an object; nothing while it is being reconciled.
+    #[must_use]
+    pub fn call_results(&self, kind: &TypeMeta, primary: &Object) -> Vec<CallResult> {
+        let key = PrimaryKey::new(Arc::new(kind.clone()), &primary.namespace, &primary.name);
+        let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        memory.get(&key).map(Memory::call_results).unwrap_or_default()
+    }
+
+    /// How many of these primaries have not been looked at by this version yet.
+    #[must_use]
+    pub fn pending<'a>(&self, revision: &str, keys: impl Iterator<Item = &'a PrimaryKey>) -> usize {
+        let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        keys.filter(|key| memory.get(*key).is_none_or(|memory| memory.by.as_deref() != Some(revision))).count()
     }
 
     /// Does this plugin serve anything, be it only deletions?
     #[must_use]
     pub fn is_active(&self, plugin: &str) -> bool {
-        self.active.read().unwrap_or_else(PoisonError::into_inner).values().any(|serving| serving.name == plugin)
+        self.active.read().unwrap_or_else(PoisonError::into_inner).values().any(|serving| serving.stable.name == plugin)
     }
 
     /// How many primaries of this plugin carry the host's finalizer.
     #[must_use]
     pub fn finalizers(&self, plugin: &str) -> usize {
         let active = self.active.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(serving) = active.values().find(|serving| serving.name == plugin) else {
+        let Some(serving) = active.values().find(|serving| serving.stable.name == plugin) else {
             return 0;
         };
         let held = |watch: &Arc<Watch>| watch.cache.all().iter().filter(|primary| primary.finalizer).count();
-        serving.primary_watches.iter().map(held).sum()
+        serving.stable.primary_watches.iter().map(held).sum()
     }
 
     /// No version of this plugin serves any more. Its objects stay as they are.
     pub fn deactivate(&self, plugin: &str) {
-        self.active.write().unwrap_or_else(PoisonError::into_inner).retain(|_, serving| serving.name != plugin);
+        self.active.write().unwrap_or_else(PoisonError::into_inner).retain(|_, serving| serving.stable.name != plugin);
+    }
+
+    /// Looks again at the primaries in a namespace for which this holds.
+    pub fn requeue(&self, namespace: &str, wants: &dyn Fn(&TypeMeta, &Object) -> bool) {
+        let active: Vec<Arc<Active>> = self
+            .active
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .map(|serving| serving.stable.clone())
+            .collect();
+        let watches: HashMap<&TypeMeta, &Arc<Watch>> =
+            active.iter().flat_map(|active| &active.primary_watches).map(|watch| (&*watch.kind, watch)).collect();
+        for watch in watches.into_values() {
+            let in_place = |primary: &Arc<Object>| primary.namespace == namespace && wants(&watch.kind, primary);
+            for primary in watch.cache.all().into_iter().filter(in_place) {
+                self.shared.queue.add(PrimaryKey::new(watch.kind.clone(), &primary.namespace, &primary.name), 0);
+            }
+        }
+    }
+
+    /// Is this kind served, in whatever version?
+    #[must_use]
+    pub fn serves(&self, kind: &TypeMeta) -> bool {
+        let active = self.active.read().unwrap_or_else(PoisonError::into_inner);
+        active.keys().any(|served| served.kind == kind.kind && served.group() == kind.group())
     }
 
     /// Works until the queue is closed, then finishes what was begun.
@@ -237,21 +336,45 @@ impl Controller {
 
     /// Returns the resource versions that were written, and how long the primary has to rest.
     async fn reconcile(&self, key: &PrimaryKey) -> (Vec<u64>, Option<Duration>) {
-        let Some(active) = self.serving(&key.kind) else {
+        let Some(versions) = self.versions(&key.kind) else {
             return (Vec::new(), None);
         };
-        if active.primary(key).is_none() {
+        if let Some(watch) = versions.stable.primary_watch(&key.kind) {
+            metrics().primaries(&versions.stable.name, &key.kind.kind, watch.cache.len());
+        }
+        let Some(primary) = versions.stable.primary(key) else {
             self.memory.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
             self.lookups.forget(key);
+            self.overlays.report(key, &[]);
             return (Vec::new(), None);
-        }
+        };
+        let (active, refusal) = match versions.choose(&key.kind, &primary) {
+            Chosen::Version(active) => (active, None),
+            Chosen::Missing => {
+                self.pins.notify_waiters();
+                let digest = primary.pin.as_deref().unwrap_or_default().to_owned();
+                (versions.stable.clone(), Some(ReconcileError::Pinned { digest }))
+            }
+        };
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner).remove(key).unwrap_or_default();
         let span = tracing::error_span!("reconcile", kind = key.kind.kind, namespace = %key.namespace, object = %key.name,
             plugin = active.name, digest = active.digest.get(..15));
         let (memory_of_key, written) = (&mut memory, Vec::new());
-        let reconcile =
-            Reconcile { controller: self, active: &active, key, memory: memory_of_key, written, recording: None };
-        let Outcome { written, again, rest } = reconcile.run().instrument(span).await;
+        let reconcile = Reconcile {
+            controller: self,
+            active: &active,
+            key,
+            memory: memory_of_key,
+            written,
+            recording: None,
+            overlaid: None,
+        };
+        let outcome = match refusal {
+            None => reconcile.run().instrument(span).await,
+            Some(refusal) => reconcile.refuse(&refusal).instrument(span).await,
+        };
+        let Outcome { written, again, rest } = outcome;
+        memory.by = Some(active.revision.clone());
         self.memory.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), memory);
         if let Some(after) = again {
             self.shared.queue.add_at(key.clone(), Instant::now() + after);
@@ -279,6 +402,7 @@ impl Shared {
                 drop(owners);
                 self.queue.add(key, version);
             }
+            Selection::Overlays => {}
             Selection::Children => {
                 let owners = self.owners.read().unwrap_or_else(PoisonError::into_inner);
                 // a label that was changed by hand concerns the old owner too

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! snapshot ─► rounds ─► plan ─► check ─► writes?
-//!    ▲                                   │ none: publish status, done
-//!    └── answers to the writes go into ◄─┘ some: apply by tiers, prune
+//!    ▲                                   │ none: calls? none: publish status, done
+//!    └── answers to the writes go into ◄─┘ some: apply by tiers, prune; or make the calls
 //!        the caches; look again
 //! ```
 //!
@@ -20,15 +20,20 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use serde_json::{Map, Value, json};
 
+use super::calls::{self, Calls};
 use super::cluster::{ApiError, Applied, CREATE_ONLY};
 use super::controller::{Active, Controller};
 use super::damper::Damper;
 use super::key::PrimaryKey;
+use super::overlays::Rejected;
 use crate::api::names;
 use crate::api::plugin::Bounds;
 use crate::lookup::{Asker, Lookups};
+use crate::overlay::{Basis, Overlaid};
 use crate::plan::check::{Checked, Checker, PlanError, digest, shorten};
-use crate::plan::contract::{Answered, Event, Failure, Lookup, ObjectRef, Plan, Problem, Request, Step, TypeMeta};
+use crate::plan::contract::{
+    Answered, Call, CallResult, Event, Failure, Lookup, ObjectRef, Plan, Problem, Request, Step, TypeMeta,
+};
 use crate::plan::decide::{self, Apply, Experience, Prune, Writes};
 use crate::plan::object::Object;
 use crate::plan::request::Snapshot;
@@ -36,12 +41,12 @@ use crate::plan::rounds::{self, Conversation, NoPlan, RoundsError, Session};
 use crate::plan::status::{self, INVALID, Report, Synced};
 use crate::plan::{check::Desired, diff};
 use crate::plugin::CallError;
-use crate::record::{Outcome as Said, Recording, Write};
+use crate::record::{CallMade, Outcome as Said, Recording, Write};
 use crate::telemetry::{chain, metrics};
 
-/// Looks at one primary before it goes to the back of the queue: write, look again, and once more for what the first
-/// look could not see. More means that plan and cluster do not agree.
-const MAX_PASSES: u32 = 4;
+/// Looks at one primary before it goes to the back of the queue: write, look again, once more for what the first
+/// look could not see, and two for calls and what they led to. More means that plan and cluster do not agree.
+const MAX_PASSES: u32 = 6;
 
 /// How often the status of one object is written while no condition flips: "1 of 3 replicas", "2 of 3 replicas". A child
 /// that takes a moment to start would cost a write for each step otherwise; flips are written at once.
@@ -49,6 +54,13 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 
 /// Applies of one tier that are on their way at the same time.
 const PARALLEL_WRITES: usize = 8;
+
+/// Calls outside that failed in a row, after which a deletion that is overdue no longer waits for them: with the usual
+/// waits about eight minutes.
+const FORCED_AFTER_CALLS: u32 = 10;
+
+/// Calls of one plan that are on their way at the same time.
+const PARALLEL_CALLS: usize = 4;
 
 /// The API server serves a kind a moment after its definition was applied. After this long the objects of the kind are
 /// tried all the same, and their failure is told.
@@ -113,6 +125,14 @@ pub enum ReconcileError {
         /// Why.
         source: ApiError,
     },
+    /// A call outside Kubernetes failed, and the plugin asks for it again.
+    #[error("call {key} failed: {}: {}", problem.reason, problem.message)]
+    Outside {
+        /// Which call of the plan.
+        key: String,
+        /// What was answered.
+        problem: Problem,
+    },
     /// The primary itself could not be written.
     #[error("could not write {what} of the object")]
     Primary {
@@ -120,6 +140,12 @@ pub enum ReconcileError {
         what: &'static str,
         /// Why.
         source: ApiError,
+    },
+    /// The object is pinned to a version that is not there.
+    #[error("pinned to {digest}, which is not loaded: no version in the plugin's history has this digest")]
+    Pinned {
+        /// The version.
+        digest: String,
     },
     /// Every look found something to write.
     #[error("plan and cluster do not come to rest; last written: {0}")]
@@ -142,7 +168,10 @@ impl ReconcileError {
             Self::Immutable { .. } => "ImmutableField",
             Self::Conflict { .. } => "ChildConflict",
             Self::Prune { .. } => "PruneFailed",
+            Self::Outside { problem, .. } if problem.reason == calls::DENIED => calls::DENIED,
+            Self::Outside { .. } => "CallFailed",
             Self::Primary { .. } => "StatusFailed",
+            Self::Pinned { .. } => "PinnedVersionMissing",
             Self::Unstable(_) => "Unstable",
         }
     }
@@ -152,6 +181,17 @@ impl ReconcileError {
         match self {
             Self::Apply { source, .. } | Self::Prune { source, .. } | Self::Primary { source, .. } => Some(source),
             _ => None,
+        }
+    }
+
+    /// May a deletion that is overdue be forced because of this, after so many failures in a row? Not because of the API
+    /// server, which would have to do it. A service outside that is down for a moment is no plugin that fails, and a
+    /// plugin may drain for days.
+    fn may_force(&self, failures: u32) -> bool {
+        match self {
+            Self::Primary { .. } | Self::Prune { .. } => false,
+            Self::Outside { .. } => failures >= FORCED_AFTER_CALLS,
+            _ => true,
         }
     }
 
@@ -167,6 +207,8 @@ impl ReconcileError {
 pub struct Memory {
     /// Failures in a row.
     pub failures: u32,
+    /// Name of the version that looked at it last.
+    pub by: Option<Arc<str>>,
     /// Digest of the status that was written last.
     status: Option<String>,
     /// When that was.
@@ -179,9 +221,18 @@ pub struct Memory {
     wanted: Option<(i64, String)>,
     damper: Damper,
     settled: Option<Settled>,
+    calls: Calls,
+    /// Overlays that the API server would not take.
+    pub(super) rejected: Rejected,
 }
 
 impl Memory {
+    /// What became of the calls of the last plan.
+    #[must_use]
+    pub fn call_results(&self) -> Vec<CallResult> {
+        self.calls.results()
+    }
+
     /// There was nothing to write: need not be compared again.
     fn agree(&mut self, checked: &Checked, snapshot: &Snapshot) {
         let pair = |desired: &Arc<Desired>| Some(agreement(desired, snapshot.children.get(&desired.reference)?));
@@ -214,6 +265,8 @@ struct Settled {
     plugin: String,
     /// Resource version of the primary, status included.
     primary: u64,
+    /// What was laid over the plan; none when nothing was.
+    overlays: Option<Basis>,
     /// The plan's wish.
     requeue: Option<Duration>,
 }
@@ -243,6 +296,8 @@ pub struct Reconcile<'a> {
     pub written: Vec<u64>,
     /// Of the look in progress, if it called the plugin.
     pub recording: Option<Recording>,
+    /// Of the look in progress, if there are overlays.
+    pub overlaid: Option<Overlaid>,
 }
 
 /// What one look led to.
@@ -269,10 +324,13 @@ impl Reconcile<'_> {
         let started = Instant::now();
         let mut last = String::new();
         let mut result = Err(ReconcileError::Unstable(String::new()));
+        let uid = self.asker().uid;
+        self.memory.calls.begin(&uid);
         for _ in 0..MAX_PASSES {
             let pass = self.pass().await;
             self.keep_recording(pass.as_ref().err());
             let pass = match pass {
+                Err(error) if self.reject_overlays(&error).await => Ok(Pass::Wrote("left overlays out".into())),
                 Err(error) => self.or_force(error).await,
                 pass => pass,
             };
@@ -302,6 +360,12 @@ impl Reconcile<'_> {
             Err(error) => Some(self.failed(&error).await),
         };
         Outcome { written: self.written, again, rest }
+    }
+
+    /// Leaves everything as it is and says why.
+    pub async fn refuse(mut self, error: &ReconcileError) -> Outcome {
+        let again = Some(self.failed(error).await);
+        Outcome { written: self.written, again, rest: None }
     }
 
     /// Something was written. Was it asked for by a new spec or a new version, or is it the same again?
@@ -342,12 +406,16 @@ impl Reconcile<'_> {
             return Ok(Pass::Wrote("finalizer".into()));
         }
         let manifest = &self.active.manifest;
-        let request = snapshot.request(manifest, self.lookups().last(&self.asker()).await);
+        let mut request = snapshot.request(manifest, self.lookups().last(&self.asker()).await);
+        request.calls = self.memory.calls.results();
         let inputs = snapshot.digest(&request);
+        let overlays = self.controller.overlays.selected(&self.key.kind, &snapshot.primary);
+        let basis = Basis::of(&overlays, &self.active.rails);
         if let Some(settled) = self.memory.settled.take()
             && settled.inputs == inputs
             && settled.plugin == self.active.digest
             && settled.primary == snapshot.primary.resource_version
+            && settled.overlays == basis
         {
             metrics().memo_hit(&self.active.name);
             let changes_in = self.lookups().keep(self.key, &request.answers);
@@ -355,8 +423,13 @@ impl Reconcile<'_> {
             self.memory.settled = Some(settled);
             return Ok(Pass::Settled(again));
         }
-        let (checked, used) = self.converse(&snapshot, request).await?;
+        let (mut checked, used) = self.converse(&snapshot, request).await?;
+        self.memory.calls.plan(&checked.calls);
+        self.lay(&snapshot, overlays, &mut checked);
         if snapshot.primary.deleting && checked.finalized {
+            if let Some(what) = self.make_calls(&checked).await? {
+                return Ok(Pass::Wrote(what));
+            }
             if snapshot.children.is_empty() {
                 checked.events.into_iter().for_each(|event| self.event(&snapshot, event));
             }
@@ -376,7 +449,20 @@ impl Reconcile<'_> {
             return Ok(Pass::Wrote(what));
         }
         self.memory.agree(&checked, &snapshot);
+        let called = self.make_calls(&checked).await;
+        if let Ok(Some(what)) = called {
+            return Ok(Pass::Wrote(what));
+        }
         let report = Report { fields: checked.status, conditions: checked.conditions };
+        if let Err(error) = called {
+            // the plugin has seen the failure, so what it says is up to date
+            let synced = Synced::failed(error.reason(), error.chain());
+            if let Published::Written = self.publish(&snapshot, Some(&report), &synced).await? {
+                let note = error.chain();
+                self.event(&snapshot, Event { warning: true, reason: error.reason().to_owned(), note });
+            }
+            return Err(error);
+        }
         let mut later = None;
         match self.publish(&snapshot, Some(&report), &Synced::applied()).await? {
             Published::Written => checked.events.into_iter().for_each(|event| self.event(&snapshot, event)),
@@ -387,7 +473,7 @@ impl Reconcile<'_> {
         if later.is_none() {
             let plugin = self.active.digest.clone();
             let primary = self.active.primary(self.key).map_or(0, |primary| primary.resource_version);
-            self.memory.settled = Some(Settled { inputs, plugin, primary, requeue });
+            self.memory.settled = Some(Settled { inputs, plugin, primary, overlays: basis, requeue });
         }
         Ok(Pass::Settled([requeue, changes_in, later].into_iter().flatten().min()))
     }
@@ -463,6 +549,42 @@ impl Reconcile<'_> {
                 tracing::debug!(%kind, %error, "a kind of child is not served");
             }
         }
+    }
+
+    /// Makes the calls of a plan that are still to be made. Returns what was done, for people; none when nothing was.
+    async fn make_calls(&mut self, checked: &Checked) -> Result<Option<String>, ReconcileError> {
+        let (active, lookups) = (self.active, self.lookups());
+        let open = match self.memory.calls.next(&checked.calls) {
+            calls::Next::Nothing => return Ok(None),
+            calls::Next::Failed(call, problem) => {
+                return Err(ReconcileError::Outside { key: call.key.clone(), problem });
+            }
+            calls::Next::Make(open) => open,
+        };
+        let make = |call: &'_ Call| {
+            let call = call.clone();
+            async move {
+                let started = Instant::now();
+                let Call { endpoint, path, message, .. } = &call;
+                let answer = lookups.call(&active.grants, endpoint, path, message).await;
+                (call, answer, started)
+            }
+        };
+        let requests: Vec<_> = open.into_iter().map(make).collect();
+        let answers: Vec<_> = futures::stream::iter(requests).buffered(PARALLEL_CALLS).collect().await;
+        let mut done = Vec::new();
+        for (call, answer, started) in answers {
+            let problem = self.memory.calls.ended(&call, answer);
+            let Call { key, endpoint, path, .. } = call;
+            let outcome = if problem.is_some() { "Failed" } else { "Succeeded" };
+            metrics().plan_call(&active.name, outcome, started);
+            tracing::info!(key, endpoint, path, outcome, "call of the plan made");
+            done.push(format!("call {key} to {endpoint} {path}: {outcome}"));
+            if let Some(recording) = &mut self.recording {
+                recording.carried_out.calls.push(CallMade { key, endpoint, path, problem });
+            }
+        }
+        Ok(Some(done.join(", ")))
     }
 
     /// Applies by tiers, prunes when every apply succeeded. Returns what was done, for people.
@@ -656,10 +778,10 @@ impl Reconcile<'_> {
 
     /// A plugin that has failed for too long must not keep a primary from being deleted.
     async fn or_force(&mut self, error: ReconcileError) -> Result<Pass, ReconcileError> {
-        let of_plugin = !matches!(error, ReconcileError::Primary { .. } | ReconcileError::Prune { .. });
+        let may_force = error.may_force(self.memory.failures);
         match self.snapshot() {
             Some(snapshot)
-                if of_plugin && snapshot.primary.finalizer && self.overdue(&snapshot) == Some(Duration::ZERO) =>
+                if may_force && snapshot.primary.finalizer && self.overdue(&snapshot) == Some(Duration::ZERO) =>
             {
                 self.force(&snapshot, &error.chain()).await
             }
@@ -894,5 +1016,26 @@ impl Done {
             note: what.join(", "),
         };
         self.0.iter().map(event)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_that_fails_once_forces_no_deletion_that_takes_long() {
+        let problem = Problem { reason: "Unavailable".into(), message: String::new() };
+        let outside = ReconcileError::Outside { key: "a".into(), problem };
+        assert!(!outside.may_force(0) && !outside.may_force(FORCED_AFTER_CALLS - 1));
+        assert!(outside.may_force(FORCED_AFTER_CALLS));
+        assert!(ReconcileError::Internal(String::new()).may_force(0));
+    }
+
+    #[test]
+    fn ten_failures_take_minutes() {
+        let waited: Duration =
+            (1..=FORCED_AFTER_CALLS).map(|failures| crate::control::backoff::delay(failures, 0)).sum();
+        assert!(waited > Duration::from_secs(300), "{waited:?}");
     }
 }

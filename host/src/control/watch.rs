@@ -41,6 +41,8 @@ pub enum Selection {
     Primaries,
     /// Those with an owner label: restricted on the server.
     Children,
+    /// All, for [`crate::overlay::store`].
+    Overlays,
 }
 
 /// News of one object.
@@ -238,7 +240,7 @@ impl Follower {
 
     fn labels(&self) -> Option<String> {
         match self.selection {
-            Selection::Primaries => None,
+            Selection::Primaries | Selection::Overlays => None,
             Selection::Children => Some(names::OWNER_LABEL.into()),
         }
     }

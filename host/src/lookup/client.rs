@@ -41,17 +41,17 @@ const PARALLEL: usize = 32;
 const MAX_HEADERS: usize = 64 << 10;
 
 /// `data` of a Secret.
-pub(super) type SecretData = BTreeMap<String, Vec<u8>>;
+pub(crate) type SecretData = BTreeMap<String, Vec<u8>>;
 
 /// Reads a Secret in the name of an account, or of the host: its data, none when it does not exist, or why it could not
 /// be read.
-pub(super) type ReadSecret =
+pub(crate) type ReadSecret =
     Arc<dyn Fn(Option<Account>, SecretRef) -> BoxFuture<'static, Result<Option<SecretData>, String>> + Send + Sync>;
 
 type Inner = hyper_util::client::legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
 /// All connections of the host, by grant.
-pub(super) struct Clients {
+pub(crate) struct Clients {
     read: ReadSecret,
     made: Mutex<HashMap<Arc<str>, Made>>,
 }
@@ -63,21 +63,21 @@ struct Made {
 }
 
 /// Connections to one endpoint.
-pub(super) struct Client {
+pub(crate) struct Client {
     http: Inner,
     /// `user:password` or a bearer token.
-    pub(super) credentials: Option<Credentials>,
+    pub(crate) credentials: Option<Credentials>,
     /// Bearer tokens that a registry's authority has given, by scope.
-    pub(super) tokens: Mutex<HashMap<String, (HeaderValue, Instant)>>,
+    pub(crate) tokens: Mutex<HashMap<String, (HeaderValue, Instant)>>,
     /// PEM of the only trusted authorities.
-    pub(super) ca: Option<Vec<u8>>,
+    pub(crate) ca: Option<Vec<u8>>,
     permits: Semaphore,
     secrets: u64,
 }
 
 /// What a service wants to see.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub(super) enum Credentials {
+pub(crate) enum Credentials {
     /// User and password.
     Basic(String, String),
     /// A token.
@@ -86,7 +86,7 @@ pub(super) enum Credentials {
 
 impl Credentials {
     /// As the header `authorization`.
-    pub(super) fn header(&self) -> Option<HeaderValue> {
+    pub(crate) fn header(&self) -> Option<HeaderValue> {
         let text = match self {
             Self::Basic(user, password) => format!("Basic {}", STANDARD.encode(format!("{user}:{password}"))),
             Self::Bearer(token) => format!("Bearer {token}"),
@@ -99,27 +99,27 @@ impl Credentials {
 
 /// A whole response, within the bounds.
 #[derive(Debug)]
-pub(super) struct Response {
-    pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Bytes,
-    pub(super) trailers: HeaderMap,
+pub(crate) struct Response {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+    pub(crate) trailers: HeaderMap,
 }
 
 impl Response {
     /// A header as text; empty when it is not there.
-    pub(super) fn header(&self, name: impl header::AsHeaderName) -> &str {
+    pub(crate) fn header(&self, name: impl header::AsHeaderName) -> &str {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
 }
 
 /// A failed answer.
-pub(super) fn failed(reason: impl Into<String>, message: impl AsRef<str>) -> Answer {
+pub(crate) fn failed(reason: impl Into<String>, message: impl AsRef<str>) -> Answer {
     Answer::Failed(Problem { reason: reason.into(), message: crate::plan::check::shorten(message.as_ref(), 1_024) })
 }
 
 impl Clients {
-    pub(super) fn new(read: ReadSecret) -> Self {
+    pub(crate) fn new(read: ReadSecret) -> Self {
         Self { read, made: Mutex::default() }
     }
 
@@ -128,7 +128,7 @@ impl Clients {
     }
 
     /// Connections for a grant, with the credentials that are in its Secrets now.
-    pub(super) async fn get(&self, endpoint: &Endpoint) -> Result<Arc<Client>, Answer> {
+    pub(crate) async fn get(&self, endpoint: &Endpoint) -> Result<Arc<Client>, Answer> {
         let now = Instant::now();
         {
             let mut made = self.lock();
@@ -168,16 +168,16 @@ impl Clients {
         let Some(reference) = reference else {
             return Ok(None);
         };
-        let (name, SecretRef { namespace, name: secret }) = (&endpoint.name, reference);
+        let (at, SecretRef { namespace, name: secret }) = (&endpoint.field, reference);
         match (self.read)(endpoint.account.clone(), reference.clone()).await {
             Ok(Some(data)) => Ok(Some(data)),
             Ok(None) => Err(failed(
                 "CredentialsMissing",
-                format!("there is no Secret {namespace}/{secret}, which spec.endpoints[{name}].{field} names"),
+                format!("there is no Secret {namespace}/{secret}, which {at}.{field} names"),
             )),
             Err(error) => Err(failed(
                 "CredentialsMissing",
-                format!("the Secret {namespace}/{secret} of spec.endpoints[{name}].{field} cannot be read: {error}"),
+                format!("the Secret {namespace}/{secret} of {at}.{field} cannot be read: {error}"),
             )),
         }
     }
@@ -194,7 +194,10 @@ impl Client {
             let value = secret.and_then(|data| data.get(key)).map(|bytes| String::from_utf8(bytes.clone()));
             value.transpose().map_err(|_| format!("credentials: {key} is not UTF-8"))
         };
+        let docker = secret.and_then(|data| data.get(".dockerconfigjson"));
+        let docker = docker.map(|config| docker_login(config, &endpoint.authority)).transpose()?;
         let credentials = match (text("token")?, text("username")?, text("password")?) {
+            (None, None, None) if docker.is_some() => docker,
             (Some(token), ..) => Some(Credentials::Bearer(token.trim().to_owned())),
             (None, Some(user), password) => Some(Credentials::Basic(user, password.unwrap_or_default())),
             (None, None, Some(_)) => return Err("credentials: has password but no username".into()),
@@ -206,7 +209,7 @@ impl Client {
             Some(_) => return Err("credentials: tls.crt and tls.key belong together".into()),
         };
         if secret.is_some() && credentials.is_none() && identity.is_none() {
-            return Err("credentials: has neither username, token nor tls.crt".into());
+            return Err("credentials: has neither username, token nor tls.crt, nor .dockerconfigjson".into());
         }
         if credentials.as_ref().is_some_and(|credentials| credentials.header().is_none()) {
             return Err("credentials: the token has characters that no header can have".into());
@@ -246,13 +249,14 @@ impl Client {
     ///
     /// # Errors
     /// The failure as an answer.
-    pub(super) async fn send(
+    pub(crate) async fn send(
         &self,
         request: Request<Full<Bytes>>,
         limit: usize,
         deadline: Duration,
     ) -> Result<Response, Answer> {
         let authority = request.uri().authority().map(ToString::to_string).unwrap_or_default();
+        let is_head = request.method() == http::Method::HEAD;
         let exchange = async {
             let _permit = self.permits.acquire().await;
             let response = self
@@ -261,6 +265,11 @@ impl Client {
                 .await
                 .map_err(|error| failed("Unavailable", format!("{authority}: {}", chain(&error))))?;
             let (head, body) = response.into_parts();
+            let announced =
+                head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+            if !is_head && announced.is_some_and(|size: u64| size > limit as u64) {
+                return Err(failed("TooLarge", format!("{authority}: the answer is larger than {limit} bytes")));
+            }
             let body = Limited::new(body, limit).collect().await.map_err(|error| {
                 if error.is::<LengthLimitError>() {
                     failed("TooLarge", format!("{authority}: the answer is larger than {limit} bytes"))
@@ -277,7 +286,7 @@ impl Client {
     }
 
     /// GET or HEAD without a body.
-    pub(super) async fn get(
+    pub(crate) async fn get(
         &self,
         head: bool,
         uri: Uri,
@@ -294,7 +303,7 @@ impl Client {
     }
 
     /// Headers with the endpoint's own credentials.
-    pub(super) fn authorized(&self) -> HeaderMap {
+    pub(crate) fn authorized(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
         if let Some(value) = self.credentials.as_ref().and_then(Credentials::header) {
             headers.insert(header::AUTHORIZATION, value);
@@ -303,8 +312,46 @@ impl Client {
     }
 }
 
+/// The log-in for a registry from what `docker login` and `kubectl create secret docker-registry` write.
+pub(crate) fn docker_login(config: &[u8], authority: &str) -> Result<Credentials, String> {
+    #[derive(serde::Deserialize)]
+    struct Config {
+        #[serde(default)]
+        auths: BTreeMap<String, Login>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Login {
+        #[serde(default)]
+        auth: String,
+        #[serde(default)]
+        username: String,
+        #[serde(default)]
+        password: String,
+    }
+    let config: Config =
+        serde_json::from_slice(config).map_err(|error| format!("credentials: .dockerconfigjson: {error}"))?;
+    // a key may be an address with scheme and path: `https://index.docker.io/v1/`
+    let host = |key: &str| -> String {
+        let bare = key.split_once("://").map_or(key, |(_, rest)| rest);
+        bare.split('/').next().unwrap_or_default().trim_start_matches("index.").to_owned()
+    };
+    let known = || config.auths.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+    let login =
+        config.auths.iter().find(|(key, _)| host(key) == authority).map(|(_, login)| login).ok_or_else(|| {
+            format!("credentials: .dockerconfigjson has no login for {authority}, but for: {}", known())
+        })?;
+    if login.auth.is_empty() {
+        return Ok(Credentials::Basic(login.username.clone(), login.password.clone()));
+    }
+    let wrong = || format!("credentials: .dockerconfigjson: auth of {authority} is not base64 of user:password");
+    let decoded =
+        STANDARD.decode(&login.auth).ok().and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(wrong)?;
+    let (user, password) = decoded.split_once(':').ok_or_else(wrong)?;
+    Ok(Credentials::Basic(user.into(), password.into()))
+}
+
 /// Who asks.
-pub(super) const USER_AGENT: &str = concat!("transom/", env!("CARGO_PKG_VERSION"));
+pub(crate) const USER_AGENT: &str = concat!("transom/", env!("CARGO_PKG_VERSION"));
 
 fn tls_config(ca: Option<&[u8]>, identity: Option<(&[u8], &[u8])>) -> Result<ClientConfig, String> {
     let roots = match ca {
@@ -347,3 +394,21 @@ static SYSTEM_ROOTS: LazyLock<Arc<RootCertStore>> = LazyLock::new(|| {
     roots.add_parsable_certificates(loaded.certs);
     Arc::new(roots)
 });
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_docker_login_is_found_by_host_in_every_form_that_tools_write() {
+        let config = br#"{"auths": {"r.example:5000": {"auth": "YW5uOnM6M2NyZXQ="},
+            "https://index.docker.io/v1/": {"username": "bob", "password": "pw"}, "bad.example": {"auth": "!"}}}"#;
+        let basic = |user: &str, password: &str| Credentials::Basic(user.into(), password.into());
+        assert!(docker_login(config, "r.example:5000") == Ok(basic("ann", "s:3cret")), "a password may have a colon");
+        assert!(docker_login(config, "docker.io") == Ok(basic("bob", "pw")));
+        let error = |authority: &str| docker_login(config, authority).err().unwrap();
+        assert!(error("r.example").contains("no login for r.example, but for: bad.example, "), "the port counts");
+        assert!(error("bad.example").contains("not base64"));
+        assert!(docker_login(b"nonsense", "r.example").err().unwrap().starts_with("credentials: .dockerconfigjson: "));
+    }
+}

@@ -1,7 +1,7 @@
 //! Globs over paths: `*` and `?` within a segment, `**` over any number of whole segments.
 
 /// Does the pattern match the whole path? A `/` at the beginning of either means nothing.
-pub(super) fn matches(pattern: &str, path: &str) -> bool {
+pub(crate) fn matches(pattern: &str, path: &str) -> bool {
     let segments = |text: &str| -> Vec<Vec<char>> {
         text.trim_start_matches('/').split('/').map(|segment| segment.chars().collect()).collect()
     };

@@ -64,6 +64,8 @@ impl Protocol {
 pub struct Endpoint {
     /// Name that the plugin uses.
     pub name: String,
+    /// Where the record says so, for messages: `spec.endpoints[x]`.
+    pub field: String,
     /// What it speaks.
     pub protocol: Protocol,
     /// Without TLS.
@@ -125,6 +127,7 @@ impl Endpoint {
         let digest = Sha256::digest(format!("{protocol:?} {text}"));
         Ok(Self {
             name: spec.name.clone(),
+            field: format!("spec.endpoints[{}]", spec.name),
             protocol,
             plaintext: spec.plaintext,
             authority,
@@ -133,6 +136,37 @@ impl Endpoint {
             ca: spec.ca.clone(),
             account: None,
             paths: spec.paths.clone(),
+            digest: digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into(),
+        })
+    }
+
+    /// A server that a component is fetched from; `field` is `spec.source.oci`, for messages.
+    ///
+    /// # Errors
+    /// When `authority` is no host with an optional port.
+    pub(crate) fn source(
+        field: &str,
+        protocol: Protocol,
+        authority: &str,
+        plaintext: bool,
+        (credentials, ca): (Option<&SecretRef>, Option<&SecretRef>),
+    ) -> Result<Self, String> {
+        let plain = authority.chars().all(|c| c.is_ascii_alphanumeric() || ".-:[]_".contains(c));
+        if authority.is_empty() || !plain {
+            return Err(format!("{field}: {authority:?} is no host and port"));
+        }
+        let digest = Sha256::digest(format!("{field} {protocol:?} {authority} {plaintext} {credentials:?} {ca:?}"));
+        Ok(Self {
+            name: field.to_owned(),
+            field: field.to_owned(),
+            protocol,
+            plaintext,
+            authority: authority.to_owned(),
+            base: String::new(),
+            credentials: credentials.cloned(),
+            ca: ca.cloned(),
+            account: None,
+            paths: Vec::new(),
             digest: digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into(),
         })
     }
@@ -148,7 +182,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// Denied, with what to grant.
-    pub(super) fn allow(&self, path: &str) -> Result<(), Answer> {
+    pub(crate) fn allow(&self, path: &str) -> Result<(), Answer> {
         if !is_plain(path) {
             return Err(Answer::Denied(format!("{path:?} is not a plain path below the endpoint {}", self.name)));
         }
@@ -163,7 +197,7 @@ impl Endpoint {
 }
 
 /// Means the same to everybody who reads it: nothing that some servers decode or collapse before they look.
-pub(super) fn is_plain(path: &str) -> bool {
+pub(crate) fn is_plain(path: &str) -> bool {
     let lower = path.to_ascii_lowercase();
     let hidden = ["%2e", "%2f", "%5c", "%00"].iter().any(|escape| lower.contains(escape));
     let printable = path.chars().all(|c| c.is_ascii_graphic() && !matches!(c, '\\' | '#' | '?'));
@@ -229,7 +263,7 @@ impl Grants {
     ///
     /// # Errors
     /// Denied, with what to grant.
-    pub(super) fn endpoint(&self, name: &str, wanted: &[Protocol]) -> Result<&Arc<Endpoint>, Answer> {
+    pub(crate) fn endpoint(&self, name: &str, wanted: &[Protocol]) -> Result<&Arc<Endpoint>, Answer> {
         match self.endpoints.get(name) {
             Some(endpoint) if wanted.contains(&endpoint.protocol) => Ok(endpoint),
             Some(endpoint) => Err(Answer::Denied(format!(
@@ -246,7 +280,7 @@ impl Grants {
     ///
     /// # Errors
     /// Denied, with what to grant.
-    pub(super) fn registry(&self, authority: &str, repository: &str) -> Result<&Arc<Endpoint>, Answer> {
+    pub(crate) fn registry(&self, authority: &str, repository: &str) -> Result<&Arc<Endpoint>, Answer> {
         let path = format!("/{repository}");
         let covers = |endpoint: &&Arc<Endpoint>| {
             let below = path.strip_prefix(&endpoint.base);
@@ -266,7 +300,7 @@ impl Grants {
     ///
     /// # Errors
     /// Denied, with what to grant.
-    pub(super) fn engine(&self, name: &str) -> Result<&Arc<Runner>, Answer> {
+    pub(crate) fn engine(&self, name: &str) -> Result<&Arc<Runner>, Answer> {
         self.engines.get(name).ok_or_else(|| {
             Answer::Denied(format!("the Plugin record grants no engine {name:?}: add it to spec.engines"))
         })

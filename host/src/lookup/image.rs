@@ -7,19 +7,19 @@ use crate::plan::contract::{Answer, Value};
 
 /// `registry/repository:tag`, `registry/repository@sha256:…`, or both at once: then the digest counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Reference {
+pub(crate) struct Reference {
     /// Host and port.
-    pub(super) authority: String,
+    pub(crate) authority: String,
     /// `team/app`
-    pub(super) repository: String,
+    pub(crate) repository: String,
     /// Tag or digest.
-    pub(super) which: String,
+    pub(crate) which: String,
 }
 
 impl Reference {
     /// # Errors
     /// Failed, with the form that it must have.
-    pub(super) fn parse(text: &str) -> Result<Self, Answer> {
+    pub(crate) fn parse(text: &str) -> Result<Self, Answer> {
         let wrong = || {
             let form = "registry/repository:tag or registry/repository@sha256:…";
             failed("InvalidArgument", format!("{text:?} is no image: it must be {form}, with the registry's host"))
@@ -37,7 +37,7 @@ impl Reference {
 }
 
 /// Repository, and tag or digest.
-pub(super) fn split(text: &str) -> (&str, Option<&str>) {
+pub(crate) fn split(text: &str) -> (&str, Option<&str>) {
     let (name, digest) = text.split_once('@').map_or((text, None), |(name, digest)| (name, Some(digest)));
     let (name, tag) = match name.rsplit_once(':') {
         Some((repository, tag)) if !tag.contains('/') => (repository, Some(tag)),
@@ -47,7 +47,7 @@ pub(super) fn split(text: &str) -> (&str, Option<&str>) {
 }
 
 /// Asks the registry.
-pub(super) async fn answer(clients: &Clients, endpoint: &Endpoint, image: &Reference) -> Answer {
+pub(crate) async fn answer(clients: &Clients, endpoint: &Endpoint, image: &Reference) -> Answer {
     let digest = async {
         endpoint.allow(&format!("/{}", image.repository))?;
         let client = clients.get(endpoint).await?;

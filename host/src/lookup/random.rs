@@ -61,28 +61,42 @@ impl Random {
     }
 
     async fn load(&self, cluster: &Cluster) -> Result<Key, String> {
-        let reference =
-            ObjectRef { kind: TypeMeta::new("v1", "Secret"), namespace: self.namespace.clone(), name: SECRET.into() };
-        let at = format!("the Secret {}/{SECRET} with the host's key", self.namespace);
-        let failed = |error: ApiError| format!("{at}: {error}");
-        if let Some(secret) = cluster.get(&reference).await.map_err(failed)? {
-            return read(&secret.value()).map_err(|what| format!("{at} {what}"));
-        }
-        let mut fresh = [0; KEY_BYTES];
-        SystemRandom::new().fill(&mut fresh).map_err(|_| "the system has no random bytes".to_owned())?;
-        let body = json!({
-            "apiVersion": "v1", "kind": "Secret", "type": "Opaque", "immutable": true,
-            "metadata": {"name": SECRET, "namespace": self.namespace, "resourceVersion": CREATE_ONLY},
-            "data": {FIELD: STANDARD.encode(fresh)},
-        });
-        match cluster.apply(&reference, MANAGER, &body).await {
-            Ok(_) => {}
-            Err(error) if error.code() == 409 => {} // another host was faster: its key counts
-            Err(error) => return Err(failed(error)),
-        }
-        let secret = cluster.get(&reference).await.map_err(failed)?.ok_or_else(|| format!("{at} is gone again"))?;
-        read(&secret.value()).map_err(|what| format!("{at} {what}"))
+        load(cluster, &self.namespace).await
     }
+}
+
+/// A key for one purpose of the host itself, derived from its key; `purpose` as no primary has it for a UID.
+///
+/// # Errors
+/// Why the Secret can neither be read nor made.
+pub(crate) async fn host_key(cluster: &Cluster, namespace: &str, purpose: &str) -> Result<[u8; KEY_BYTES], String> {
+    let key = load(cluster, namespace).await?;
+    let bytes = derive(&key.0, "the host itself", purpose, KEY_BYTES);
+    bytes.try_into().map_err(|_| "a key of the wrong length".to_owned())
+}
+
+async fn load(cluster: &Cluster, namespace: &str) -> Result<Key, String> {
+    let reference =
+        ObjectRef { kind: TypeMeta::new("v1", "Secret"), namespace: namespace.to_owned(), name: SECRET.into() };
+    let at = format!("the Secret {namespace}/{SECRET} with the host's key");
+    let failed = |error: ApiError| format!("{at}: {error}");
+    if let Some(secret) = cluster.get(&reference).await.map_err(failed)? {
+        return read(&secret.value()).map_err(|what| format!("{at} {what}"));
+    }
+    let mut fresh = [0; KEY_BYTES];
+    SystemRandom::new().fill(&mut fresh).map_err(|_| "the system has no random bytes".to_owned())?;
+    let body = json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "Opaque", "immutable": true,
+        "metadata": {"name": SECRET, "namespace": namespace, "resourceVersion": CREATE_ONLY},
+        "data": {FIELD: STANDARD.encode(fresh)},
+    });
+    match cluster.apply(&reference, MANAGER, &body).await {
+        Ok(_) => {}
+        Err(error) if error.code() == 409 => {} // another host was faster: its key counts
+        Err(error) => return Err(failed(error)),
+    }
+    let secret = cluster.get(&reference).await.map_err(failed)?.ok_or_else(|| format!("{at} is gone again"))?;
+    read(&secret.value()).map_err(|what| format!("{at} {what}"))
 }
 
 fn read(secret: &Json) -> Result<Key, &'static str> {

@@ -1,21 +1,24 @@
 //! OCI registries (`opencontainers/distribution-spec`): log-in, manifests, blobs.
 
+pub(crate) mod push;
+
 use std::sync::PoisonError;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, header};
+use http_body_util::Full;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
-use super::client::{Client, Credentials, Response, failed};
+use super::client::{Client, Credentials, Response, USER_AGENT, failed};
 use super::grants::Endpoint;
 use crate::control::cluster::encode;
 use crate::plan::contract::Answer;
 
 /// What the specification lets registries refuse beyond.
-pub(super) const MAX_MANIFEST: usize = 4 << 20;
+pub(crate) const MAX_MANIFEST: usize = 4 << 20;
 
 /// Of a token server.
 const MAX_TOKEN: usize = 64 << 10;
@@ -32,26 +35,52 @@ const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vn
     application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json";
 
 /// One repository of a registry.
-pub(super) struct Repository<'a> {
-    pub(super) client: &'a Client,
-    pub(super) endpoint: &'a Endpoint,
+pub(crate) struct Repository<'a> {
+    pub(crate) client: &'a Client,
+    pub(crate) endpoint: &'a Endpoint,
     /// `team/app`
-    pub(super) name: &'a str,
+    pub(crate) name: &'a str,
+}
+
+/// One request.
+struct Ask<'a> {
+    method: Method,
+    url: &'a str,
+    /// What is sent, and its media type.
+    body: Option<(Bytes, &'a str)>,
+    /// Of the answer's body.
+    limit: usize,
+    deadline: Duration,
+}
+
+impl Ask<'_> {
+    fn pull(head: bool, url: &str, limit: usize) -> Ask<'_> {
+        Ask { method: if head { Method::HEAD } else { Method::GET }, url, body: None, limit, deadline: DEADLINE }
+    }
+
+    fn is_pull(&self) -> bool {
+        matches!(self.method, Method::HEAD | Method::GET)
+    }
+
+    /// What the log-in must be good for.
+    fn actions(&self) -> &'static str {
+        if self.is_pull() { "pull" } else { "pull,push" }
+    }
 }
 
 /// `sha256:` and the digest.
-pub(super) fn digest_of(bytes: &[u8]) -> String {
+pub(crate) fn digest_of(bytes: &[u8]) -> String {
     format!("sha256:{}", Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>())
 }
 
 /// `sha256:` and 64 digits.
-pub(super) fn is_digest(text: &str) -> bool {
+pub(crate) fn is_digest(text: &str) -> bool {
     text.strip_prefix("sha256:")
         .is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase()))
 }
 
 /// As registries name repositories: lower case, digits, and separators within.
-pub(super) fn is_repository(text: &str) -> bool {
+pub(crate) fn is_repository(text: &str) -> bool {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c);
     let part = |part: &str| {
         part.starts_with(|c: char| c.is_ascii_alphanumeric())
@@ -62,7 +91,7 @@ pub(super) fn is_repository(text: &str) -> bool {
 }
 
 /// As registries name tags.
-pub(super) fn is_tag(text: &str) -> bool {
+pub(crate) fn is_tag(text: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     (1..=128).contains(&text.len()) && text.chars().all(plain) && !text.starts_with(['.', '-'])
 }
@@ -78,7 +107,7 @@ impl Repository<'_> {
     }
 
     /// The digest of a manifest, none when there is no such manifest.
-    pub(super) async fn digest(&self, reference: &str) -> Result<Option<String>, Answer> {
+    pub(crate) async fn digest(&self, reference: &str) -> Result<Option<String>, Answer> {
         let Some(response) = self.ask(true, &self.url("manifests", reference), 0).await? else {
             return Ok(None);
         };
@@ -91,7 +120,7 @@ impl Repository<'_> {
     }
 
     /// A manifest with its digest.
-    pub(super) async fn manifest(&self, reference: &str) -> Result<Option<(String, Bytes)>, Answer> {
+    pub(crate) async fn manifest(&self, reference: &str) -> Result<Option<(String, Bytes)>, Answer> {
         let Some(response) = self.ask(false, &self.url("manifests", reference), MAX_MANIFEST).await? else {
             return Ok(None);
         };
@@ -103,54 +132,77 @@ impl Repository<'_> {
     }
 
     /// A blob, which is what its digest says.
-    pub(super) async fn blob(&self, digest: &str, size: usize) -> Result<Bytes, Answer> {
+    pub(crate) async fn blob(&self, digest: &str, size: usize) -> Result<Bytes, Answer> {
+        self.blob_within(digest, size, DEADLINE).await
+    }
+
+    /// The same for one that may take longer than a plugin's lookup.
+    pub(crate) async fn blob_within(&self, digest: &str, size: usize, deadline: Duration) -> Result<Bytes, Answer> {
         let missing = || failed("NotFound", format!("{}@{digest}: the registry has no such blob", self.name));
-        let response = self.ask(false, &self.url("blobs", digest), size).await?.ok_or_else(missing)?;
+        let url = self.url("blobs", digest);
+        let ask = Ask { deadline, ..Ask::pull(false, &url, size) };
+        let response = self.exchange(&ask).await?.ok_or_else(missing)?;
         if digest_of(&response.body) != digest {
             return Err(failed("DigestMismatch", format!("{}@{digest}: the registry sent something else", self.name)));
         }
         Ok(response.body)
     }
 
-    /// One request with log-in. None for 404.
+    /// The manifests that say that they are about this one (`opencontainers/distribution-spec: spec.md`, Listing
+    /// Referrers): an index. None when there is none.
+    pub(crate) async fn referrers(&self, digest: &str) -> Result<Option<Bytes>, Answer> {
+        if let Some(response) = self.ask(false, &self.url("referrers", digest), MAX_MANIFEST).await? {
+            return Ok(Some(response.body));
+        }
+        // a registry without that API: the index is kept by the clients under a tag
+        Ok(self.manifest(&digest.replace(':', "-")).await?.map(|(_, index)| index))
+    }
+
+    /// A request to read. None for 404.
     async fn ask(&self, head: bool, url: &str, limit: usize) -> Result<Option<Response>, Answer> {
-        let scope = format!("repository:{}:pull", self.name);
+        self.exchange(&Ask::pull(head, url, limit)).await
+    }
+
+    /// One request with log-in. None for 404.
+    async fn exchange(&self, ask: &Ask<'_>) -> Result<Option<Response>, Answer> {
+        let scope = format!("repository:{}:{}", self.name, ask.actions());
         let mut headers = HeaderMap::new();
         if let Some(token) = self.token(&scope) {
             headers.insert(header::AUTHORIZATION, token);
         }
-        let mut response = self.follow(head, url, headers, limit).await?;
+        let mut response = self.follow(ask, headers).await?;
         if response.status == 401 {
             let challenge = response.header(header::WWW_AUTHENTICATE).to_owned();
             if let Some(token) = self.log_in(&challenge, &scope).await? {
                 let headers = HeaderMap::from_iter([(header::AUTHORIZATION, token)]);
-                response = self.follow(head, url, headers, limit).await?;
+                response = self.follow(ask, headers).await?;
             }
         }
-        let Endpoint { name, .. } = self.endpoint;
+        let Endpoint { field, .. } = self.endpoint;
         match response.status.as_u16() {
             200..=299 => Ok(Some(response)),
             404 => Ok(None),
             code @ (401 | 403) => Err(Answer::Denied(format!(
-                "the registry refuses {} to pull {} ({code}): check spec.endpoints[{name}].credentials",
+                "the registry refuses {} to {} {} ({code}): check {field}.credentials",
                 if self.client.credentials.is_some() { "these credentials" } else { "anonymous users" },
+                if ask.is_pull() { "pull" } else { "push to" },
                 self.name,
             ))),
             code => Err(failed(format!("Http{code}"), format!("{}: the registry answers {code}", self.name))),
         }
     }
 
-    async fn follow(&self, head: bool, url: &str, headers: HeaderMap, limit: usize) -> Result<Response, Answer> {
+    async fn follow(&self, ask: &Ask<'_>, headers: HeaderMap) -> Result<Response, Answer> {
         let parse = |url: &str| -> Result<Uri, Answer> {
             url.parse().map_err(|error| failed("InvalidArgument", format!("{url}: {error}")))
         };
-        let mut uri = parse(url)?;
+        let mut uri = parse(ask.url)?;
         let mut headers = headers;
         headers.insert(header::ACCEPT, HeaderValue::from_static(MANIFESTS));
         for _ in 0..=MAX_REDIRECTS {
             // what is read in place of what was asked for (an error in words) is bounded, too
-            let response = self.client.get(head, uri.clone(), headers.clone(), limit.max(MAX_TOKEN), DEADLINE).await?;
-            if !response.status.is_redirection() {
+            let response = self.send(ask, uri.clone(), headers.clone()).await?;
+            if !response.status.is_redirection() || !ask.is_pull() {
                 return Ok(response);
             }
             let location = response.header(header::LOCATION);
@@ -172,6 +224,21 @@ impl Repository<'_> {
             uri = next;
         }
         Err(failed("TooManyRedirects", format!("{}: more than {MAX_REDIRECTS} redirects", self.name)))
+    }
+
+    async fn send(&self, ask: &Ask<'_>, uri: Uri, headers: HeaderMap) -> Result<Response, Answer> {
+        let body = ask.body.as_ref().map(|(bytes, _)| bytes.clone()).unwrap_or_default();
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = ask.method.clone();
+        *request.uri_mut() = uri;
+        *request.headers_mut() = headers;
+        request.headers_mut().insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
+        if let Some((_, kind)) = &ask.body
+            && let Ok(kind) = HeaderValue::try_from(*kind)
+        {
+            request.headers_mut().insert(header::CONTENT_TYPE, kind);
+        }
+        self.client.send(request, ask.limit.max(MAX_TOKEN), ask.deadline).await
     }
 
     fn token(&self, scope: &str) -> Option<HeaderValue> {

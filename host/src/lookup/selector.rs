@@ -2,7 +2,7 @@
 
 /// A parsed selector. Every requirement must hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Selector(Vec<Requirement>);
+pub struct Selector(Vec<Requirement>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Requirement {
@@ -15,13 +15,21 @@ enum Requirement {
 
 impl Selector {
     /// None when it is not understood: the API server will say why, and until then every change counts.
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
         let parts = split(text)?;
         parts.into_iter().map(requirement).collect::<Option<Vec<_>>>().map(Self)
     }
 
+    /// Every object belongs.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Does an object with these labels belong?
-    pub(super) fn matches(&self, labels: &[(String, String)]) -> bool {
+    #[must_use]
+    pub fn matches(&self, labels: &[(String, String)]) -> bool {
         let value = |key: &String| labels.iter().find(|(name, _)| name == key).map(|(_, value)| value);
         self.0.iter().all(|requirement| match requirement {
             Requirement::Exists(key) => value(key).is_some(),
@@ -126,7 +134,7 @@ mod tests {
         #[test]
         fn any_text_is_read_without_a_panic(text: String) {
             if let Some(selector) = Selector::parse(&text) {
-                selector.matches(&[]);
+                let _ = selector.matches(&[]);
             }
         }
     }

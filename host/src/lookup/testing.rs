@@ -17,15 +17,15 @@ use crate::api::plugin::{EndpointSpec, SecretRef};
 use crate::plan::contract::{self, Manifest};
 
 /// An authority with a server's and a client's certificate, as PEM.
-pub(super) struct Pki {
-    pub(super) ca: String,
+pub(crate) struct Pki {
+    pub(crate) ca: String,
     /// Certificate and key, for 127.0.0.1.
-    pub(super) server: (String, String),
-    pub(super) client: (String, String),
+    pub(crate) server: (String, String),
+    pub(crate) client: (String, String),
 }
 
 impl Pki {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, "tests");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -42,12 +42,12 @@ impl Pki {
 }
 
 /// `data` of a Secret.
-pub(super) fn secret(fields: &[(&str, &str)]) -> SecretData {
+pub(crate) fn secret(fields: &[(&str, &str)]) -> SecretData {
     fields.iter().map(|(key, value)| ((*key).to_owned(), value.as_bytes().to_vec())).collect()
 }
 
 /// Connections that find these Secrets, by name.
-pub(super) fn clients(secrets: &[(&str, SecretData)]) -> Clients {
+pub(crate) fn clients(secrets: &[(&str, SecretData)]) -> Clients {
     let secrets: BTreeMap<String, SecretData> =
         secrets.iter().map(|(name, data)| ((*name).to_owned(), data.clone())).collect();
     let read = move |_, reference: SecretRef| std::future::ready(Ok(secrets.get(&reference.name).cloned())).boxed();
@@ -55,7 +55,7 @@ pub(super) fn clients(secrets: &[(&str, SecretData)]) -> Clients {
 }
 
 /// A grant without anything special: plaintext when the address is.
-pub(super) fn spec(address: &str) -> EndpointSpec {
+pub(crate) fn spec(address: &str) -> EndpointSpec {
     EndpointSpec {
         name: "e".into(),
         address: address.into(),
@@ -67,13 +67,13 @@ pub(super) fn spec(address: &str) -> EndpointSpec {
 }
 
 /// With the Secrets named `credentials` and `ca`, where wanted.
-pub(super) fn with_secrets(spec: EndpointSpec, credentials: bool, ca: bool) -> EndpointSpec {
+pub(crate) fn with_secrets(spec: EndpointSpec, credentials: bool, ca: bool) -> EndpointSpec {
     let named = |name: &str| SecretRef { namespace: "n".into(), name: name.into() };
     EndpointSpec { credentials: credentials.then(|| named("credentials")), ca: ca.then(|| named("ca")), ..spec }
 }
 
 /// As a record grants it to a plugin that declares it.
-pub(super) fn endpoint(protocol: Protocol, spec: EndpointSpec) -> Arc<Endpoint> {
+pub(crate) fn endpoint(protocol: Protocol, spec: EndpointSpec) -> Arc<Endpoint> {
     let word = format!("{protocol:?}").to_lowercase();
     let declared =
         contract::Endpoint { name: spec.name.clone(), protocol: word, purpose: "tests".into(), optional: false };
@@ -93,7 +93,7 @@ pub(super) fn endpoint(protocol: Protocol, spec: EndpointSpec) -> Arc<Endpoint> 
 }
 
 /// Serves until the test's runtime ends. Returns host and port.
-pub(super) async fn serve(router: Router) -> String {
+pub(crate) async fn serve(router: Router) -> String {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     tokio::spawn(async move { axum::serve(listener, router).await });
@@ -101,7 +101,7 @@ pub(super) async fn serve(router: Router) -> String {
 }
 
 /// The same with TLS.
-pub(super) async fn serve_tls(router: Router, pki: &Pki) -> String {
+pub(crate) async fn serve_tls(router: Router, pki: &Pki) -> String {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let certificates = CertificateDer::pem_slice_iter(pki.server.0.as_bytes()).map(Result::unwrap).collect();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::contract::{Child, Condition, Disposition, Event, Manifest, ObjectRef, Plan, TypeMeta};
+use super::contract::{Call, Child, Condition, Disposition, Event, Manifest, ObjectRef, Plan, TypeMeta};
 use super::request::Snapshot;
 use crate::api::names;
 use crate::api::plugin::Bounds;
@@ -65,6 +65,8 @@ pub struct Checked {
     pub conditions: Vec<Condition>,
     /// About the primary.
     pub events: Vec<Event>,
+    /// To be made after the children.
+    pub calls: Vec<Call>,
     /// Milliseconds.
     pub requeue_after_ms: Option<u64>,
     /// Clean-up is done.
@@ -93,6 +95,8 @@ const MAX_CONDITION_MESSAGE: usize = 32_768;
 const MAX_CONDITIONS: usize = 32;
 const MAX_EVENTS: usize = 32;
 const MAX_EVENT_NOTE: usize = 1_024;
+const MAX_CALLS: usize = 16;
+const MAX_CALL_KEY: usize = 64;
 const MIN_REQUEUE_MS: u64 = 1_000;
 
 impl Checker<'_> {
@@ -108,9 +112,6 @@ impl Checker<'_> {
         if plan.children.iter().map(|child| child.object.len()).sum::<usize>() > MAX_PLAN_BYTES {
             return refuse("PlanTooLarge", "the children together are larger than 8 MiB");
         }
-        if !plan.calls.is_empty() {
-            return refuse("CallsNotServed", "this version of the host makes no calls for plugins");
-        }
         let mut seen = BTreeSet::new();
         let mut children = Vec::with_capacity(plan.children.len());
         for (index, child) in plan.children.iter().enumerate() {
@@ -125,6 +126,7 @@ impl Checker<'_> {
             status: status_fields(plan)?,
             conditions: conditions(plan)?,
             events: events(plan)?,
+            calls: calls(plan)?,
             requeue_after_ms: plan.requeue_after_ms.map(|ms| ms.max(MIN_REQUEUE_MS)),
             finalized: plan.finalized,
         })
@@ -304,7 +306,7 @@ fn conditions(plan: &Plan) -> Result<Vec<Condition>, PlanError> {
     let mut seen = BTreeSet::new();
     for condition in &plan.conditions {
         let Condition { type_, reason, .. } = condition;
-        let fault = if type_ == names::SYNCED {
+        let fault = if type_ == names::SYNCED || type_ == names::OVERLAY_APPLIED {
             "belongs to the host"
         } else if !seen.insert(type_.as_str()) {
             "is there twice"
@@ -332,6 +334,26 @@ fn events(plan: &Plan) -> Result<Vec<Event>, PlanError> {
         return refuse("MalformedEvents", format!("{} is no event reason", shorten(&event.reason, 64)));
     }
     Ok(plan.events.iter().map(|e| Event { note: shorten(&e.note, MAX_EVENT_NOTE), ..e.clone() }).collect())
+}
+
+fn calls(plan: &Plan) -> Result<Vec<Call>, PlanError> {
+    if plan.calls.len() > MAX_CALLS {
+        return refuse("TooManyCalls", format!("{} calls, at most {MAX_CALLS} are allowed", plan.calls.len()));
+    }
+    let mut seen = BTreeSet::new();
+    for call in &plan.calls {
+        let fault = if call.key.is_empty() {
+            "has no key"
+        } else if call.key.chars().count() > MAX_CALL_KEY {
+            "has a key of more than 64 characters"
+        } else if !seen.insert(call.key.as_str()) {
+            "is there twice"
+        } else {
+            continue;
+        };
+        return refuse("MalformedCalls", format!("the call {:?} to {} {fault}", shorten(&call.key, 80), call.path));
+    }
+    Ok(plan.calls.clone())
 }
 
 /// `^[A-Za-z]([A-Za-z0-9_,:./-]*[A-Za-z0-9_])?$`, as `metav1.Condition` has it for reasons.
@@ -457,6 +479,7 @@ mod tests {
 
     #[rstest]
     #[case::hosts("Synced", "R")]
+    #[case::overlays("OverlayApplied", "R")]
     #[case::empty("", "R")]
     #[case::spaces("A b", "R")]
     #[case::no_reason("Ready", "")]
@@ -465,6 +488,18 @@ mod tests {
             Condition { type_: type_.into(), status: Truth::True, reason: reason.into(), message: String::new() };
         let plan = Plan { conditions: vec![condition], ..Plan::default() };
         assert_eq!(check(&plan).unwrap_err().reason, "MalformedStatus");
+    }
+
+    #[rstest]
+    #[case::no_key(&[""], "MalformedCalls")]
+    #[case::long_key(&["kkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkk"], "MalformedCalls")]
+    #[case::twice(&["a", "a"], "MalformedCalls")]
+    #[case::too_many(&["a"; 17], "TooManyCalls")]
+    fn a_bad_call_refuses_the_plan(#[case] keys: &[&str], #[case] reason: &str) {
+        let call =
+            |key: &&str| Call { key: (*key).into(), endpoint: "e".into(), path: "/p.S/M".into(), message: vec![] };
+        let plan = Plan { calls: keys.iter().map(call).collect(), ..Plan::default() };
+        assert_eq!(check(&plan).unwrap_err().reason, reason);
     }
 
     #[test]

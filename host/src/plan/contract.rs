@@ -194,6 +194,27 @@ pub struct Observed {
     pub object: Json,
 }
 
+/// What became of a call that an earlier plan made.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct CallResult {
+    /// Its key.
+    pub key: String,
+    /// How it ended.
+    pub outcome: CallOutcome,
+}
+
+/// How a call of a plan ended.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum CallOutcome {
+    /// Not made yet.
+    Pending,
+    /// The encoded response message.
+    Succeeded(Vec<u8>),
+    /// It did not work.
+    Failed(Problem),
+}
+
 /// Input of one call.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
@@ -205,6 +226,9 @@ pub struct Request {
     pub children: Vec<Observed>,
     /// In the order in which they were first asked for.
     pub answers: Vec<Answered>,
+    /// Of the last plan, sorted by key.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub calls: Vec<CallResult>,
     /// `spec.config` of the plugin record.
     pub config: Json,
     /// 0 for the first call of a reconcile.

@@ -201,6 +201,7 @@ mod tests {
             status: Map::new(),
             conditions: vec![],
             events: vec![],
+            calls: vec![],
             requeue_after_ms: None,
             finalized: false,
         }

@@ -37,6 +37,8 @@ pub struct Object {
     pub applied: Option<String>,
     /// Stays when its primary goes, from the annotations.
     pub keep: bool,
+    /// Digest of the version of its plugin that is to serve it, from the annotations of a primary.
+    pub pin: Option<Box<str>>,
     /// Hash of everything but the status: two versions with the same one differ in nothing that anybody wants.
     pub shape: u64,
     /// The object, compact, without `managedFields`, `resourceVersion` and `selfLink`.
@@ -258,6 +260,7 @@ impl Object {
         self.owner = labels.get(names::OWNER_LABEL).cloned();
         let annotations = metadata.annotations.unwrap_or_default();
         self.applied = annotations.get(names::APPLIED_ANNOTATION).map(|v| v.to_string());
+        self.pin = annotations.get(names::PIN_ANNOTATION).map(|v| v.as_ref().into());
         self.keep = annotations.contains_key(names::KEEP_ANNOTATION)
             || annotations.get(names::HELM_KEEP_ANNOTATION).is_some_and(|v| v == "keep");
     }

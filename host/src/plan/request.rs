@@ -31,7 +31,8 @@ impl Snapshot {
         self.primary.reference(&self.kind)
     }
 
-    /// The first request of a reconcile, with the answers of the last one.
+    /// The first request of a reconcile, with the answers of the last one; the results of calls are put in by whoever
+    /// made them.
     #[must_use]
     pub fn request(&self, manifest: &Manifest, answers: Vec<Answered>) -> Request {
         let delivery = |kind: &TypeMeta| {
@@ -49,6 +50,7 @@ impl Snapshot {
                 })
                 .collect(),
             answers,
+            calls: Vec::new(),
             config: self.config.clone(),
             round: 0,
         }
@@ -63,7 +65,7 @@ impl Snapshot {
         use std::hash::Hash as _;
         let mut hasher = Digester(Sha256::new());
         (&self.primary.uid, self.primary.generation, self.primary.deleting, self.primary.finalizer).hash(&mut hasher);
-        (&request.object, &request.config, &request.answers).hash(&mut hasher);
+        (&request.object, &request.config, &request.answers, &request.calls).hash(&mut hasher);
         for (object_ref, object) in &self.children {
             (object_ref, &object.uid, &object.json).hash(&mut hasher);
         }
@@ -144,6 +146,7 @@ mod tests {
             deleting: false,
             children: vec![],
             answers: answers.iter().map(answer).collect(),
+            calls: vec![],
             config: "{}".into(),
             round: 0,
         };

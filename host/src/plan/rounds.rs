@@ -189,6 +189,7 @@ mod tests {
             deleting: false,
             children: vec![],
             answers: vec![],
+            calls: vec![],
             config: "{}".into(),
             round: 0,
         };

@@ -2,9 +2,11 @@
 //!
 //! Cranelift needs far more memory than the host does while it serves, and it reads bytes from outside, so it runs in a
 //! child process that ends when it is done. The result is a file that is mapped, not read: an idle plugin costs next to
-//! no memory.
+//! no memory. What is kept on disk for the next start is sealed ([`Seal`]).
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Seek, Write};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -12,6 +14,7 @@ use std::time::Duration;
 use wasmtime::component::Component;
 
 use super::engine::{Engine, EngineError};
+use super::seal::Seal;
 use crate::plan::check::shorten;
 
 /// A Python component of 18 MB takes about 15 s of CPU.
@@ -49,45 +52,67 @@ impl CompileError {
 /// Machine code that was loaded.
 pub struct Compiled(pub(super) Component);
 
-/// Compiles `wasm` into the file `out`, for an engine that counts fuel or not. What the hidden command `transom compile` does.
-///
-/// # Errors
-/// When the bytes are no component or the file cannot be written.
-pub fn compile_to_file(wasm: &Path, out: &Path, metered: bool) -> Result<(), CompileError> {
-    let bytes = std::fs::read(wasm).map_err(|e| CompileError::cache(wasm, e))?;
-    let engine = Engine::compiler(metered)?;
-    let code = engine.precompile_component(&bytes).map_err(|e| CompileError::Invalid(format!("{e:#}")))?;
-    std::fs::write(out, code).map_err(|e| CompileError::cache(out, e))
+/// Where machine code is kept, and how the host knows it for its own.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    /// Folder; others may be able to write to it.
+    pub dir: PathBuf,
+    /// What they cannot write.
+    pub seal: Seal,
 }
 
-/// Machine code for a component, from the cache or from a child process (`program compile IN OUT`).
+/// Compiles a component for an engine that counts fuel or not. What the hidden command `transom compile` does.
 ///
-/// `digest` names the component (`sha256:…`); `dir` must belong to the host alone, since what is in it is run.
+/// # Errors
+/// When the bytes are no component.
+pub fn compile(wasm: &[u8], metered: bool) -> Result<Vec<u8>, CompileError> {
+    let engine = Engine::compiler(metered)?;
+    engine.precompile_component(wasm).map_err(|e| CompileError::Invalid(format!("{e:#}")))
+}
+
+/// Machine code for a component, from the cache or from a child process (`program compile`, component on stdin, code on
+/// stdout).
+///
+/// `digest` names the component (`sha256:…`). What is not sealed by this host is compiled again, and what is run has no
+/// name in the file system, from the compiler's output on: nobody can exchange or change it.
 ///
 /// # Errors
 /// When the bytes are no component, compilation takes too long, or the cache cannot be used.
 pub async fn compile_in_child(
     engine: &Engine,
     program: &Path,
-    dir: &Path,
+    cache: &Cache,
     digest: &str,
     wasm: &[u8],
 ) -> Result<Compiled, CompileError> {
-    let name = format!("{}-{}.cwasm", digest.trim_start_matches("sha256:"), engine.compatibility());
-    let path = dir.join(name);
-    if let Some(compiled) = load(engine, &path) {
+    let Cache { dir, seal } = cache;
+    let hex = digest.trim_start_matches("sha256:");
+    let path = dir.join(format!("{hex}-{}-{}.cwasm", engine.compatibility(), seal.id()));
+    if let Some(compiled) = blocking(&path, {
+        let (engine, seal, path) = (engine.clone(), seal.clone(), path.clone());
+        move || Ok(from_cache(&engine, &seal, &path))
+    })
+    .await?
+    {
         return Ok(compiled);
     }
     tokio::fs::create_dir_all(dir).await.map_err(|e| CompileError::cache(dir, e))?;
-    let work = tempfile::tempdir_in(dir).map_err(|e| CompileError::cache(dir, e))?;
-    let (input, output) = (work.path().join("in.wasm"), work.path().join("out.cwasm"));
-    tokio::fs::write(&input, wasm).await.map_err(|e| CompileError::cache(&input, e))?;
+    let (input, output) = blocking(dir, {
+        let (dir, wasm) = (dir.clone(), wasm.to_vec());
+        move || {
+            let mut input = tempfile::tempfile_in(&dir)?;
+            input.write_all(&wasm)?;
+            input.rewind()?;
+            Ok((input, tempfile::tempfile_in(&dir)?))
+        }
+    })
+    .await?;
+    let stdout = output.try_clone().map_err(|e| CompileError::cache(dir, e))?;
     let child = tokio::process::Command::new(program)
         .arg("compile")
-        .args([&input, &output])
         .args(engine.is_metered().then_some("--fuel"))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
+        .stdin(Stdio::from(input))
+        .stdout(Stdio::from(stdout))
         .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
@@ -102,25 +127,40 @@ pub async fn compile_in_child(
         let said = said.trim_start_matches("Error: ").trim_start_matches("not a valid component: ");
         return Err(CompileError::Invalid(shorten(said, 1_024)));
     }
-    // a rename is atomic: another process that compiles the same sees all or nothing
-    tokio::fs::rename(&output, &path).await.map_err(|e| CompileError::cache(&path, e))?;
-    load(engine, &path).ok_or_else(|| CompileError::Invalid("the compiled code could not be loaded".into()))
+    blocking(&path, {
+        let (engine, seal, path, mut output) = (engine.clone(), seal.clone(), path.clone(), output);
+        move || {
+            seal.write(&path, &mut output)?;
+            Ok(map(&engine, &output))
+        }
+    })
+    .await?
+    .map_err(|error| CompileError::Invalid(format!("the compiled code could not be loaded: {error:#}")))
 }
 
-/// A file from the cache, if it is there and this engine can run it.
+async fn blocking<T: Send + 'static>(
+    path: &Path,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, CompileError> {
+    let done = tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(io::Error::other(error)));
+    done.map_err(|error| CompileError::cache(path, error))
+}
+
+/// A file from the cache, if it is there, this host wrote it, and this engine can run it.
+fn from_cache(engine: &Engine, seal: &Seal, path: &Path) -> Option<Compiled> {
+    let unusable = |error: &dyn std::fmt::Display| {
+        tracing::warn!(path = %path.display(), %error, "compiled plugin is unusable, compiling again");
+    };
+    let code = seal.open(path).inspect_err(|error| unusable(error)).ok()??;
+    map(engine, &code).inspect_err(|error| unusable(error)).ok()
+}
+
+/// Maps a file without a name: its pages are read when they are needed, and cost an idle plugin nothing.
 #[allow(unsafe_code, reason = "mapping machine code cannot be checked by the compiler")]
-fn load(engine: &Engine, path: &Path) -> Option<Compiled> {
-    if !path.is_file() {
-        return None;
-    }
-    // SAFETY: the file is machine code that `compile_to_file` of this program wrote, into a folder that only the host
-    // writes to; wasmtime checks that the engine's version and settings fit. Nothing truncates or rewrites such a file
-    // in place (it arrives by rename), so the mapping stays what it was.
-    match unsafe { Component::deserialize_file(engine.wasmtime(), path) } {
-        Ok(component) => Some(Compiled(component)),
-        Err(error) => {
-            tracing::warn!(path = %path.display(), error = %error, "compiled plugin is unusable, compiling again");
-            None
-        }
-    }
+fn map(engine: &Engine, code: &File) -> wasmtime::Result<Compiled> {
+    let path = format!("/proc/self/fd/{}", code.as_raw_fd());
+    // SAFETY: the file is machine code that `compile` of this program wrote: it comes from the child process, or from a
+    // file whose seal has been checked while it was copied. It has no name, so nothing else opens, truncates or rewrites
+    // it. wasmtime checks that the engine's version and settings fit.
+    unsafe { Component::deserialize_file(engine.wasmtime(), path) }.map(Compiled)
 }

@@ -88,10 +88,22 @@ pub(super) fn request(request: &c::Request) -> wit::Request {
             .iter()
             .map(|known| t::Answered { lookup: lookup_back(&known.lookup), answer: answer_back(&known.answer) })
             .collect(),
-        calls: Vec::new(),
+        calls: request
+            .calls
+            .iter()
+            .map(|call| wit::CallResult { key: call.key.clone(), outcome: outcome_back(&call.outcome) })
+            .collect(),
         config: request.config.clone(),
         round: request.round,
         ext: Vec::new(),
+    }
+}
+
+fn outcome_back(outcome: &c::CallOutcome) -> wit::CallOutcome {
+    match outcome {
+        c::CallOutcome::Pending => wit::CallOutcome::Pending,
+        c::CallOutcome::Succeeded(message) => wit::CallOutcome::Succeeded(message.clone()),
+        c::CallOutcome::Failed(problem) => wit::CallOutcome::Failed(problem_back(problem)),
     }
 }
 

@@ -20,7 +20,10 @@ use serde_json::Value;
 
 use super::{CarriedOut, Outcome, Recording};
 use crate::api::names;
-use crate::plan::contract::{Answer, Answered, Child, Failure, Lookup, Plan, Problem, Request, Value as Found};
+use crate::overlay::Overlaid;
+use crate::plan::contract::{
+    Answer, Answered, CallOutcome, Child, Failure, Lookup, Plan, Problem, Request, Value as Found,
+};
 use crate::plan::rounds::Round;
 
 /// Shorter values are replaced inside Secrets only: `app` is part of half the texts in a cluster.
@@ -111,6 +114,13 @@ impl Redactor {
             let random = matches!(answered.lookup, Lookup::Random { .. });
             self.answer(&mut answered.answer, random);
         }
+        for call in &mut redacted.calls {
+            match &mut call.outcome {
+                CallOutcome::Pending => {}
+                CallOutcome::Succeeded(message) => self.bytes(message),
+                CallOutcome::Failed(problem) => problem.message = self.text(&problem.message),
+            }
+        }
         redacted
     }
 
@@ -128,7 +138,8 @@ impl Redactor {
                     child.object = self.planned(&child.object);
                 }
                 let rest = Plan { children: Vec::new(), ..(**plan).clone() };
-                let rest: Plan = self.whole(&rest);
+                let mut rest: Plan = self.whole(&rest);
+                rest.calls.iter_mut().for_each(|call| self.bytes(&mut call.message));
                 Outcome::Planned(Box::new(Plan { children, ..rest }))
             }
             Outcome::Failed(failure) => Outcome::Failed(self.whole::<Failure>(failure)),
@@ -138,6 +149,10 @@ impl Redactor {
 
     pub(super) fn carried_out(&self, carried_out: &CarriedOut) -> CarriedOut {
         self.whole(carried_out)
+    }
+
+    pub(super) fn overlays(&self, overlays: &Overlaid) -> Overlaid {
+        self.whole(overlays)
     }
 
     /// Through its JSON text: no field can be forgotten.

@@ -17,6 +17,7 @@ use tokio::sync::Semaphore;
 use super::ring::Ring;
 use super::{Bundle, Recording};
 use crate::plan::contract::ObjectRef;
+use crate::registry::rollout::plan::Plans;
 
 /// Where the recordings of an object are, newest first: a JSON array of bundles. The namespace of a cluster-scoped object
 /// is `-`.
@@ -27,6 +28,26 @@ const PATH: &str = "/recordings/{kind}/{namespace}/{name}/{last}";
 pub fn path(kind: &str, namespace: &str, name: &str, last: usize) -> String {
     let namespace = if namespace.is_empty() { "-" } else { namespace };
     format!("/recordings/{kind}/{namespace}/{name}/{last}")
+}
+
+/// Where the last plan of a `Plugin` record is, as JSON.
+const PLAN: &str = "/plans/{plugin}";
+
+/// Path of the last plan of a record.
+#[must_use]
+pub fn plan_path(plugin: &str) -> String {
+    format!("/plans/{plugin}")
+}
+
+async fn plan(State(plans): State<Arc<Plans>>, Path(plugin): Path<String>, headers: HeaderMap) -> (StatusCode, String) {
+    if !headers.get(header::HOST).and_then(|host| host.to_str().ok()).is_some_and(is_local) {
+        return (StatusCode::FORBIDDEN, "ask by the name localhost, or by a loopback address".into());
+    }
+    match plans.of(&plugin).map(|plan| serde_json::to_string(&*plan)) {
+        Some(Ok(text)) => (StatusCode::OK, text),
+        Some(Err(error)) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        None => (StatusCode::NOT_FOUND, "this host has made no plan for that plugin since it started".into()),
+    }
 }
 
 /// After how long the host looks at an object again without a change.
@@ -44,13 +65,19 @@ struct Shared {
 ///
 /// # Errors
 /// When the address is not one of this machine alone, or cannot be listened on.
-pub async fn serve(address: SocketAddr, ring: Arc<Ring>, again_in: Arc<AgainIn>) -> std::io::Result<SocketAddr> {
+pub async fn serve(
+    address: SocketAddr,
+    ring: Arc<Ring>,
+    again_in: Arc<AgainIn>,
+    plans: Arc<Plans>,
+) -> std::io::Result<SocketAddr> {
     if !address.ip().is_loopback() {
         let message = format!("{address} is reachable from outside; recordings are served on a loopback address only");
         return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, message));
     }
     let shared = Shared { ring, again_in, turn: Arc::new(Semaphore::new(1)) };
     let router = Router::new().route(PATH, get(answer)).with_state(shared);
+    let router = router.merge(Router::new().route(PLAN, get(plan)).with_state(plans));
     let listener = TcpListener::bind(address).await?;
     let address = listener.local_addr()?;
     tokio::spawn(async move { axum::serve(listener, router).await });
@@ -109,8 +136,8 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_that_others_reach_is_refused() {
-        let refused =
-            serve("0.0.0.0:0".parse().unwrap(), Arc::new(Ring::new(5, 1)), Arc::new(|_| None)).await.unwrap_err();
+        let ring = Arc::new(Ring::new(5, 1));
+        let refused = serve("0.0.0.0:0".parse().unwrap(), ring, Arc::new(|_| None), Arc::default()).await.unwrap_err();
         assert_eq!(refused.kind(), std::io::ErrorKind::InvalidInput);
     }
 }

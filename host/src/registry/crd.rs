@@ -7,6 +7,7 @@ use kube::Api;
 use kube::runtime::{conditions, wait};
 use serde_json::{Map, Value};
 
+use super::compatibility;
 use crate::api::names;
 use crate::control::cluster::{Cluster, Served};
 use crate::plan::check::{Scope, digest};
@@ -23,6 +24,17 @@ pub struct Definition {
     pub body: Value,
     /// The served kind, in the storage version.
     pub served: Served,
+}
+
+/// Why a definition was not applied.
+#[derive(Debug, thiserror::Error)]
+pub enum InstallError {
+    /// Objects that are stored, or the definition that is there, do not allow it.
+    #[error("{0}")]
+    Incompatible(String),
+    /// The API server refused it, or could not be asked.
+    #[error(transparent)]
+    Refused(#[from] DefinitionError),
 }
 
 /// Why a definition cannot be used.
@@ -68,13 +80,10 @@ impl Definition {
         ObjectRef { kind, namespace: String::new(), name: name.into() }
     }
 
-    /// Applies the definition where it differs from what is there, and waits until its kind is served.
-    ///
-    /// # Errors
-    /// What kept it from being served.
-    pub async fn install(&self, cluster: &Cluster, manager: &str) -> Result<(), DefinitionError> {
+    /// The body with the annotation by which it is known again, and the definition that is there; none of the latter when
+    /// it is as it should be or missing.
+    async fn compare(&self, cluster: &Cluster) -> Result<Compared, DefinitionError> {
         let reference = self.reference();
-        let failed = |error: &dyn std::fmt::Display| DefinitionError(format!("{}: {error}", reference.name));
         let mut body = self.body.clone();
         let applied = digest(&body);
         if let Some(Value::Object(metadata)) = body.get_mut("metadata") {
@@ -83,15 +92,43 @@ impl Definition {
                 annotations.insert(names::APPLIED_ANNOTATION.into(), applied.clone().into());
             }
         }
-        let mut live = cluster.get(&reference).await.map_err(|e| failed(&e))?;
-        let current = live.as_ref().is_some_and(|live| {
+        let live = cluster.get(&reference).await;
+        let live = live.map_err(|error| DefinitionError(format!("{}: {error}", reference.name)))?;
+        let is_current = live.as_ref().is_some_and(|live| {
             live.applied.as_deref() == Some(applied.as_str()) && diff::object_drift(&body, &live.value()).is_empty()
         });
-        if !current {
-            let answer = cluster.apply(&reference, manager, &body).await;
-            live = Some(answer.map_err(|e| failed(&e))?.object);
+        Ok(Compared { body, live: live.map(|live| live.value()), is_current })
+    }
+
+    /// May the definition be applied? Nothing is written.
+    ///
+    /// # Errors
+    /// What it would break, or what kept that from being known.
+    pub async fn check(&self, cluster: &Cluster) -> Result<(), InstallError> {
+        let compared = self.compare(cluster).await?;
+        let Some(live) = compared.live.as_ref().filter(|_| !compared.is_current) else {
+            return Ok(());
+        };
+        let breaks = compatibility::check(cluster, live, &compared.body).await?;
+        if breaks.is_empty() {
+            return Ok(());
         }
-        if !live.is_some_and(|live| is_established(&live.value())) {
+        Err(InstallError::Incompatible(format!("{}: {breaks}", self.reference().name)))
+    }
+
+    /// Applies the definition where it differs from what is there, and waits until its kind is served.
+    ///
+    /// # Errors
+    /// What kept it from being served.
+    pub async fn install(&self, cluster: &Cluster, manager: &str) -> Result<(), DefinitionError> {
+        let reference = self.reference();
+        let failed = |error: &dyn std::fmt::Display| DefinitionError(format!("{}: {error}", reference.name));
+        let Compared { body, mut live, is_current } = self.compare(cluster).await?;
+        if !is_current {
+            let answer = cluster.apply(&reference, manager, &body).await;
+            live = Some(answer.map_err(|e| failed(&e))?.object.value());
+        }
+        if !live.is_some_and(|live| is_established(&live)) {
             let api: Api<CustomResourceDefinition> = Api::all(cluster.client().clone());
             let established = wait::await_condition(api, &reference.name, conditions::is_crd_established());
             tokio::time::timeout(ESTABLISHED_DEADLINE, established)
@@ -102,6 +139,25 @@ impl Definition {
         cluster.learn(self.served.clone());
         Ok(())
     }
+}
+
+/// Installs a definition of the host's own.
+///
+/// # Errors
+/// What kept it from being served.
+pub async fn install_definition(
+    cluster: &Cluster,
+    definition: &CustomResourceDefinition,
+) -> Result<(), DefinitionError> {
+    let text = serde_json::to_string(definition).map_err(|e| DefinitionError(e.to_string()))?;
+    Definition::parse(&text)?.install(cluster, "transom").await
+}
+
+/// A definition beside what is there.
+struct Compared {
+    body: Value,
+    live: Option<Value>,
+    is_current: bool,
 }
 
 /// The host writes these; a schema without them would have the API server drop them silently.

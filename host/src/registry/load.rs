@@ -1,23 +1,25 @@
 //! The steps from a record to a version that can serve. Each either succeeds or names itself, a reason and a sentence.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
 use super::access;
-use super::crd::Definition;
-use super::source;
+use super::crd::{Definition, InstallError};
+use super::fetch::{Component, Fetcher, Named};
 use crate::api::names;
-use crate::api::plugin::{Bounds, KindRef, PluginSpec, PluginStatus, ServiceAccountRef, Source};
+use crate::api::plugin::{Bounds, KindRef, PluginSpec, PluginStatus, ResolvedSource, ServiceAccountRef};
+use crate::api::rollout::VersionSpec;
 use crate::control::account::Account;
 use crate::control::cluster::{ApiError, Cluster};
 use crate::control::controller::{Active, Controller};
 use crate::control::watch::{Selection, Watch};
 use crate::lookup::{Grants, Runner};
+use crate::overlay::guard::Rails;
 use crate::plan::contract::Manifest;
-use crate::plugin::{CompileError, Engine, EngineComponent, Plugin, compile_in_child};
+use crate::plugin::{Cache, CompileError, Engine, EngineComponent, Plugin, compile_in_child};
 
 /// Which step failed, in the words of the record's conditions.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +67,7 @@ pub struct Loader {
     /// This program, which compiles in a child process.
     pub program: PathBuf,
     /// Where compiled code is kept.
-    pub cache_dir: PathBuf,
+    pub cache: Cache,
 }
 
 /// `sha256:` and the digest of these bytes.
@@ -82,7 +84,7 @@ impl Loader {
     /// The step that failed.
     pub async fn load(&self, name: &str, wasm: &[u8], digest: &str, bounds: Bounds) -> Result<Loaded, LoadFailure> {
         let engine = self.engine.within(&bounds).map_err(|error| compile_failure(&error.into()))?;
-        let compiled = compile_in_child(&engine, &self.program, &self.cache_dir, digest, wasm)
+        let compiled = compile_in_child(&engine, &self.program, &self.cache, digest, wasm)
             .await
             .map_err(|error| compile_failure(&error))?;
         let plugin = Plugin::new(&engine, &compiled, name, bounds)
@@ -149,9 +151,10 @@ fn check_endpoints(manifest: &Manifest) -> Result<(), String> {
 /// must be there.
 async fn grant(
     loader: &Loader,
-    controller: &Arc<Controller>,
-    spec: &PluginSpec,
+    fetcher: &Fetcher,
+    spec: &VersionSpec,
     manifest: &Manifest,
+    sources: &mut Vec<ResolvedSource>,
 ) -> Result<Grants, LoadFailure> {
     let (mut grants, missing) =
         Grants::resolve(manifest, &spec.endpoints).map_err(|message| failure("Granted", "InvalidEndpoint", message))?;
@@ -176,8 +179,11 @@ async fn grant(
         };
         let bounds =
             engine.limits.bounds(&engine.name).map_err(|message| failure("Granted", "InvalidLimits", message))?;
-        let (wasm, digest) = fetch(loader, controller, &engine.source, &engine.digest).await.map_err(within)?;
-        let compiled = compile_in_child(&loader.engine, &loader.program, &loader.cache_dir, &digest, &wasm)
+        let component = fetcher.component(&Named::engine(engine), sources).await;
+        let Component { wasm, digest, resolved } =
+            component.map_err(|error| LoadFailure { step: "Granted", ..error })?;
+        resolved.into_iter().for_each(|one| learn(sources, one));
+        let compiled = compile_in_child(&loader.engine, &loader.program, &loader.cache, &digest, &wasm)
             .await
             .map_err(|error| within(compile_failure(&error)))?;
         let component = EngineComponent::new(&loader.engine, &compiled, &engine.name, bounds)
@@ -187,23 +193,58 @@ async fn grant(
     Ok(grants)
 }
 
-/// All steps for one record. On success the version is ready to be activated.
+/// A version that was loaded and could be installed: nothing of the cluster has been changed for it.
+pub(super) struct Prepared {
+    /// `sha256:…`
+    pub(super) digest: String,
+    /// Name of the version.
+    pub(super) revision: Arc<str>,
+    /// The component, what it said of itself, its primaries.
+    pub(super) loaded: Loaded,
+    /// The API server in the name of the record's account.
+    pub(super) cluster: Arc<Cluster>,
+    /// What its record lets it ask.
+    pub(super) grants: Grants,
+    /// What overlays may do to its children.
+    pub(super) rails: Arc<Rails>,
+    /// `spec.config` as JSON, `{}` when there is none.
+    pub(super) config: String,
+}
+
+/// What a version may find in the cluster from versions before it.
+#[derive(Clone, Copy)]
+pub(super) struct Heritage<'a> {
+    /// Kinds of children that versions before this one could have made.
+    pub(super) child_kinds: &'a [KindRef],
+    /// Another version of this plugin that is loaded.
+    pub(super) relative: Option<&'a Active>,
+    /// Another version's definitions are installed, and stay: it is on its way, or this one serves on for it.
+    pub(super) keep_definitions: bool,
+}
+
+/// All steps for one version up to the point where something would be written. What is no part of a version (the account,
+/// rules for overlays) is that of the record now.
 ///
-/// `earlier` are kinds of children that versions before this one could have made.
+/// `sources` is what references to registries stood for until now; what has been verified is added to it, even when a
+/// later step fails.
 pub(super) async fn prepare(
-    loader: &Loader,
+    (loader, fetcher): (&Loader, &Fetcher),
     controller: &Arc<Controller>,
     name: &str,
-    spec: &PluginSpec,
-    earlier: &[KindRef],
-) -> Result<Active, LoadFailure> {
+    record: &PluginSpec,
+    spec: &VersionSpec,
+    keep_definitions: bool,
+    sources: &mut Vec<ResolvedSource>,
+) -> Result<Prepared, LoadFailure> {
     if name.len() > MAX_NAME {
         let message =
             format!("metadata.name has {} characters, at most {MAX_NAME} fit a label of the children", name.len());
         return Err(failure("Fetched", "InvalidName", message));
     }
     let bounds = spec.limits.bounds().map_err(|message| failure("Fetched", "InvalidLimits", message))?;
-    let (wasm, digest) = fetch(loader, controller, &spec.source, &spec.digest).await?;
+    let rails = Rails::new(&record.overlays).map_err(|message| failure("Fetched", "InvalidOverlayRules", message))?;
+    let Component { wasm, digest, resolved } = fetcher.component(&Named::plugin(spec), sources).await?;
+    resolved.into_iter().for_each(|one| learn(sources, one));
     let loaded = loader.load(name, &wasm, &digest, bounds).await?;
     if spec.config.is_some() && loaded.manifest.config_schema.is_none() {
         return Err(failure(
@@ -212,53 +253,39 @@ pub(super) async fn prepare(
             "spec.config is set, but this plugin takes no configuration",
         ));
     }
-    let grants = grant(loader, controller, spec, &loaded.manifest).await?;
-    let cluster = in_the_name_of(controller, spec)?;
+    let grants = grant(loader, fetcher, spec, &loaded.manifest, sources).await?;
+    let cluster = in_the_name_of(controller, record)?;
     let grants = match cluster.account() {
         Some(account) => grants.read_by(account),
         None => grants,
     };
-    install(controller, &cluster, name, spec, (loaded, grants), digest, earlier).await
+    for definition in &loaded.definitions {
+        let kind = &definition.served.kind;
+        if let Some(other) = controller.serving(kind).filter(|serving| serving.name != name) {
+            return Err(failure("Installed", "KindTaken", format!("{kind} is served by the plugin {}", other.name)));
+        }
+        if !keep_definitions {
+            definition.check(&controller.cluster).await.map_err(|error| install_failure(&error))?;
+        }
+    }
+    let config = spec.config.as_ref().map_or_else(|| "{}".into(), |c| serde_json::Value::from(c.clone()).to_string());
+    let (revision, rails) = (spec.revision().into(), Arc::new(rails));
+    Ok(Prepared { digest, revision, loaded, cluster, grants, rails, config })
 }
 
-/// The component of the record's digest: from the cache if it is there, since the same digest is the same component.
-/// So a host that starts again needs no source, which may be down or hold another version by now.
-async fn fetch(
-    loader: &Loader,
-    controller: &Arc<Controller>,
-    source: &Source,
-    wanted: &str,
-) -> Result<(Vec<u8>, String), LoadFailure> {
-    let cached = loader.cache_dir.join(format!("{}.wasm", wanted.trim_start_matches("sha256:")));
-    if let Ok(wasm) = tokio::fs::read(&cached).await
-        && digest_of(&wasm) == wanted
-    {
-        return Ok((wasm, wanted.to_owned()));
-    }
-    let wasm = source::fetch(controller.cluster.client(), source).await.map_err(|error| LoadFailure {
-        step: "Fetched",
-        reason: error.reason,
-        message: error.message,
-        transient: true,
-    })?;
-    let digest = digest_of(&wasm);
-    if digest != wanted {
-        let message = format!("spec.digest is {wanted}, but what was fetched is {digest}");
-        return Err(LoadFailure { transient: true, ..failure("Verified", "DigestMismatch", message) });
-    }
-    if let Err(error) = keep(&cached, &wasm).await {
-        tracing::warn!(path = %cached.display(), %error, "component cannot be kept in the cache");
-    }
-    Ok((wasm, digest))
+fn install_failure(error: &InstallError) -> LoadFailure {
+    let (reason, transient) = match error {
+        // objects may change
+        InstallError::Incompatible(_) => ("IncompatibleDefinition", true),
+        InstallError::Refused(_) => ("DefinitionRefused", true),
+    };
+    LoadFailure { transient, ..failure("Installed", reason, error.to_string()) }
 }
 
-/// Writes a file that is there whole or not at all.
-async fn keep(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let dir = path.parent().unwrap_or(path);
-    tokio::fs::create_dir_all(dir).await?;
-    let part = tempfile::NamedTempFile::new_in(dir)?.into_temp_path();
-    tokio::fs::write(&part, bytes).await?;
-    part.persist(path).map_err(|error| error.error)
+/// Notes what a reference stands for now.
+fn learn(sources: &mut Vec<ResolvedSource>, one: ResolvedSource) {
+    sources.retain(|other| (&other.reference, &other.refresh) != (&one.reference, &one.refresh));
+    sources.push(one);
 }
 
 /// The API server as the record's ServiceAccount may use it.
@@ -273,40 +300,40 @@ fn in_the_name_of(controller: &Controller, spec: &PluginSpec) -> Result<Arc<Clus
     Ok(Arc::new(controller.cluster.acting_as(account)))
 }
 
-async fn install(
+/// Applies the definitions and fills the caches: from then on the version can serve.
+pub(super) async fn install(
     controller: &Arc<Controller>,
-    cluster: &Arc<Cluster>,
     name: &str,
-    spec: &PluginSpec,
-    (loaded, grants): (Loaded, Grants),
-    digest: String,
-    earlier: &[KindRef],
+    deletion_timeout: Duration,
+    prepared: Prepared,
+    heritage: Heritage<'_>,
 ) -> Result<Active, LoadFailure> {
+    let Prepared { digest, revision, loaded, cluster, grants, rails, config } = prepared;
     let field_manager = names::field_manager(name);
     let mut primary_watches = Vec::new();
     for definition in &loaded.definitions {
-        let kind = &definition.served.kind;
-        if let Some(other) = controller.serving(kind).filter(|serving| serving.name != name) {
-            return Err(failure("Installed", "KindTaken", format!("{kind} is served by the plugin {}", other.name)));
+        let refused = |error| install_failure(&InstallError::Refused(error));
+        // a definition that is not there at all is nobody else's
+        if !heritage.keep_definitions || cluster.served(&definition.served.kind).await.is_err() {
+            definition.install(&controller.cluster, &field_manager).await.map_err(refused)?;
         }
-        definition
-            .install(&controller.cluster, &field_manager)
-            .await
-            .map_err(|error| LoadFailure { transient: true, ..failure("Installed", "DefinitionRefused", error.0) })?;
     }
-    access::check(cluster, &loaded.manifest, &loaded.definitions).await?;
+    access::check(&cluster, &loaded.manifest, &loaded.definitions).await?;
     for definition in &loaded.definitions {
-        primary_watches.push(controller.watch(cluster, &definition.served, Selection::Primaries));
+        primary_watches.push(controller.watch(&cluster, &definition.served, Selection::Primaries));
     }
     let declared = loaded.manifest.children.iter().map(|(kind, _)| (kind.clone(), true));
-    let before = earlier.iter().map(|kind| (kind.type_meta(), false));
-    let mut child_watches: Vec<Arc<Watch>> = Vec::new();
+    let before = heritage.child_kinds.iter().map(|kind| (kind.type_meta(), false));
+    // another account has watches of its own
+    let relative = heritage.relative.filter(|relative| relative.cluster.account() == cluster.account());
+    let child_watches = relative.map_or_else(Arc::default, |relative| relative.child_watches.clone());
+    let mut watched = child_watches.read().unwrap_or_else(PoisonError::into_inner).clone();
     for (kind, needed) in declared.chain(before) {
-        if child_watches.iter().any(|watch| *watch.kind == kind) {
+        if watched.iter().any(|watch| *watch.kind == kind) {
             continue;
         }
         match cluster.served(&kind).await {
-            Ok(served) => child_watches.push(controller.watch(cluster, &served, Selection::Children)),
+            Ok(served) => watched.push(controller.watch(&cluster, &served, Selection::Children)),
             // a kind that is not served has no objects; it is watched from the first apply
             Err(ApiError::NotServed(_)) => {}
             Err(error) if needed => {
@@ -316,20 +343,43 @@ async fn install(
             Err(_) => {}
         }
     }
-    fill(primary_watches.iter().chain(&child_watches)).await?;
+    fill(primary_watches.iter().chain(&watched)).await?;
+    let mut shared = child_watches.write().unwrap_or_else(PoisonError::into_inner);
+    for watch in watched {
+        if !shared.iter().any(|known| known.kind == watch.kind) {
+            shared.push(watch);
+        }
+    }
+    drop(shared);
     Ok(Active {
         name: name.to_owned(),
         digest,
+        revision,
         plugin: Some(loaded.plugin),
-        deletion_timeout: Duration::from_secs(spec.deletion_timeout_seconds.into()),
+        deletion_timeout,
         manifest: loaded.manifest,
-        config: spec.config.as_ref().map_or_else(|| "{}".into(), |c| serde_json::Value::from(c.clone()).to_string()),
+        config,
         field_manager,
-        cluster: cluster.clone(),
+        cluster,
         grants,
+        rails,
         primary_watches,
-        child_watches: child_watches.into(),
+        child_watches,
     })
+}
+
+/// Puts the definitions of a version in place again after another one has had its own there.
+///
+/// # Errors
+/// When objects rely on what the other one's allowed, or the API server refuses.
+pub(super) async fn reinstall(controller: &Arc<Controller>, active: &Active) -> Result<(), LoadFailure> {
+    for text in &active.manifest.crds {
+        let definition = Definition::parse(text).map_err(|error| install_failure(&InstallError::Refused(error)))?;
+        definition.check(&controller.cluster).await.map_err(|error| install_failure(&error))?;
+        let installed = definition.install(&controller.cluster, &active.field_manager).await;
+        installed.map_err(|error| install_failure(&InstallError::Refused(error)))?;
+    }
+    Ok(())
 }
 
 async fn fill(watches: impl Iterator<Item = &Arc<Watch>>) -> Result<(), LoadFailure> {
@@ -373,6 +423,7 @@ pub(super) async fn without_component(
     Ok(Active {
         name: name.to_owned(),
         digest: String::new(),
+        revision: "".into(),
         plugin: None,
         deletion_timeout: Duration::from_secs(spec.deletion_timeout_seconds.into()),
         manifest: Manifest {
@@ -390,8 +441,9 @@ pub(super) async fn without_component(
         field_manager: names::field_manager(name),
         cluster: cluster.clone(),
         grants: Grants::default(),
+        rails: Arc::default(),
         primary_watches,
-        child_watches: child_watches.into(),
+        child_watches: Arc::new(RwLock::new(child_watches)),
     })
 }
 

@@ -1,6 +1,6 @@
 //! The `Plugin` records: one task for each, so that a slow one does not keep the others waiting.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,18 +13,34 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 use super::crd::{Definition, DefinitionError};
-use super::load::{self, LoadFailure, Loader, STEPS};
-use crate::api::names::{FINALIZER, READY};
-use crate::api::plugin::{HistoryEntry, KindRef, Phase, Plugin, PluginStatus};
+use super::fetch::Fetcher;
+use super::load::{self, Heritage, LoadFailure, Loader, Prepared, STEPS};
+use super::policy::Policy;
+use super::rollout::health::{self, Health, Worse};
+use super::rollout::plan::{self, Plans};
+use super::rollout::shadow::{self, Evaluated, Version};
+use super::rollout::steps::{self, Move, Wish};
+use crate::api::names::{self, FINALIZER, READY};
+use crate::api::plugin::{KindRef, Phase, Plugin, PluginSpec, PluginStatus, ResolvedSource};
+use crate::api::rollout::{HistoryEntry, PlanStatus, REPLACED, RolloutState, RolloutStatus, VersionSpec};
 use crate::control::backoff;
 use crate::control::controller::{Active, Controller};
+use crate::control::key::PrimaryKey;
+use crate::control::serving::{Chosen, Serving, Share};
 use crate::plan::check::Scope;
-use crate::plan::contract::{ObjectRef, TypeMeta};
+use crate::plan::contract::{Event, ObjectRef, TypeMeta};
+use crate::plan::object::Object;
 use crate::telemetry::{Readiness, metrics};
 
 /// Field manager of the host's own writes.
 const MANAGER: &str = "transom";
 const MAX_HISTORY: usize = 10;
+/// Bytes of a record's spec that are kept with an entry of the history.
+const MAX_HISTORY_SPEC: usize = 16 << 10;
+/// How often the objects of a version on its way are looked at; longer when there are many.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Failing objects that are looked into beyond those that may fail.
+const MAX_NAMED: u64 = 5;
 /// How often a record that is being deleted is looked at for objects that still need the plugin.
 const RETIRE_EVERY: Duration = Duration::from_secs(1);
 
@@ -32,8 +48,11 @@ const RETIRE_EVERY: Duration = Duration::from_secs(1);
 pub struct Registry {
     controller: Arc<Controller>,
     loader: Loader,
+    fetcher: Arc<Fetcher>,
     /// Only records with these labels; empty: all.
     selector: String,
+    /// For those who ask for a plan.
+    plans: Arc<Plans>,
 }
 
 /// The task of one record.
@@ -45,8 +64,15 @@ struct Slot {
 impl Registry {
     /// Nothing is loaded yet.
     #[must_use]
-    pub fn new(controller: Arc<Controller>, loader: Loader, selector: String) -> Self {
-        Self { controller, loader, selector }
+    pub fn new(
+        controller: Arc<Controller>,
+        loader: Loader,
+        selector: String,
+        policy: Policy,
+        plans: Arc<Plans>,
+    ) -> Self {
+        let fetcher = Arc::new(Fetcher::new(controller.cluster.clone(), policy, loader.cache.dir.clone()));
+        Self { controller, loader, fetcher, selector, plans }
     }
 
     /// Installs the host's own custom resource definition.
@@ -106,8 +132,7 @@ impl Registry {
             return;
         }
         let (latest, records) = watch::channel(plugin);
-        let record = Record { controller: self.controller.clone(), loader: self.loader.clone(), name: name.clone() };
-        let task = tokio::spawn(record.follow(records, tried.clone())).abort_handle();
+        let task = tokio::spawn(Record::new(self, name.clone()).follow(records, tried.clone())).abort_handle();
         slots.insert(name, Slot { latest, task });
     }
 
@@ -115,6 +140,7 @@ impl Registry {
         if let Some(slot) = slots.remove(name) {
             slot.task.abort();
             self.controller.deactivate(name);
+            self.plans.forget(name);
             metrics().plugin_gone(name);
             tracing::info!(plugin = name, "plugin removed");
         }
@@ -125,65 +151,658 @@ impl Registry {
 struct Record {
     controller: Arc<Controller>,
     loader: Loader,
+    fetcher: Arc<Fetcher>,
+    plans: Arc<Plans>,
     name: String,
+    /// What references to registries stand for, of all versions that are on record.
+    sources: Vec<ResolvedSource>,
+    /// What this process has written last, and the UID of the record: its watch may be behind.
+    written: Option<(String, PluginStatus)>,
+    /// Serves whatever no other version does.
+    stable: Option<Arc<Active>>,
+    /// Is being let in.
+    canary: Option<(Arc<Active>, Share)>,
+    /// Serve objects that are pinned to them.
+    pinned: Vec<Arc<Active>>,
+    seen: Seen,
+}
+
+/// What is known of the objects of a version on its way, and can be found out again.
+#[derive(Default)]
+struct Seen {
+    /// By UID: generation when the step began. Who edits an object afterwards may make it not ready.
+    generations: HashMap<String, i64>,
+    /// By UID: generation in which the version before fails, too.
+    excused: HashMap<String, i64>,
+}
+
+/// When a record is looked at again without having changed.
+enum Next {
+    /// Never.
+    Rest,
+    /// After a while that grows from time to time.
+    Retry,
+    /// After this time.
+    Look(Duration),
 }
 
 impl Record {
-    async fn follow(self, mut records: watch::Receiver<Plugin>, tried: mpsc::UnboundedSender<String>) {
+    fn new(registry: &Registry, name: String) -> Self {
+        Self {
+            controller: registry.controller.clone(),
+            loader: registry.loader.clone(),
+            fetcher: registry.fetcher.clone(),
+            sources: Vec::new(),
+            plans: registry.plans.clone(),
+            name,
+            written: None,
+            stable: None,
+            canary: None,
+            pinned: Vec::new(),
+            seen: Seen::default(),
+        }
+    }
+
+    async fn follow(mut self, mut records: watch::Receiver<Plugin>, tried: mpsc::UnboundedSender<String>) {
         let mut failures = 0u32;
         loop {
             let plugin = records.borrow_and_update().clone();
-            let done = self.handle(&plugin).await;
-            if plugin.metadata.deletion_timestamp.is_some() {
-                let _ = tried.send(self.name.clone());
-                return self.retire(&mut records).await;
+            let next = self.handle(&plugin, &mut records).await;
+            if self.load_pins(&plugin).await {
+                self.serve();
             }
             let _ = tried.send(self.name.clone());
-            failures = if done { 0 } else { failures.saturating_add(1) };
-            // Our own writes of the status change the record, too.
-            let edited = records.wait_for(|latest| identity(latest) != identity(&plugin));
-            let gone = if done {
-                edited.await.is_err()
-            } else {
-                let after = backoff::delay(failures, failures.into()).min(Duration::from_secs(30));
-                tokio::time::timeout(after, edited).await.is_ok_and(|edited| edited.is_err())
+            if plugin.metadata.deletion_timestamp.is_some() {
+                return self.retire(&mut records).await;
+            }
+            failures = if matches!(next, Next::Retry) { failures.saturating_add(1) } else { 0 };
+            let after = match next {
+                Next::Rest => Duration::MAX,
+                Next::Retry => backoff::delay(failures, failures.into()).min(Duration::from_secs(30)),
+                Next::Look(after) => after,
             };
-            if gone {
-                return;
+            let (controller, mut wait) = (self.controller.clone(), std::pin::pin!(tokio::time::sleep(after)));
+            loop {
+                tokio::select! {
+                    // Our own writes of the status change the record, too.
+                    gone = async { records.wait_for(|latest| identity(latest) != identity(&plugin)).await.is_err() } => {
+                        if gone {
+                            return;
+                        }
+                        break;
+                    }
+                    () = &mut wait => break,
+                    () = controller.pin_missing() => {
+                        if self.load_pins(&plugin).await {
+                            self.serve();
+                        }
+                    }
+                }
             }
         }
     }
 
-    /// Tries the version in the record. Returns whether there is nothing left to try before the record changes.
-    async fn handle(&self, plugin: &Plugin) -> bool {
-        let before = plugin.status.clone().unwrap_or_default();
-        let result = load::prepare(&self.loader, &self.controller, &self.name, &plugin.spec, &before.child_kinds).await;
-        let status = match &result {
-            Ok(active) => loaded(&before, plugin, active),
-            Err(failure) => failed(&before, plugin, failure),
+    /// Brings what serves closer to what the record asks for.
+    async fn handle(&mut self, plugin: &Plugin, records: &mut watch::Receiver<Plugin>) -> Next {
+        let before = self.known(plugin);
+        self.sources.clone_from(&before.sources);
+        let wanted = VersionSpec::of(&plugin.spec);
+        let revision = wanted.revision();
+        if self.stable.is_none()
+            && let Some(serving) = before.serving.as_ref().filter(|serving| serving.revision() != revision)
+        {
+            self.resume(plugin, &before, serving).await;
+        }
+        if let Err(text) = Share::of(&plugin.spec.rollout.steps) {
+            let message = format!("spec.rollout.steps: the labelSelector {text:?} cannot be understood");
+            let (step, reason) = ("Fetched", "InvalidRollout");
+            return self.refused(plugin, before, LoadFailure { step, reason, message, transient: false }).await;
+        }
+        let generation = plugin.metadata.generation.unwrap_or_default();
+        // what serves nothing yet, or no longer, is tried again when the record has changed
+        let stands = |attempt: &RolloutStatus| {
+            let serves = attempt.step > 0 && !attempt.state.is_over();
+            attempt.revision == revision && (serves || attempt.generation == generation)
         };
-        metrics().plugin_ready(&self.name, result.is_ok());
-        // The kinds of children are on record before the first one is made, so that a crash cannot hide any.
-        let recorded = self.publish(plugin, &before, status).await;
-        match result {
-            Ok(active) if recorded && self.set_finalizer(plugin, self.needs_finalizer(&active)).await => {
+        let attempt = before.rollout.clone().filter(stands);
+        match (&self.stable, attempt) {
+            (Some(stable), _) if *stable.revision == *revision => self.adopt(plugin, before, &wanted).await,
+            (None, None) => self.adopt(plugin, before, &wanted).await,
+            (None, Some(_)) => {
+                let message =
+                    "the version that serves cannot be loaded, and the one in the record is not let in".into();
+                let (step, reason) = ("Fetched", "ServingVersionMissing");
+                self.refused(plugin, before, LoadFailure { step, reason, message, transient: true }).await
+            }
+            (Some(stable), Some(attempt)) => {
+                let stable = stable.clone();
+                self.advance(plugin, before, &wanted, (stable, attempt)).await
+            }
+            (Some(stable), None) => {
+                let stable = stable.clone();
+                self.begin(plugin, before, &wanted, stable, records).await
+            }
+        }
+    }
+
+    /// The status as this process wrote it, or as it was at the start.
+    fn known(&self, plugin: &Plugin) -> PluginStatus {
+        let own = self.written.as_ref().filter(|(uid, _)| plugin.metadata.uid.as_ref() == Some(uid));
+        own.map(|(_, status)| status.clone()).or_else(|| plugin.status.clone()).unwrap_or_default()
+    }
+
+    fn wish(plugin: &Plugin) -> Option<Wish> {
+        Wish::parse(plugin.annotations().get(names::ROLLOUT_ANNOTATION)?)
+    }
+
+    /// After a start: the version that served goes on, whatever the record says by now.
+    async fn resume(&mut self, plugin: &Plugin, before: &PluginStatus, serving: &VersionSpec) {
+        let loaded = async {
+            let prepared = self.prepare(plugin, serving, true).await?;
+            self.install(plugin, before, prepared, true).await
+        };
+        match loaded.await {
+            Ok(active) => {
                 tracing::info!(
                     plugin = self.name,
                     digest = active.digest,
-                    version = active.manifest.version,
-                    "plugin serves"
+                    "plugin goes on with the version that served"
                 );
-                self.controller.activate(active);
-                true
+                self.stable = Some(active);
+                self.load_pins(plugin).await;
+                // objects of a version on its way must not change hands and back
+                let part = before.rollout.as_ref().filter(|attempt| attempt.step > 0 && !attempt.state.is_over());
+                let wanted = VersionSpec::of(&plugin.spec);
+                if let Some(attempt) = part.filter(|attempt| attempt.revision == wanted.revision())
+                    && let Err(failure) = self.enter(plugin, before, &wanted, attempt.step, None).await
+                {
+                    let LoadFailure { step, reason, message, .. } = failure;
+                    tracing::warn!(plugin = self.name, step, reason, message, "the canary could not be loaded");
+                }
+                if self.canary.is_none() {
+                    self.serve();
+                }
             }
-            Ok(_) => false,
-            Err(failure) => {
-                self.serve_deletions(plugin, &before).await;
-                let LoadFailure { step, reason, message, transient } = failure;
-                tracing::warn!(plugin = self.name, step, reason, message, "plugin could not be loaded");
-                !transient && recorded
+            Err(LoadFailure { step, reason, message, .. }) => {
+                tracing::warn!(
+                    plugin = self.name,
+                    step,
+                    reason,
+                    message,
+                    "the version that served could not be loaded"
+                );
             }
         }
+    }
+
+    async fn prepare(&mut self, plugin: &Plugin, spec: &VersionSpec, keep: bool) -> Result<Prepared, LoadFailure> {
+        let tools = (&self.loader, &*self.fetcher);
+        load::prepare(tools, &self.controller, &self.name, &plugin.spec, spec, keep, &mut self.sources).await
+    }
+
+    async fn install(
+        &self,
+        plugin: &Plugin,
+        before: &PluginStatus,
+        prepared: Prepared,
+        keep_definitions: bool,
+    ) -> Result<Arc<Active>, LoadFailure> {
+        let deletion_timeout = Duration::from_secs(plugin.spec.deletion_timeout_seconds.into());
+        let heritage =
+            Heritage { child_kinds: &before.child_kinds, relative: self.stable.as_deref(), keep_definitions };
+        load::install(&self.controller, &self.name, deletion_timeout, prepared, heritage).await.map(Arc::new)
+    }
+
+    /// Lets the loaded versions serve.
+    fn serve(&self) {
+        let Some(stable) = self.stable.clone() else { return };
+        self.controller.serve(Serving { stable, canary: self.canary.clone(), pinned: self.pinned.clone() });
+    }
+
+    /// Takes the version of the record for all objects: the first one, and the one that serves already.
+    async fn adopt(&mut self, plugin: &Plugin, before: PluginStatus, wanted: &VersionSpec) -> Next {
+        let loaded = async {
+            let prepared = self.prepare(plugin, wanted, false).await?;
+            self.install(plugin, &before, prepared, false).await
+        };
+        match loaded.await {
+            Ok(active) => self.promote(plugin, before, active).await,
+            Err(failure) => {
+                if self.canary.take().is_some() {
+                    self.serve(); // the record no longer asks for it
+                }
+                self.refused(plugin, before, failure).await
+            }
+        }
+    }
+
+    /// From now on this version serves all objects that are not pinned.
+    async fn promote(&mut self, plugin: &Plugin, before: PluginStatus, active: Arc<Active>) -> Next {
+        let status = loaded(&before, plugin, &active);
+        // The kinds of children are on record before the first one is made, so that a crash cannot hide any.
+        if !self.publish(plugin, &before, status).await || !self.set_finalizer(plugin, self.is_needed([&active])).await
+        {
+            return Next::Retry;
+        }
+        metrics().plugin_ready(&self.name, true);
+        let Active { digest, manifest, .. } = &*active;
+        tracing::info!(plugin = self.name, digest, version = manifest.version, "plugin serves");
+        let swapped = self.stable.as_ref().is_some_and(|stable| stable.revision != active.revision);
+        if swapped {
+            metrics().rollout(&self.name, "Completed");
+            self.event(plugin, false, "RolledOut", format!("version {} serves all objects", manifest.version));
+        }
+        self.pinned.extend(self.stable.replace(active));
+        self.canary = None;
+        self.load_pins(plugin).await;
+        self.serve();
+        self.count_objects();
+        Next::Rest
+    }
+
+    /// A version cannot be loaded. What serves goes on.
+    async fn refused(&mut self, plugin: &Plugin, before: PluginStatus, failure: LoadFailure) -> Next {
+        let status = failed(&before, plugin, &failure);
+        metrics().plugin_ready(&self.name, false);
+        let recorded = self.publish(plugin, &before, status).await;
+        self.serve_deletions(plugin, &before).await;
+        let LoadFailure { step, reason, message, transient } = failure;
+        tracing::warn!(plugin = self.name, step, reason, message, "plugin could not be loaded");
+        if transient || !recorded { Next::Retry } else { Next::Rest }
+    }
+
+    /// Another version than the one that serves is wanted: plans it, and makes the first move.
+    async fn begin(
+        &mut self,
+        plugin: &Plugin,
+        before: PluginStatus,
+        wanted: &VersionSpec,
+        stable: Arc<Active>,
+        records: &mut watch::Receiver<Plugin>,
+    ) -> Next {
+        if self.canary.take().is_some() {
+            self.serve(); // of a version that is no longer wanted
+        }
+        let prepared = match self.prepare(plugin, wanted, false).await {
+            Ok(prepared) => prepared,
+            Err(failure) => return self.refused(plugin, before, failure).await,
+        };
+        let generation = plugin.metadata.generation.unwrap_or_default();
+        let policy = &plugin.spec.rollout;
+        let attempt = RolloutStatus {
+            id: format!("{}-{generation}", prepared.revision),
+            revision: prepared.revision.to_string(),
+            digest: prepared.digest.clone(),
+            version: prepared.loaded.manifest.version.clone(),
+            state: RolloutState::Waiting,
+            step: 0,
+            steps: u32::try_from(policy.steps.len()).unwrap_or(u32::MAX),
+            since: None,
+            generation,
+            objects: 0,
+            message: String::new(),
+        };
+        let known_good =
+            matches!(Self::wish(plugin), Some(Wish::Immediate { revision }) if *revision == *prepared.revision);
+        let (planned, to) = if known_good || stable.plugin.is_none() {
+            (before, Move::Promote)
+        } else {
+            let plan = tokio::select! {
+                plan = plan::make(&self.controller, &self.name, &prepared, &stable) => plan,
+                // planned anew
+                _ = records.wait_for(|latest| identity(latest) != identity(plugin)) => return Next::Look(Duration::ZERO),
+            };
+            let held = plan::held_by(&policy.gates, &plan.summary);
+            let PlanStatus { objects, changed, failed, .. } = plan.summary;
+            tracing::info!(plugin = self.name, digest = prepared.digest, objects, changed, failed, "version planned");
+            let planned = PluginStatus { plan: Some(plan.summary.clone()), ..before };
+            self.plans.put(&self.name, plan);
+            (planned, steps::first(policy, &attempt, held))
+        };
+        self.carry_out(plugin, planned, attempt, to, Some(prepared)).await
+    }
+
+    /// A version is on its way: where does it go?
+    async fn advance(
+        &mut self,
+        plugin: &Plugin,
+        before: PluginStatus,
+        wanted: &VersionSpec,
+        (stable, attempt): (Arc<Active>, RolloutStatus),
+    ) -> Next {
+        if plugin.metadata.deletion_timestamp.is_some() && self.canary.is_some() {
+            return Next::Rest;
+        }
+        let serves = attempt.step > 0 && !attempt.state.is_over();
+        if serves && let Err(failure) = self.enter(plugin, &before, wanted, attempt.step, None).await {
+            return self.refused(plugin, before, failure).await;
+        }
+        let health = match (&attempt.since, serves) {
+            (Some(since), true) => Some(self.health(&stable, since.0, plugin.spec.rollout.gates.max_failed).await),
+            _ => None,
+        };
+        let wish = Self::wish(plugin);
+        let to = steps::next(&plugin.spec.rollout, &attempt, wish.as_ref(), health.as_ref(), jiff::Timestamp::now());
+        let prepared = match &to {
+            // not kept while a person thinks about it
+            Move::Enter(_) | Move::Promote if self.canary.is_none() => {
+                match self.prepare(plugin, wanted, false).await {
+                    Ok(prepared) => Some(prepared),
+                    Err(failure) => return self.refused(plugin, before, failure).await,
+                }
+            }
+            _ => None,
+        };
+        self.carry_out(plugin, before, attempt, to, prepared).await
+    }
+
+    /// Loads the version of a step, if it is not, and lets it serve its part.
+    async fn enter(
+        &mut self,
+        plugin: &Plugin,
+        before: &PluginStatus,
+        wanted: &VersionSpec,
+        step: u32,
+        prepared: Option<Prepared>,
+    ) -> Result<(), LoadFailure> {
+        let policy = &plugin.spec.rollout;
+        let parts = policy.steps.get(..step as usize).unwrap_or(&policy.steps);
+        let share = Share::of(parts).unwrap_or_default();
+        let revision = wanted.revision();
+        let loaded = self.canary.as_ref().filter(|(active, _)| *active.revision == *revision).cloned();
+        if loaded.as_ref().is_some_and(|(_, now)| *now == share) {
+            return Ok(());
+        }
+        let active = match (loaded, prepared) {
+            (Some((active, _)), _) => active,
+            (None, Some(prepared)) => self.install(plugin, before, prepared, false).await?,
+            (None, None) => {
+                let prepared = self.prepare(plugin, wanted, false).await?;
+                self.install(plugin, before, prepared, false).await?
+            }
+        };
+        // what the one makes, the other has to see: the lists of watches are shared, unless the accounts differ
+        if let Some(stable) = &self.stable {
+            for (kind, _) in &active.manifest.children {
+                if let Err(error) = self.controller.watch_children(stable, kind).await {
+                    tracing::debug!(plugin = self.name, %kind, %error, "a kind of child is not served");
+                }
+            }
+        }
+        self.canary = Some((active, share));
+        self.seen = Seen::default();
+        for (_, primary) in self.part() {
+            self.seen.generations.insert(primary.uid.clone(), primary.generation);
+        }
+        self.serve();
+        Ok(())
+    }
+
+    /// The objects that the version on its way serves.
+    fn part(&self) -> Vec<(PrimaryKey, Arc<Object>)> {
+        let (Some(stable), Some((canary, _))) = (&self.stable, &self.canary) else {
+            return Vec::new();
+        };
+        let serving = Serving { stable: stable.clone(), canary: self.canary.clone(), pinned: self.pinned.clone() };
+        let mut part = Vec::new();
+        for watch in &stable.primary_watches {
+            for primary in watch.cache.all() {
+                if matches!(serving.choose(&watch.kind, &primary), Chosen::Version(one) if Arc::ptr_eq(&one, canary)) {
+                    part.push((PrimaryKey::new(watch.kind.clone(), &primary.namespace, &primary.name), primary));
+                }
+            }
+        }
+        part
+    }
+
+    /// How the objects of the version on its way fare.
+    async fn health(&mut self, stable: &Arc<Active>, since: jiff::Timestamp, may_fail: u32) -> Health {
+        let (part, now) = (self.part(), jiff::Timestamp::now());
+        let revision = self.canary.as_ref().map(|(active, _)| active.revision.clone()).unwrap_or_default();
+        let pending = self.controller.pending(&revision, part.iter().map(|(key, _)| key));
+        let mut health = Health { objects: part.len(), pending, ..Health::default() };
+        metrics().objects_by_version(&self.name, "canary", part.len());
+        for (key, primary) in &part {
+            match health::worse(primary, since, now) {
+                None => {}
+                Some(Worse::NotReady(said)) => {
+                    let is_same = self.seen.generations.get(&primary.uid) == Some(&primary.generation);
+                    if is_same && !primary.deleting {
+                        health.not_ready.push(said);
+                    }
+                }
+                Some(Worse::Failed(said)) => {
+                    if self.seen.excused.get(&primary.uid) == Some(&primary.generation) {
+                        continue;
+                    }
+                    if fails_too(&self.controller, stable, key, primary).await {
+                        self.seen.excused.insert(primary.uid.clone(), primary.generation);
+                        continue;
+                    }
+                    health.failed.push(said);
+                    if health.failed.len() as u64 > u64::from(may_fail) + MAX_NAMED {
+                        break; // enough to be sure
+                    }
+                }
+            }
+        }
+        health
+    }
+
+    /// Does what was decided of a version on its way.
+    async fn carry_out(
+        &mut self,
+        plugin: &Plugin,
+        before: PluginStatus,
+        mut attempt: RolloutStatus,
+        to: Move,
+        prepared: Option<Prepared>,
+    ) -> Next {
+        let known = self.known(plugin);
+        let look = |n: usize| Next::Look(LOOK_EVERY + Duration::from_millis(n as u64 / 5));
+        attempt.generation = plugin.metadata.generation.unwrap_or_default();
+        match to {
+            Move::Stay => {
+                let serves = attempt.step > 0 && matches!(attempt.state, RolloutState::Baking | RolloutState::Waiting);
+                let objects = attempt.objects as usize;
+                let status = on_its_way(&before, plugin, attempt);
+                if !self.publish(plugin, &known, status).await {
+                    return Next::Retry;
+                }
+                if serves { look(objects) } else { Next::Rest }
+            }
+            Move::Promote => {
+                let active = match (self.canary.clone(), prepared) {
+                    (Some((active, _)), _) => Ok(active),
+                    (None, Some(prepared)) => self.install(plugin, &before, prepared, false).await,
+                    (None, None) => return Next::Retry,
+                };
+                match active {
+                    Ok(active) => self.promote(plugin, before, active).await,
+                    Err(failure) => self.refused(plugin, before, failure).await,
+                }
+            }
+            Move::Enter(step) => {
+                let wanted = VersionSpec::of(&plugin.spec);
+                self.enter_step(plugin, before, &wanted, RolloutStatus { step, ..attempt }, prepared).await
+            }
+            Move::Stop(state, message) => {
+                let is_watched = attempt.step > 0 && state == RolloutState::Waiting;
+                let objects = attempt.objects as usize;
+                tracing::info!(plugin = self.name, digest = attempt.digest, ?state, message, "roll-out stopped");
+                self.event(plugin, state != RolloutState::Waiting, reason_of(state), message.clone());
+                metrics().rollout(&self.name, reason_of(state));
+                metrics().plugin_ready(&self.name, false);
+                let status = on_its_way(&before, plugin, RolloutStatus { state, message, ..attempt });
+                if !self.publish(plugin, &known, status).await {
+                    return Next::Retry;
+                }
+                if is_watched { look(objects) } else { Next::Rest }
+            }
+            Move::Back(state, why) => {
+                self.take_back(plugin, before, RolloutStatus { state, message: why, ..attempt }).await
+            }
+        }
+    }
+
+    /// Lets a version serve the part of a step, from the next full second on: conditions have the time in seconds, and what
+    /// flipped before must not count against it.
+    async fn enter_step(
+        &mut self,
+        plugin: &Plugin,
+        before: PluginStatus,
+        wanted: &VersionSpec,
+        mut attempt: RolloutStatus,
+        prepared: Option<Prepared>,
+    ) -> Next {
+        let known = self.known(plugin);
+        let active = match (self.canary.clone(), prepared) {
+            (Some((active, _)), _) => Ok(active),
+            (None, Some(prepared)) => self.install(plugin, &before, prepared, false).await,
+            (None, None) => return Next::Retry,
+        };
+        let active = match active {
+            Ok(active) => active,
+            Err(failure) => return self.refused(plugin, before, failure).await,
+        };
+        let now = jiff::Timestamp::now();
+        let since = jiff::Timestamp::from_second(now.as_second() + 1).unwrap_or(now);
+        let policy = &plugin.spec.rollout;
+        attempt.state = RolloutState::Baking;
+        attempt.since = Some(Time(since));
+        attempt.message = format!("step {} of {}", attempt.step, attempt.steps);
+        // the share that is about to be, for the count
+        let old = self.canary.replace((
+            active.clone(),
+            Share::of(policy.steps.get(..attempt.step as usize).unwrap_or(&policy.steps)).unwrap_or_default(),
+        ));
+        let objects = self.part().len();
+        self.canary = old;
+        attempt.objects = u32::try_from(objects).unwrap_or(u32::MAX);
+        let mut status = on_its_way(&before, plugin, attempt.clone());
+        declare(&mut status, &before, &active);
+        let needed = self.is_needed(self.stable.as_ref().into_iter().chain([&active]));
+        if !self.publish(plugin, &known, status).await || !self.set_finalizer(plugin, needed).await {
+            return Next::Retry;
+        }
+        tokio::time::sleep(Duration::try_from(since.duration_since(jiff::Timestamp::now())).unwrap_or_default()).await;
+        if self.canary.is_none() {
+            self.canary = Some((active, Share::default()));
+        }
+        let (digest, step) = (&attempt.digest, attempt.step);
+        tracing::info!(plugin = self.name, digest, step, objects, "canary serves");
+        self.event(
+            plugin,
+            false,
+            "CanaryStep",
+            format!("version {}, {}: {objects} objects", attempt.version, attempt.message),
+        );
+        metrics().plugin_ready(&self.name, false);
+        metrics().rollout(&self.name, "Step");
+        match self.enter(plugin, &before, wanted, attempt.step, None).await {
+            Ok(()) => Next::Look(LOOK_EVERY),
+            Err(failure) => self.refused(plugin, before, failure).await,
+        }
+    }
+
+    /// The version before serves all objects again.
+    async fn take_back(&mut self, plugin: &Plugin, before: PluginStatus, attempt: RolloutStatus) -> Next {
+        let known = self.known(plugin);
+        let had_part = self.canary.take().is_some();
+        self.serve();
+        let why = attempt.message.clone();
+        let mut message = why.clone();
+        if had_part
+            && let Some(stable) = &self.stable
+            && let Err(failure) = load::reinstall(&self.controller, stable).await
+        {
+            message = format!("{why}; its custom resource definitions stay: {}", failure.message);
+        }
+        let reason = reason_of(attempt.state);
+        tracing::warn!(plugin = self.name, digest = attempt.digest, reason, why, "version taken back");
+        self.event(plugin, true, reason, format!("version {} was taken back: {message}", attempt.version));
+        metrics().rollout(&self.name, reason);
+        metrics().plugin_ready(&self.name, false);
+        self.count_objects();
+        let entry = HistoryEntry {
+            digest: attempt.digest.clone(),
+            version: attempt.version.clone(),
+            revision: attempt.revision.clone(),
+            reason: reason.into(),
+            message: message.clone(),
+            at: Some(Time(now())),
+            spec: fitting(VersionSpec::of(&plugin.spec)),
+        };
+        let mut status = on_its_way(&before, plugin, RolloutStatus { message, objects: 0, ..attempt });
+        remember(&mut status.history, entry);
+        if self.publish(plugin, &known, status).await { Next::Rest } else { Next::Retry }
+    }
+
+    /// Loads versions that objects are pinned to, and unloads those that none is. Returns whether something changed.
+    async fn load_pins(&mut self, plugin: &Plugin) -> bool {
+        let Some(stable) = self.stable.clone() else { return false };
+        let status = self.known(plugin);
+        let mut changed = self.keep_pinned();
+        for digest in self.pins() {
+            if self.pinned.iter().any(|active| active.digest == digest) {
+                continue;
+            }
+            let entry = status.history.iter().find(|entry| entry.digest == digest);
+            let Some(spec) = entry.and_then(|entry| entry.spec.as_ref()) else { continue };
+            let loaded = async {
+                let prepared = self.prepare(plugin, spec, true).await?;
+                self.install(plugin, &status, prepared, true).await
+            };
+            match loaded.await {
+                Ok(active) if active.serves_any_of(&stable) => {
+                    self.pinned.push(active);
+                    changed = true;
+                }
+                Ok(_) => {}
+                Err(LoadFailure { reason, message, .. }) => {
+                    tracing::warn!(plugin = self.name, digest, reason, message, "pinned version could not be loaded");
+                }
+            }
+        }
+        changed
+    }
+
+    /// Digests that objects are pinned to, beside those of the versions that serve anyway.
+    fn pins(&self) -> BTreeSet<String> {
+        let watches = self.stable.iter().flat_map(|stable| &stable.primary_watches);
+        let pins =
+            watches.flat_map(|watch| watch.cache.all()).filter_map(|primary| primary.pin.as_deref().map(str::to_owned));
+        let loaded: Vec<&str> = self
+            .stable
+            .iter()
+            .chain(self.canary.iter().map(|(active, _)| active))
+            .map(|active| active.digest.as_str())
+            .collect();
+        pins.filter(|digest| !loaded.contains(&digest.as_str())).collect()
+    }
+
+    /// Unloads versions that no object is pinned to. Returns whether there were any.
+    fn keep_pinned(&mut self) -> bool {
+        let pins = self.pins();
+        let before = self.pinned.len();
+        self.pinned.retain(|active| pins.contains(&active.digest));
+        self.pinned.len() != before
+    }
+
+    fn count_objects(&self) {
+        let all = self.stable.iter().flat_map(|stable| &stable.primary_watches).map(|watch| watch.cache.len()).sum();
+        metrics().objects_by_version(&self.name, "canary", self.part().len());
+        metrics().objects_by_version(&self.name, "all", all);
+    }
+
+    fn event(&self, plugin: &Plugin, warning: bool, reason: &str, note: String) {
+        let uid = plugin.uid().unwrap_or_default();
+        self.controller.events.send(&self.reference(), &uid, Event { warning, reason: reason.into(), note });
+    }
+
+    /// Must the record stay until objects are gone? As long as they carry the finalizer, or could come to.
+    fn is_needed<'a>(&self, versions: impl IntoIterator<Item = &'a Arc<Active>>) -> bool {
+        versions.into_iter().any(|active| self.needs_finalizer(active)) || self.controller.finalizers(&self.name) > 0
     }
 
     /// Can objects of this version come to carry the host's finalizer?
@@ -199,7 +818,7 @@ impl Record {
             return;
         }
         match load::without_component(&self.controller, &self.name, &plugin.spec, status).await {
-            Ok(active) => self.controller.activate(active),
+            Ok(active) => self.controller.serve(Serving::all(Arc::new(active))),
             Err(failure) => {
                 tracing::warn!(
                     plugin = self.name,
@@ -213,14 +832,14 @@ impl Record {
 
     /// The record is being deleted. The plugin goes on serving until no object carries the host's finalizer; returns when
     /// the record is let go.
-    async fn retire(&self, records: &mut watch::Receiver<Plugin>) {
+    async fn retire(&mut self, records: &mut watch::Receiver<Plugin>) {
         loop {
             let plugin = &records.borrow_and_update().clone();
             let held = self.controller.finalizers(&self.name);
             if held == 0 && self.set_finalizer(plugin, false).await {
                 return;
             }
-            let before = plugin.status.clone().unwrap_or_default();
+            let before = self.known(plugin);
             let objects = if held == 1 { "object" } else { "objects" };
             let message =
                 format!("needed to clean up after {held} {objects}: delete them, or wait until they are gone");
@@ -260,7 +879,8 @@ impl Record {
         ObjectRef { kind, namespace: String::new(), name: self.name.clone() }
     }
 
-    async fn publish(&self, plugin: &Plugin, before: &PluginStatus, status: PluginStatus) -> bool {
+    async fn publish(&mut self, plugin: &Plugin, before: &PluginStatus, mut status: PluginStatus) -> bool {
+        status.sources = still_named(&self.sources, &plugin.spec, &status);
         if *before == status {
             return true;
         }
@@ -269,7 +889,10 @@ impl Record {
             return false;
         };
         match self.controller.cluster.apply_status(&self.reference(), &uid, MANAGER, &value).await {
-            Ok(_) => true,
+            Ok(_) => {
+                self.written = Some((uid, status));
+                true
+            }
             Err(error) => {
                 tracing::warn!(plugin = self.name, error = %error, "status of the plugin could not be written");
                 false
@@ -278,34 +901,137 @@ impl Record {
     }
 }
 
-/// Changes with every edit of the spec and with deletion, and with nothing else.
-fn identity(plugin: &Plugin) -> (Option<&str>, Option<i64>, bool) {
-    (plugin.metadata.uid.as_deref(), plugin.metadata.generation, plugin.metadata.deletion_timestamp.is_some())
+/// What references stand for that the record, the version that serves or one in the history still names.
+fn still_named(sources: &[ResolvedSource], spec: &PluginSpec, status: &PluginStatus) -> Vec<ResolvedSource> {
+    let wanted = VersionSpec::of(spec);
+    let history = status.history.iter().filter_map(|entry| entry.spec.as_ref());
+    let versions: Vec<&VersionSpec> = [&wanted].into_iter().chain(&status.serving).chain(history).collect();
+    let names = |version: &&VersionSpec| {
+        let engines = version.engines.iter().map(|engine| &engine.source);
+        let sources = std::iter::once(&version.source).chain(engines);
+        sources
+            .filter_map(|source| source.oci.as_ref())
+            .map(|oci| (oci.reference.clone(), oci.refresh.clone()))
+            .collect()
+    };
+    let named: BTreeSet<(String, Option<String>)> = versions.iter().flat_map::<Vec<_>, _>(names).collect();
+    let is_named = |one: &&ResolvedSource| named.contains(&(one.reference.clone(), one.refresh.clone()));
+    sources.iter().filter(is_named).cloned().collect()
 }
 
-fn loaded(before: &PluginStatus, plugin: &Plugin, active: &Active) -> PluginStatus {
-    let mut status = before.clone();
-    if let (Some(digest), Some(version)) = (&before.digest, &before.version)
-        && *digest != active.digest
-    {
-        status.history.retain(|entry| entry.digest != *digest && entry.digest != active.digest);
-        status.history.insert(0, HistoryEntry { digest: digest.clone(), version: version.clone() });
-        status.history.truncate(MAX_HISTORY);
+/// Does the version that serves fail with this object as well?
+async fn fails_too(controller: &Controller, stable: &Active, key: &PrimaryKey, primary: &Arc<Object>) -> bool {
+    let Some(version) = Version::loaded(stable) else { return true };
+    let snapshot = shadow::snapshot(stable, &key.kind, primary, version);
+    !matches!(shadow::evaluate(controller, version, &snapshot).await, Evaluated::Planned(_))
+}
+
+/// Changes with every edit of the spec, every wish for the roll-out and with deletion, and with nothing else.
+fn identity(plugin: &Plugin) -> (Option<&str>, Option<i64>, bool, Option<&String>) {
+    let meta = &plugin.metadata;
+    let wish = plugin.annotations().get(names::ROLLOUT_ANNOTATION);
+    (meta.uid.as_deref(), meta.generation, meta.deletion_timestamp.is_some(), wish)
+}
+
+fn now() -> jiff::Timestamp {
+    jiff::Timestamp::from_second(jiff::Timestamp::now().as_second()).unwrap_or_default()
+}
+
+/// What is kept for going back: a large configuration is not.
+fn fitting(spec: VersionSpec) -> Option<VersionSpec> {
+    serde_json::to_string(&spec).is_ok_and(|text| text.len() <= MAX_HISTORY_SPEC).then_some(spec)
+}
+
+/// Puts an entry first, in place of an earlier one of the same version.
+fn remember(history: &mut Vec<HistoryEntry>, entry: HistoryEntry) {
+    history.retain(|earlier| !is_same(earlier, &entry.revision, &entry.digest));
+    history.insert(0, entry);
+    history.truncate(MAX_HISTORY);
+}
+
+/// Hosts before this one wrote no revision.
+fn is_same(entry: &HistoryEntry, revision: &str, digest: &str) -> bool {
+    if entry.revision.is_empty() { entry.digest == digest } else { entry.revision == revision }
+}
+
+/// Condition and event reason of a version on its way.
+fn reason_of(state: RolloutState) -> &'static str {
+    match state {
+        RolloutState::Held => "PlanHeld",
+        RolloutState::Waiting => "ApprovalNeeded",
+        RolloutState::Baking => "Canary",
+        RolloutState::Paused => "Paused",
+        RolloutState::RolledBack => "RolledBack",
+        RolloutState::Aborted => "Aborted",
     }
+}
+
+/// Kinds of a version that is about to make children.
+fn declare(status: &mut PluginStatus, before: &PluginStatus, active: &Active) {
     let union = |now: &mut dyn Iterator<Item = &TypeMeta>, before: &[KindRef]| -> Vec<KindRef> {
         now.map(KindRef::of).chain(before.iter().cloned()).collect::<BTreeSet<_>>().into_iter().collect()
     };
     status.child_kinds = union(&mut active.manifest.children.iter().map(|(kind, _)| kind), &before.child_kinds);
     status.primary_kinds = union(&mut active.primary_watches.iter().map(|watch| &*watch.kind), &before.primary_kinds);
+}
+
+fn loaded(before: &PluginStatus, plugin: &Plugin, active: &Active) -> PluginStatus {
+    let mut status = before.clone();
+    let wanted = VersionSpec::of(&plugin.spec);
+    let revision = wanted.revision();
+    let old_revision = before.serving.as_ref().map(VersionSpec::revision).unwrap_or_default();
+    let is_swap =
+        if old_revision.is_empty() { before.digest.as_ref() != Some(&active.digest) } else { old_revision != revision };
+    if let (Some(digest), Some(version), true) = (&before.digest, &before.version, is_swap) {
+        status.history.retain(|entry| !is_same(entry, &revision, &active.digest));
+        let entry = HistoryEntry {
+            digest: digest.clone(),
+            version: version.clone(),
+            revision: old_revision,
+            reason: REPLACED.into(),
+            message: format!("by version {}", active.manifest.version),
+            at: Some(Time(now())),
+            spec: before.serving.clone().and_then(fitting),
+        };
+        remember(&mut status.history, entry);
+    }
+    declare(&mut status, before, active);
     let primary = |kind: &TypeMeta| format!("{}.{}", kind.kind, kind.group());
     status.kinds = active.primary_watches.iter().map(|watch| primary(&watch.kind)).collect();
     status.phase = Phase::Ready;
     status.digest = Some(active.digest.clone());
     status.version = Some(active.manifest.version.clone());
+    status.serving = Some(wanted);
+    status.rollout = None;
+    // one of another version would be taken for that of this one
+    status.plan = before.plan.clone().filter(|plan| plan.revision == revision);
     status.observed_generation = plugin.metadata.generation;
     let steps = STEPS.map(|step| (step, "True", "Done", String::new()));
     let ready = (READY, "True", "Serving", format!("serves {}", status.kinds.join(", ")));
     status.conditions = conditions(before, plugin, steps.into_iter().chain([ready]));
+    status
+}
+
+/// A version that was loaded and does not serve all objects.
+fn on_its_way(before: &PluginStatus, plugin: &Plugin, attempt: RolloutStatus) -> PluginStatus {
+    let mut status = before.clone();
+    status.phase = match attempt.state {
+        RolloutState::Held | RolloutState::Waiting | RolloutState::Paused => Phase::Waiting,
+        RolloutState::Baking => Phase::Canary,
+        RolloutState::RolledBack | RolloutState::Aborted => Phase::RolledBack,
+    };
+    status.observed_generation = plugin.metadata.generation;
+    let steps = STEPS.map(|step| {
+        if step == "Installed" && attempt.step == 0 {
+            (step, "Unknown", "NotReached", String::new())
+        } else {
+            (step, "True", "Done", String::new())
+        }
+    });
+    let serving = before.version.as_ref().map(|v| format!("; version {v} goes on serving")).unwrap_or_default();
+    let ready = (READY, "False", reason_of(attempt.state), format!("{}{serving}", attempt.message));
+    status.conditions = conditions(before, plugin, steps.into_iter().chain([ready]));
+    status.rollout = Some(attempt);
     status
 }
 

@@ -70,6 +70,7 @@ pub struct Case<P> {
     outside: Vec<Answered>,
     seconds: u64,
     config: Value,
+    calls: Vec<wire::CallResult>,
 }
 
 /// API version, kind, namespace, name.
@@ -91,6 +92,7 @@ impl<P: Plugin> Case<P> {
             outside: Vec::new(),
             seconds: 1_767_225_600, // 2026-01-01T00:00:00Z
             config: json!({}),
+            calls: Vec::new(),
         }
     }
 
@@ -278,6 +280,36 @@ impl<P: Plugin> Case<P> {
         self.found(Lookup::Engine(query), wire::Value::Bytes(output))
     }
 
+    /// The call with this key succeeded.
+    pub fn call_succeeded(self, key: &str, response: Vec<u8>) -> Self {
+        self.call_ended(key, wire::CallOutcome::Succeeded(response))
+    }
+
+    /// The call with this key failed.
+    pub fn call_failed(self, key: &str, reason: &str, message: &str) -> Self {
+        let problem = Problem { reason: reason.to_owned(), message: message.to_owned() };
+        self.call_ended(key, wire::CallOutcome::Failed(problem))
+    }
+
+    fn call_ended(mut self, key: &str, outcome: wire::CallOutcome) -> Self {
+        self.calls.retain(|known| known.key != key);
+        self.calls.push(wire::CallResult { key: key.to_owned(), outcome });
+        self
+    }
+
+    /// This question to an endpoint does not work at the moment.
+    pub fn grpc_failing(mut self, endpoint: &str, path: &str, message: &[u8], reason: &str) -> Self {
+        let query = wire::GrpcQuery {
+            endpoint: endpoint.to_owned(),
+            path: path.to_owned(),
+            message: message.to_vec(),
+            max_age_ms: 0,
+        };
+        let problem = Problem { reason: reason.to_owned(), message: format!("{path}: {reason}") };
+        self.outside.insert(0, Answered { lookup: Lookup::Grpc(query), answer: Answer::Failed(problem) });
+        self
+    }
+
     /// The time in seconds since 1970; by default the first second of 2026.
     pub fn now(mut self, seconds: u64) -> Self {
         self.seconds = seconds;
@@ -285,6 +317,7 @@ impl<P: Plugin> Case<P> {
     }
 
     fn found(mut self, lookup: Lookup, value: wire::Value) -> Self {
+        self.outside.retain(|known| known.lookup != lookup);
         self.outside.push(Answered { lookup, answer: Answer::Found(value) });
         self
     }
@@ -338,7 +371,7 @@ impl<P: Plugin> Case<P> {
             deleting: self.primary["metadata"]["deletionTimestamp"].is_string(),
             children: self.children.iter().map(|(key, object)| self.observed(key, object)).collect(),
             answers: Vec::new(),
-            calls: Vec::new(),
+            calls: self.calls.clone(),
             config: self.config.to_string(),
             round: 0,
             ext: Vec::new(),

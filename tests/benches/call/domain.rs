@@ -144,6 +144,7 @@ pub(crate) fn for_host(request: &wire::Request) -> Result<host::Request> {
         deleting: request.deleting,
         children: request.children.iter().map(observed).collect(),
         answers: request.answers.iter().map(answered).collect::<Result<_>>()?,
+        calls: Vec::new(),
         config: request.config.clone(),
         round: request.round,
     })

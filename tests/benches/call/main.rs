@@ -21,7 +21,7 @@ use report::{Report, percentile};
 use rustix::time::{ClockId, clock_gettime};
 use transom::api::plugin::Bounds;
 use transom::plan::contract::{Request, Step};
-use transom::plugin::{Engine, Plugin};
+use transom::plugin::{Cache, Engine, Plugin, Seal};
 use transom::registry::{Loader, digest_of};
 use transom_plugin_domain::DomainPlugin;
 use transom_sdk::testing::{call, wire};
@@ -82,8 +82,9 @@ async fn load() -> Result<Plugin> {
         |name: &str| std::env::var_os(name).with_context(|| format!("{name} is not set: use cargo xtask bench"));
     let path = Path::new(&variable("TRANSOM_TEST_PLUGINS")?).join("domain.wasm");
     let wasm = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let cache_dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("compiled");
-    let loader = Loader { engine: Engine::new()?, program: variable("TRANSOM_BIN")?.into(), cache_dir };
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("compiled");
+    let cache = Cache { seal: Seal::in_file(&dir.with_extension("key"))?, dir };
+    let loader = Loader { engine: Engine::new()?, program: variable("TRANSOM_BIN")?.into(), cache };
     Ok(loader.load("domain", &wasm, &digest_of(&wasm), Bounds::default()).await?.plugin)
 }
 

@@ -12,6 +12,12 @@ async fn host_with_few_rights(ns: &Namespace) -> Host {
           "verbs": ["get", "list", "watch", "patch", "update"] },
         { "apiGroups": ["apiextensions.k8s.io"], "resources": ["customresourcedefinitions"],
           "verbs": ["get", "list", "watch", "create", "patch"] },
+        { "apiGroups": ["transom.dev"], "resources": ["overlays", "overlays/status"],
+          "verbs": ["get", "list", "watch", "create", "patch"] },
+        { "apiGroups": ["authorization.k8s.io"], "resources": ["subjectaccessreviews"], "verbs": ["create"] },
+        { "apiGroups": ["admissionregistration.k8s.io"],
+          "resources": ["validatingadmissionpolicies", "validatingadmissionpolicybindings"],
+          "resourceNames": ["overlays.transom.dev"], "verbs": ["get", "create", "patch"] },
     ]);
     ns.allow_everywhere("transom", everywhere).await;
     let here = json!([

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use serde_json::json;
-use transom_tests::{TestCluster, component, condition, condition_of, of, sample};
+use transom_tests::{HostOptions, TestCluster, component, condition, condition_of, of, sample, unique};
 
 use crate::{ready_web, writes};
 
@@ -95,9 +95,12 @@ async fn a_plugin_that_fails_in_deletion_cannot_keep_an_object_for_ever() {
 /// Requirement H8: nor does one that is missing.
 #[tokio::test]
 async fn objects_can_be_deleted_when_no_version_of_their_plugin_can_be_loaded() {
-    let ns = TestCluster::shared().await.namespace("missing").await;
-    let host = ns.host().await;
-    let mut spec = component("hostile").await.spec();
+    let (ns, folder) = (TestCluster::shared().await.namespace("missing").await, tempfile::tempdir().unwrap());
+    // nor from a cache
+    let cache = |name: &str| HostOptions { cache_dir: Some(folder.path().join(name)), ..HostOptions::default() };
+    let host = ns.host_with(cache("first")).await;
+    let plugin = unique(&component("hostile").await, "missing", folder.path());
+    let mut spec = plugin.spec();
     spec["deletionTimeoutSeconds"] = json!(2);
     let record = ns.record("hostile", spec).await;
     ns.wait_for(&record, condition("Ready", "True")).await;
@@ -112,7 +115,8 @@ async fn objects_can_be_deleted_when_no_version_of_their_plugin_can_be_loaded() 
     let nowhere = json!({ "source": { "file": { "path": "/nowhere/hostile.wasm" } },
         "digest": format!("sha256:{}", "0".repeat(64)) });
     ns.merge(&record, json!({ "spec": nowhere })).await;
-    let host = ns.host().await;
+    std::fs::remove_file(&plugin.path).unwrap();
+    let host = ns.host_with(cache("second")).await;
     ns.wait_for(&record, condition("Ready", "False").because("NotFound")).await;
     let made = ns.get(of::<ConfigMap>("gone")).await;
     ns.delete(&gone).await;

@@ -11,7 +11,9 @@
 )]
 
 mod access;
+mod calls;
 mod children;
+mod compatibility;
 mod crash;
 mod deletion;
 mod describe;
@@ -24,12 +26,20 @@ mod hostile;
 mod loading;
 mod lookups;
 mod model;
+mod overlays;
 mod ownership;
+mod process;
+mod process_drain;
 mod record;
 mod restart;
+mod rollout;
+mod samples;
 mod seeds;
+mod signatures;
+mod sources;
 mod steady;
 mod swap;
+mod verify;
 
 use std::collections::BTreeMap;
 

@@ -31,7 +31,7 @@ async fn a_swap_writes_what_the_new_version_changes_and_no_status_flaps() {
     assert_only_services_were_written(&host, start).await;
     assert_eq!(record["status"]["digest"], next.digest);
     assert_eq!(record["status"]["version"], format!("{}+next", version.as_str().unwrap()));
-    assert_eq!(record["status"]["history"], json!([{ "digest": old.digest, "version": version }]));
+    assert_eq!(history(&record), [(old.digest.clone(), version, json!("Replaced"))]);
 
     // Back, by editing it again.
     let start = host.audit.mark();
@@ -39,8 +39,8 @@ async fn a_swap_writes_what_the_new_version_changes_and_no_status_flaps() {
     wait_for_annotation(&ns, json!(null)).await;
     assert_only_services_were_written(&host, start).await;
     assert_eq!(back["status"]["digest"], old.digest);
-    let history = json!([{ "digest": next.digest, "version": record["status"]["version"] }]);
-    assert_eq!(back["status"]["history"], history);
+    let replaced = [(next.digest.clone(), record["status"]["version"].clone(), json!("Replaced"))];
+    assert_eq!(history(&back), replaced);
 
     assert_eq!(
         (ns.list::<Job>().await, ns.list::<Deployment>().await),
@@ -50,6 +50,15 @@ async fn a_swap_writes_what_the_new_version_changes_and_no_status_flaps() {
     for recording in recordings {
         assert_stayed(&recording);
     }
+}
+
+/// Digest, version and reason of each entry.
+fn history(record: &Value) -> Vec<(String, Value, Value)> {
+    let entries = record["status"]["history"].as_array().unwrap();
+    let entry = |entry: &Value| {
+        (entry["digest"].as_str().unwrap().to_owned(), entry["version"].clone(), entry["reason"].clone())
+    };
+    entries.iter().map(entry).collect()
 }
 
 /// Only source and digest of the record are edited.

@@ -129,10 +129,10 @@ async fn crds_writes_the_definitions_of_host_and_components() {
         .map(|file| file.unwrap().file_name().into_string().unwrap())
         .collect();
     files.sort();
-    assert_eq!(files, ["bench.dev_webs.yaml", "transom.dev_plugins.yaml"]);
+    assert_eq!(files, ["bench.dev_webs.yaml", "transom.dev_overlays.yaml", "transom.dev_plugins.yaml"]);
     let printed = transom(&["crds", path(&web.path)], "").await.printed();
     let names: Vec<&str> = printed.lines().filter(|line| line.starts_with("  name: ")).collect();
-    assert_eq!(names, ["  name: plugins.transom.dev", "  name: webs.bench.dev"]);
+    assert_eq!(names, ["  name: plugins.transom.dev", "  name: overlays.transom.dev", "  name: webs.bench.dev"]);
 }
 
 #[rstest]

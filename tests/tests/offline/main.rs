@@ -8,5 +8,6 @@
 )]
 
 mod command_line;
+mod overlays;
 mod purity;
 mod replay;

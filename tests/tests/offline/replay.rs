@@ -66,6 +66,7 @@ async fn recording(component: &Component, loaded: &Loaded, snapshot: &Snapshot, 
         Err(stop) => Outcome::of_failure(&stop),
     };
     Recording {
+        overlays: None,
         plugin: loaded.plugin.clone(),
         component: record::Component {
             name: component.name.clone(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use transom_sdk::prelude::*;
-use transom_sdk::{Answer, Protocol};
+use transom_sdk::{Answer, CallOutcome, Protocol};
 
 /// What to ask.
 #[derive(CustomResource, JsonSchema, Serialize, Deserialize, Debug, Clone)]
@@ -17,6 +17,27 @@ pub struct AskerSpec {
     /// Changes nothing.
     #[serde(default)]
     pub note: String,
+    /// Calls of the plan, each with a ConfigMap of its key beside it, to show the order.
+    #[serde(default)]
+    pub call: Vec<Call>,
+}
+
+/// One call of the plan.
+#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone)]
+#[serde(rename_all = "camelCase")]
+pub struct Call {
+    /// Its key.
+    pub key: String,
+    /// Name of the endpoint.
+    pub of: String,
+    /// Path.
+    pub at: String,
+    /// Message.
+    #[serde(default)]
+    pub input: String,
+    /// It is left out of the plan once it has failed.
+    #[serde(default)]
+    pub give_up: bool,
 }
 
 /// One lookup.
@@ -48,6 +69,9 @@ pub struct AskerStatus {
     /// In the order of `spec.ask`.
     #[serde(default)]
     pub answers: Vec<String>,
+    /// What became of the calls, in the order of `spec.call`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub calls: Vec<String>,
 }
 
 /// Serves `Asker`.
@@ -58,6 +82,7 @@ impl Plugin for AskerPlugin {
     fn manifest() -> Manifest<Self> {
         Manifest::new("asker", env!("CARGO_PKG_VERSION"))
             .primary::<Asker>()
+            .child::<ConfigMap>(Delivery::Metadata)
             .read::<ConfigMap>(Delivery::Metadata)
             .endpoint("web", Protocol::Http, "HTTP lookups")
             .optional_endpoint("rpc", Protocol::Grpc, "gRPC lookups")
@@ -74,7 +99,24 @@ impl Reconcile<Asker> for AskerPlugin {
         let answers: Vec<Result<String, Failure>> = asker.spec.ask.iter().map(|ask| answer(ask, cx)).collect();
         let answers = answers.into_iter().collect::<Result<Vec<_>, _>>()?;
         let mut plan = cx.plan();
-        plan.status(&AskerStatus { answers });
+        let mut calls = Vec::new();
+        for call in &asker.spec.call {
+            plan.apply(ConfigMap {
+                metadata: transom_sdk::objects::metadata(&call.key, &Default::default()),
+                ..Default::default()
+            });
+            let outcome = cx.call(&call.key);
+            if !(call.give_up && matches!(outcome, Some(CallOutcome::Failed { .. }))) {
+                plan.call(&call.key, &call.of, &call.at, call.input.clone().into_bytes());
+            }
+            calls.push(match outcome {
+                None => "unknown".into(),
+                Some(CallOutcome::Pending) => "pending".into(),
+                Some(CallOutcome::Succeeded(message)) => format!("succeeded {}", text(&message)),
+                Some(CallOutcome::Failed { reason, .. }) => format!("failed {reason}"),
+            });
+        }
+        plan.status(&AskerStatus { answers, calls });
         plan.condition(Condition::new("Ready", true, "Answered", "all answers are there"));
         Ok(plan)
     }

@@ -1,0 +1,260 @@
+//! `transom plugin install`
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::{Patch, PatchParams};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, ResourceExt};
+use serde_json::{Map, Value, json};
+
+use super::remote::{RemoteArgs, check_component, explained};
+use super::{roles, show};
+use crate::api::names::READY;
+use crate::api::plugin::{Bounds, Plugin};
+use crate::control::cluster::Cluster;
+use crate::lookup::registry::is_digest;
+use crate::plugin::{Cache, Engine};
+use crate::registry::signature::VerifyingKey;
+use crate::registry::source::Chain;
+use crate::registry::{Loader, digest_of};
+
+/// Field manager: what else is in a record (endpoints, limits, configuration) stays.
+const MANAGER: &str = "transom-plugin-install";
+
+/// All of a ConfigMap may have 1 MiB, and base64 makes four bytes of three.
+const MAX_CONFIG_MAP: usize = 760 << 10;
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    transom plugin install registry.example/team/web:1.2.0 --key cosign.pub\n  \
+    transom plugin install registry.example/team/web:1.3.0 --key cosign.pub --yes   # upgrade\n  \
+    transom plugin install web.wasm --namespace transom --yes                      # through a ConfigMap\n\
+    A tag is written to the record with the digest that it stands for now; call it again to take up a tag that has moved.")]
+pub struct Args {
+    /// registry/repository:tag or @sha256:…, or a file, which is put into a ConfigMap.
+    what: String,
+    /// Name of the Plugin record (default: the name that the plugin gives itself).
+    #[arg(long)]
+    name: Option<String>,
+    /// Public key (PEM) that must have signed it, one of them when repeated; written to the record.
+    #[arg(long, value_name = "FILE")]
+    key: Vec<PathBuf>,
+    /// Label of the record, for hosts that select records; repeatable.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair::<'='>)]
+    label: Vec<(String, String)>,
+    /// Secret with the log-in to the registry, for the host: username and password, token or .dockerconfigjson.
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = pair::<'/'>)]
+    credentials_secret: Option<(String, String)>,
+    /// Secret with `ca.crt` of the registry, for the host.
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = pair::<'/'>)]
+    ca_secret: Option<(String, String)>,
+    /// Namespace of the ConfigMap that a file is put into.
+    #[arg(long, short, default_value = "default")]
+    namespace: String,
+    /// Do it; without this only what would be done, and what it needs, is shown.
+    #[arg(long)]
+    yes: bool,
+    /// Take over fields of the record that somebody else has set.
+    #[arg(long)]
+    force: bool,
+    /// How long to wait until the version serves, in seconds.
+    #[arg(long, default_value_t = 120, value_name = "SECONDS")]
+    timeout: u64,
+    #[command(flatten)]
+    remote: RemoteArgs,
+}
+
+fn pair<const SEPARATOR: char>(text: &str) -> Result<(String, String), String> {
+    match text.split_once(SEPARATOR) {
+        Some((left, right)) if !left.is_empty() && !right.is_empty() => Ok((left.into(), right.into())),
+        _ => Err(format!("must be two words with {SEPARATOR} between them")),
+    }
+}
+
+/// The component, and how a host finds it.
+struct Found {
+    wasm: Vec<u8>,
+    source: Value,
+    /// To be made first.
+    config_map: Option<Value>,
+}
+
+impl Args {
+    pub(super) async fn run(self, cache: Cache) -> anyhow::Result<()> {
+        let keys = self.keys()?;
+        let client = show::client().await?;
+        let file = Path::new(&self.what);
+        let mut found = if file.is_file() { self.from_file(file)? } else { self.from_registry().await? };
+        let digest = digest_of(&found.wasm);
+        let loader = Loader { engine: Engine::new()?, program: std::env::current_exe()?, cache };
+        eprintln!("reading {} ({} KiB)", self.what, found.wasm.len() / 1024);
+        let loaded = loader.load("install", &found.wasm, &digest, Bounds::default()).await;
+        let loaded = loaded.with_context(|| format!("{} is no plugin", self.what))?;
+        let (manifest, name) = (&loaded.manifest, self.name.as_ref().unwrap_or(&loaded.manifest.name));
+        if let Some(map) = found.config_map.as_mut().and_then(|map| map.pointer_mut("/metadata")) {
+            *map = json!({ "name": config_map_name(name), "namespace": self.namespace });
+            if let Some(source) = found.source.get_mut("configMap") {
+                *source = json!({ "namespace": self.namespace, "name": config_map_name(name) });
+            }
+        }
+        let cluster = Cluster::new(client.clone(), None);
+        let (role, unknown) = roles::needed(&cluster, name, manifest, &loaded.definitions).await;
+        let kinds: Vec<String> = loaded.definitions.iter().map(|one| one.served.kind.to_string()).collect();
+        println!("# plugin {} {}, {digest}, serves {}", manifest.name, manifest.version, kinds.join(", "));
+        println!("# what it has to be allowed, if it is to act as a ServiceAccount of its own (spec.serviceAccount):");
+        println!("{}", serde_saphyr::to_string(&role)?.trim_end());
+        for kind in &unknown {
+            println!("# and {kind}, which this cluster does not serve yet");
+        }
+        for endpoint in manifest.endpoints.iter().filter(|endpoint| !endpoint.optional) {
+            println!("# spec.endpoints must name {} ({}: {})", endpoint.name, endpoint.protocol, endpoint.purpose);
+        }
+        for engine in &manifest.engines {
+            println!("# spec.engines must name {engine}");
+        }
+        let record = self.record(name, &found.source, &digest, &keys);
+        if !self.yes {
+            println!("---\n{}", serde_saphyr::to_string(&record)?.trim_end());
+            bail!("nothing was changed: this record would be applied; call it again with --yes");
+        }
+        if let Some(map) = &found.config_map {
+            let api = Api::<ConfigMap>::namespaced(client.clone(), &self.namespace);
+            let parameters = PatchParams::apply(MANAGER).force();
+            let applied = api.patch(&config_map_name(name), &parameters, &Patch::Apply(map)).await;
+            applied
+                .with_context(|| format!("cannot apply the ConfigMap {}/{}", self.namespace, config_map_name(name)))?;
+        }
+        let api = Api::<Plugin>::all(client);
+        let parameters = PatchParams { force: self.force, ..PatchParams::apply(MANAGER) };
+        let applied = match api.patch(name, &parameters, &Patch::Apply(&record)).await {
+            Ok(applied) => applied,
+            Err(kube::Error::Api(status)) if status.code == 409 => {
+                bail!("somebody else has set these fields: {}; --force takes them over", status.message)
+            }
+            Err(kube::Error::Api(status)) if status.code == 404 => {
+                bail!("this cluster does not know Plugins: start a host first (`transom run`)")
+            }
+            Err(error) => return Err(error).context("cannot apply the Plugin record"),
+        };
+        let generation = applied.metadata.generation.unwrap_or_default();
+        let wait = ready(&api, name, generation);
+        match tokio::time::timeout(Duration::from_secs(self.timeout), wait).await {
+            Ok(version) => println!("plugin {name} {} serves", version?),
+            Err(_) => {
+                let now = api.get_opt(name).await.ok().flatten().map(|plugin| said(&plugin)).unwrap_or_default();
+                bail!("plugin {name} does not serve after {} s: {now}; `transom plugin show {name}`", self.timeout)
+            }
+        }
+        Ok(())
+    }
+
+    fn keys(&self) -> anyhow::Result<Vec<String>> {
+        let read = |path: &PathBuf| {
+            let pem = std::fs::read_to_string(path).with_context(|| format!("--key {}", path.display()))?;
+            let checked = VerifyingKey::from_pem(&pem);
+            checked.map_err(|form| anyhow::anyhow!("--key {} {form}", path.display())).map(|_| pem)
+        };
+        self.key.iter().map(read).collect()
+    }
+
+    async fn from_registry(&self) -> anyhow::Result<Found> {
+        let registry = self.remote.open(&self.what).await;
+        let hint = || format!("{} is no file, and as a reference to a registry", self.what);
+        let registry = registry.with_context(hint)?;
+        let digest = registry.resolve().await.map_err(explained)?;
+        let chain = Chain::follow(&registry.manifests(&digest).await.map_err(explained)?).map_err(explained)?;
+        let wasm = registry.component(&chain.layer).await.map_err(explained)?.to_vec();
+        let which = &registry.reference.which;
+        let tag = if is_digest(which) { String::new() } else { format!(":{which}") };
+        let reference = format!("{}/{}{tag}@{digest}", registry.reference.authority, registry.reference.repository);
+        let secret = |named: &Option<(String, String)>| {
+            named.as_ref().map(|(namespace, name)| json!({ "namespace": namespace, "name": name }))
+        };
+        let mut oci = json!({ "reference": reference, "plaintext": self.remote.plaintext });
+        if let Some(oci) = oci.as_object_mut() {
+            oci.extend(secret(&self.credentials_secret).map(|secret| ("credentials".to_owned(), secret)));
+            oci.extend(secret(&self.ca_secret).map(|secret| ("ca".to_owned(), secret)));
+        }
+        Ok(Found { wasm, source: json!({ "oci": oci }), config_map: None })
+    }
+
+    fn from_file(&self, path: &Path) -> anyhow::Result<Found> {
+        let wasm = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        check_component(&wasm, &self.what)?;
+        let mut packed = GzEncoder::new(Vec::new(), Compression::best());
+        packed.write_all(&wasm)?;
+        let packed = packed.finish()?;
+        if packed.len() > MAX_CONFIG_MAP {
+            bail!("{} is too large for a ConfigMap: push it to a registry, and install that", self.what);
+        }
+        let mut map = json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {},
+            "binaryData": { "plugin.wasm": STANDARD.encode(packed) },
+        });
+        let signature = std::fs::read_to_string(format!("{}.sig", self.what)).ok();
+        if let (Some(map), Some(signature)) = (map.as_object_mut(), signature) {
+            map.insert("data".into(), json!({ "plugin.wasm.sig": signature }));
+        }
+        Ok(Found { wasm, source: json!({ "configMap": {} }), config_map: Some(map) })
+    }
+
+    fn record(&self, name: &str, source: &Value, digest: &str, keys: &[String]) -> Value {
+        let mut spec = Map::from_iter([("source".to_owned(), source.clone()), ("digest".to_owned(), json!(digest))]);
+        if !keys.is_empty() {
+            let keys: Vec<Value> = keys.iter().map(|pem| json!({ "pem": pem })).collect();
+            spec.insert("signature".into(), json!({ "keys": keys }));
+        }
+        let labels: Map<String, Value> = self.label.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
+        json!({
+            "apiVersion": "transom.dev/v1alpha1", "kind": "Plugin",
+            "metadata": { "name": name, "labels": labels }, "spec": spec,
+        })
+    }
+}
+
+fn config_map_name(plugin: &str) -> String {
+    format!("transom-plugin-{plugin}")
+}
+
+/// Follows the record until the version of this generation serves, and tells every step. Returns the version's name.
+async fn ready(api: &Api<Plugin>, name: &str, generation: i64) -> anyhow::Result<String> {
+    let mut last = String::new();
+    let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
+    let mut states = std::pin::pin!(watcher(api.clone(), config).default_backoff().applied_objects());
+    while let Some(state) = states.next().await {
+        let Ok(plugin) = state else { continue };
+        let status = plugin.status.clone().unwrap_or_default();
+        if plugin.name_any() != name || status.observed_generation.unwrap_or_default() < generation {
+            continue;
+        }
+        let ready = status.conditions.iter().find(|condition| condition.type_ == READY);
+        if ready.is_some_and(|condition| condition.status == "True") {
+            return Ok(status.version.unwrap_or_default());
+        }
+        let now = said(&plugin);
+        if now != last {
+            eprintln!("{now}");
+            last = now;
+        }
+    }
+    bail!("the watch of Plugins ended")
+}
+
+/// What keeps it from serving.
+fn said(plugin: &Plugin) -> String {
+    let conditions = plugin.status.as_ref().map_or(&[][..], |status| &status.conditions);
+    match conditions.iter().find(|condition| condition.type_ == READY) {
+        Some(condition) => format!("{}: {}", condition.reason, condition.message),
+        None => "no host has looked at it yet: is one running, and does it select this record?".into(),
+    }
+}

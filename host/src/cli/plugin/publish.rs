@@ -1,0 +1,89 @@
+//! `transom plugin push` and `transom plugin sign`
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail, ensure};
+use serde_json::json;
+
+use super::remote::{RemoteArgs, check_component, explained};
+use crate::lookup::registry::is_digest;
+use crate::registry::publish::{self, Form};
+use crate::registry::signature::Signature;
+use crate::registry::signing::SigningKey;
+use crate::registry::source::MAX_COMPONENT_BYTES;
+
+/// Arguments of `push`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: transom plugin push web.wasm registry.example/team/web:1.2.0\n\
+    Prints the reference with the digest, which is what to sign and to install.")]
+pub struct PushArgs {
+    /// The component.
+    file: PathBuf,
+    /// Where it goes: registry/repository:tag.
+    reference: String,
+    #[command(flatten)]
+    remote: RemoteArgs,
+}
+
+impl PushArgs {
+    pub(super) async fn run(self) -> anyhow::Result<()> {
+        let wasm = std::fs::read(&self.file).with_context(|| format!("cannot read {}", self.file.display()))?;
+        check_component(&wasm, &self.file.display().to_string())?;
+        ensure!(wasm.len() <= MAX_COMPONENT_BYTES, "{} has more than 64 MiB, which no host reads", self.file.display());
+        let registry = self.remote.open(&self.reference).await?;
+        let which = &registry.reference.which;
+        ensure!(!is_digest(which), "{}: push to a tag, the digest is what comes out", self.reference);
+        eprintln!("pushing {} KiB to {}", wasm.len() / 1024, self.reference);
+        let title = self.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let annotations = json!({ "org.opencontainers.image.title": title });
+        let digest = publish::push(&registry, wasm.into(), annotations).await.map_err(explained)?;
+        println!("{}/{}:{which}@{digest}", registry.reference.authority, registry.reference.repository);
+        Ok(())
+    }
+}
+
+/// Arguments of `sign`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    COSIGN_PASSWORD=… transom plugin sign registry.example/team/web:1.2.0 --key cosign.key\n  \
+    transom plugin sign web.wasm --key key.pem     # writes web.wasm.sig")]
+pub struct SignArgs {
+    /// registry/repository:tag or @sha256:…, or a file.
+    what: String,
+    /// The private key: cosign.key (its password in COSIGN_PASSWORD), or PKCS #8 in PEM; ECDSA on P-256.
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+    /// How it is written to the registry; repeatable.
+    #[arg(long = "format", value_name = "FORM", default_value = "bundle")]
+    forms: Vec<Form>,
+    #[command(flatten)]
+    remote: RemoteArgs,
+}
+
+impl SignArgs {
+    pub(super) async fn run(self) -> anyhow::Result<()> {
+        let pem = std::fs::read_to_string(&self.key).with_context(|| format!("--key {}", self.key.display()))?;
+        let password = std::env::var("COSIGN_PASSWORD").unwrap_or_default();
+        let key = SigningKey::from_pem(&pem, &password);
+        let key = key.map_err(|wrong| anyhow::anyhow!("--key {} {wrong}", self.key.display()))?;
+        if Path::new(&self.what).is_file() {
+            let file = std::fs::read(&self.what).with_context(|| format!("cannot read {}", self.what))?;
+            let Signature::Detached(text) = key.detached(&file).map_err(anyhow::Error::msg)? else {
+                bail!("a file has detached signatures only");
+            };
+            let path = format!("{}.sig", self.what);
+            std::fs::write(&path, text).with_context(|| format!("cannot write {path}"))?;
+            println!("{path}");
+            return Ok(());
+        }
+        let registry = self.remote.open(&self.what).await?;
+        let digest = registry.resolve().await.map_err(explained)?;
+        // a signature is for what the registry has, and a component is what the host runs
+        registry.manifests(&digest).await.map_err(explained)?;
+        for form in &self.forms {
+            publish::sign(&registry, &digest, &key, *form).await.map_err(explained)?;
+        }
+        println!("{}/{}@{digest}", registry.reference.authority, registry.reference.repository);
+        Ok(())
+    }
+}

@@ -1,0 +1,170 @@
+//! `transom plugin list`, `show` and `remove`
+
+use std::fmt::Write as _;
+
+use anyhow::{Context, bail};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::api::DeleteParams;
+use kube::{Api, ResourceExt};
+
+use super::Output;
+use crate::api::plugin::{Phase, Plugin, Source};
+use crate::control::cluster::Cluster;
+use crate::plan::contract::TypeMeta;
+
+/// Objects of one kind that are counted; more are told as more.
+const MAX_COUNTED: u32 = 500;
+
+/// Arguments of `list`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: transom plugin list")]
+pub struct ListArgs {
+    /// How the result looks.
+    #[arg(long, short, default_value = "text")]
+    output: Output,
+}
+
+/// Arguments of `show`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: transom plugin show web -o yaml")]
+pub struct ShowArgs {
+    /// Name of the Plugin record.
+    name: String,
+    /// How the result looks.
+    #[arg(long, short, default_value = "text")]
+    output: Output,
+}
+
+/// Arguments of `remove`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: transom plugin remove web --yes\n\
+    The kinds, their objects and all children stay, and nobody reconciles them any more.")]
+pub struct RemoveArgs {
+    /// Name of the Plugin record.
+    name: String,
+    /// Do it; without this only what would remain is shown.
+    #[arg(long)]
+    yes: bool,
+}
+
+pub(super) async fn client() -> anyhow::Result<kube::Client> {
+    kube::Client::try_default().await.context("no cluster: set KUBECONFIG, or run inside one")
+}
+
+async fn find(api: &Api<Plugin>, name: &str) -> anyhow::Result<Plugin> {
+    match api.get_opt(name).await.context("cannot read the Plugin record")? {
+        Some(plugin) => Ok(plugin),
+        None => {
+            let known = api.list(&Default::default()).await.context("cannot list Plugins")?;
+            let names: Vec<String> = known.iter().map(ResourceExt::name_any).collect();
+            bail!("there is no Plugin {name:?}; there are: {}", names.join(", "));
+        }
+    }
+}
+
+impl ListArgs {
+    pub(super) async fn run(self) -> anyhow::Result<()> {
+        let plugins = Api::<Plugin>::all(client().await?).list(&Default::default()).await;
+        let plugins = plugins.context("cannot list Plugins")?.items;
+        if let Some(text) = self.output.of(&plugins)? {
+            println!("{text}");
+            return Ok(());
+        }
+        println!("{:<24} {:<12} {:<12} {:<16} {}", "NAME", "PHASE", "VERSION", "DIGEST", "SOURCE");
+        for plugin in &plugins {
+            let status = plugin.status.clone().unwrap_or_default();
+            let digest: String = status.digest.unwrap_or_default().chars().take(15).collect();
+            let (name, phase, version) = (plugin.name_any(), word(status.phase), status.version.unwrap_or_default());
+            println!("{name:<24} {phase:<12} {version:<12} {digest:<16} {}", source(&plugin.spec.source));
+        }
+        Ok(())
+    }
+}
+
+fn word(phase: Phase) -> String {
+    format!("{phase:?}")
+}
+
+/// In one line.
+fn source(source: &Source) -> String {
+    match source {
+        Source { oci: Some(oci), .. } => oci.reference.clone(),
+        Source { http: Some(http), .. } => http.url.clone(),
+        Source { config_map: Some(map), .. } => format!("ConfigMap {}/{} {}", map.namespace, map.name, map.key),
+        Source { file: Some(file), .. } => file.path.clone(),
+        _ => String::new(),
+    }
+}
+
+impl ShowArgs {
+    pub(super) async fn run(self) -> anyhow::Result<()> {
+        let client = client().await?;
+        let plugin = find(&Api::all(client.clone()), &self.name).await?;
+        if let Some(text) = self.output.of(&plugin)? {
+            println!("{text}");
+            return Ok(());
+        }
+        let counts = counts(&Cluster::new(client, None), &plugin).await;
+        print!("{}", shown(&plugin, &counts)?);
+        Ok(())
+    }
+}
+
+/// Objects of every kind that the plugin serves or has served; none where they cannot be counted.
+async fn counts(cluster: &Cluster, plugin: &Plugin) -> Vec<(TypeMeta, Option<String>)> {
+    let mut counts = Vec::new();
+    for kind in plugin.status.iter().flat_map(|status| &status.primary_kinds) {
+        let kind = kind.type_meta();
+        let objects = cluster.list(&kind, None, "", MAX_COUNTED).await.ok();
+        let count = objects.map(|(objects, more)| format!("{}{} objects", objects.len(), if more { "+" } else { "" }));
+        counts.push((kind, count));
+    }
+    counts
+}
+
+fn shown(plugin: &Plugin, counts: &[(TypeMeta, Option<String>)]) -> Result<String, std::fmt::Error> {
+    let (mut out, status) = (String::new(), plugin.status.clone().unwrap_or_default());
+    writeln!(out, "Plugin {}", plugin.name_any())?;
+    writeln!(out, "  phase:    {}", word(status.phase))?;
+    writeln!(out, "  version:  {}", status.version.unwrap_or_else(|| "none serves".into()))?;
+    writeln!(out, "  digest:   {}", status.digest.unwrap_or_default())?;
+    writeln!(out, "  source:   {}", source(&plugin.spec.source))?;
+    for resolved in &status.sources {
+        writeln!(out, "            {} is {}", resolved.reference, resolved.manifest)?;
+    }
+    let keys = plugin.spec.signature.as_ref().map_or(0, |policy| policy.keys.len());
+    writeln!(out, "  signed:   {}", if keys == 0 { "not asked for".into() } else { format!("by one of {keys} keys") })?;
+    writeln!(out, "  kinds:")?;
+    for (kind, count) in counts {
+        let count = count.as_deref().unwrap_or("not readable");
+        writeln!(out, "    {kind:<48} {count}")?;
+    }
+    writeln!(out, "  conditions:")?;
+    for Condition { type_, status, reason, message, .. } in &status.conditions {
+        writeln!(out, "    {type_:<12} {status:<8} {reason:<20} {message}")?;
+    }
+    for entry in &status.history {
+        writeln!(out, "  before:   {} {}", entry.version, entry.digest)?;
+    }
+    Ok(out)
+}
+
+impl RemoveArgs {
+    pub(super) async fn run(self) -> anyhow::Result<()> {
+        let client = client().await?;
+        let api = Api::<Plugin>::all(client.clone());
+        let plugin = find(&api, &self.name).await?;
+        let counts = counts(&Cluster::new(client, None), &plugin).await;
+        for (kind, count) in &counts {
+            let count = count.as_deref().unwrap_or("objects that cannot be counted");
+            println!("{kind}: {count} stay with their children, and are not reconciled any more");
+        }
+        println!("the definitions of these kinds stay: `kubectl delete crd` deletes them with all their objects");
+        if !self.yes {
+            bail!("nothing was deleted: call it again with --yes");
+        }
+        api.delete(&self.name, &DeleteParams::default()).await.context("cannot delete the Plugin record")?;
+        println!("plugin {} is deleted, or will be when no object needs it to clean up", self.name);
+        Ok(())
+    }
+}

@@ -1,0 +1,207 @@
+//! What would a version do with an object? Evaluated as a reconcile would, from the caches, without a write.
+//!
+//! The request is made of the same parts, the conversation, the check of the plan and the comparison with live state are
+//! the functions that a reconcile uses, so that equal inputs have the plan that the reconcile after the swap has.
+
+use std::sync::Arc;
+
+use super::change::{self, ObjectChange};
+use crate::control::cluster::Cluster;
+use crate::control::controller::{Active, Controller};
+use crate::control::key::PrimaryKey;
+use crate::lookup::{Asker, Grants};
+use crate::overlay::guard::Rails;
+use crate::overlay::{self, Layer};
+use crate::plan::check::{Checked, Checker, Desired, shorten};
+use crate::plan::contract::{Answered, Failure, Lookup, Manifest, Problem, Request, Step, Truth, TypeMeta};
+use crate::plan::decide::{self, Experience, Writes};
+use crate::plan::object::Object;
+use crate::plan::request::Snapshot;
+use crate::plan::rounds::{self, Conversation, NoPlan, Session};
+use crate::plugin::{CallError, Plugin};
+use crate::registry::load::Prepared;
+use crate::telemetry::metrics;
+
+/// A version, as far as evaluating it goes.
+#[derive(Clone, Copy)]
+pub(in crate::registry) struct Version<'a> {
+    /// Name of the record.
+    name: &'a str,
+    plugin: &'a Plugin,
+    manifest: &'a Manifest,
+    cluster: &'a Arc<Cluster>,
+    grants: &'a Grants,
+    rails: &'a Rails,
+    config: &'a str,
+}
+
+impl<'a> Version<'a> {
+    /// One that is loaded; none when its component could not be.
+    pub(in crate::registry) fn loaded(active: &'a Active) -> Option<Self> {
+        let Active { name, plugin, manifest, cluster, grants, rails, config, .. } = active;
+        Some(Self { name, plugin: plugin.as_ref()?, manifest, cluster, grants, rails, config })
+    }
+
+    /// One that is not installed yet.
+    pub(in crate::registry) fn prepared(name: &'a str, prepared: &'a Prepared) -> Self {
+        let Prepared { loaded, cluster, grants, rails, config, .. } = prepared;
+        Self { name, plugin: &loaded.plugin, manifest: &loaded.manifest, cluster, grants, rails, config }
+    }
+}
+
+/// What came of one evaluation.
+pub(in crate::registry) enum Evaluated {
+    /// A plan that could be carried out.
+    Planned(Box<Made>),
+    /// None, and none to be expected.
+    Failed(Problem),
+    /// The plugin says that it may get better by itself.
+    Unknown(Problem),
+}
+
+/// A plan, and what it would lead to.
+pub(in crate::registry) struct Made {
+    pub(super) checked: Checked,
+    pub(super) writes: Writes,
+    /// What the plugin was shown, where values of Secrets are.
+    pub(super) answers: Vec<Answered>,
+}
+
+impl Made {
+    /// Would the plugin call the object Ready? None when it does not say.
+    fn ready(&self) -> Option<bool> {
+        let ready = self.checked.conditions.iter().find(|condition| condition.type_ == crate::api::names::READY)?;
+        Some(ready.status == Truth::True)
+    }
+}
+
+/// What was applied last is what is wanted: whatever differs in the live object is no doing of the version.
+struct LastApplied;
+
+impl Experience for LastApplied {
+    fn agrees(&self, desired: &Desired, live: &Object) -> bool {
+        live.applied.as_deref() == Some(desired.digest.as_str())
+    }
+
+    fn is_normalised(&self, _: &Desired, _: &Object) -> bool {
+        false
+    }
+}
+
+/// A conversation that changes nothing.
+struct Shadow<'a> {
+    controller: &'a Controller,
+    version: Version<'a>,
+    key: PrimaryKey,
+    uid: &'a str,
+}
+
+impl Session for Shadow<'_> {
+    type Error = CallError;
+
+    async fn call(&self, request: &Request) -> Result<Result<Step, Failure>, CallError> {
+        self.version.plugin.reconcile(request).await.map(|(answer, _)| answer)
+    }
+
+    async fn answer(&self, lookups: Vec<Lookup>) -> Vec<Answered> {
+        let Version { name, manifest, grants, cluster, .. } = self.version;
+        let asker = Asker { key: &self.key, uid: self.uid.to_owned(), plugin: name, manifest, grants, cluster };
+        self.controller.lookups.answer(&asker, lookups).await
+    }
+}
+
+/// The key under which answers are remembered meanwhile: that of the object itself belongs to the version that serves.
+fn shadow_of(snapshot: &Snapshot) -> PrimaryKey {
+    let kind = TypeMeta::new(format!("shadow/{}", snapshot.kind.api_version), snapshot.kind.kind.clone());
+    PrimaryKey::new(Arc::new(kind), &snapshot.primary.namespace, &snapshot.primary.name)
+}
+
+/// Evaluates one version for one object. The snapshot's `config` must be that of the version.
+pub(in crate::registry) async fn evaluate(
+    controller: &Controller,
+    version: Version<'_>,
+    snapshot: &Snapshot,
+) -> Evaluated {
+    let session = Shadow { controller, version, key: shadow_of(snapshot), uid: &snapshot.primary.uid };
+    let bounds = *version.plugin.bounds();
+    let mut request = snapshot.request(version.manifest, Vec::new());
+    request.calls = controller.call_results(&snapshot.kind, &snapshot.primary);
+    let Conversation { request, end, .. } = rounds::conversation(&session, request, bounds).await;
+    controller.lookups.forget(&session.key);
+    let problem = |reason: &str, message: &str| Problem { reason: reason.into(), message: shorten(message, 512) };
+    let plan = match end {
+        Ok((plan, _)) => plan,
+        Err(NoPlan::Failed(Failure::Transient(said))) => {
+            return Evaluated::Unknown(problem(&said.reason, &said.message));
+        }
+        Err(NoPlan::Failed(Failure::Internal(text))) => return Evaluated::Failed(problem("PluginFailed", &text)),
+        Err(NoPlan::Failed(Failure::Invalid(violations))) => {
+            let said: Vec<String> = violations.iter().map(|v| format!("{}: {}", v.field, v.message)).collect();
+            return Evaluated::Failed(problem("Invalid", &said.join("; ")));
+        }
+        Err(NoPlan::Call(error)) => return Evaluated::Failed(problem(error.reason(), &error.to_string())),
+        Err(NoPlan::Rounds(error)) => return Evaluated::Failed(problem("TooManyRounds", &error.to_string())),
+    };
+    let scope = |kind: &TypeMeta| version.cluster.known(kind).map(|served| served.scope);
+    let checker = Checker { plugin: version.name, manifest: version.manifest, bounds: &bounds, scope: &scope };
+    match checker.check(snapshot, &plan) {
+        Ok(mut checked) => {
+            let overlays = controller.overlays.selected(&snapshot.kind, &snapshot.primary);
+            let layer = Layer { given: &overlays, rails: version.rails, rejected: &|_| None };
+            checked.children = overlay::lay(layer, &checked.children).children;
+            let writes = decide::writes(&checked, &snapshot.children, &LastApplied);
+            Evaluated::Planned(Box::new(Made { checked, writes, answers: request.answers }))
+        }
+        Err(refused) => Evaluated::Failed(problem(refused.reason, &refused.message)),
+    }
+}
+
+/// The object and its children as the caches have them, for a version.
+pub(in crate::registry) fn snapshot(
+    loaded: &Active,
+    kind: &TypeMeta,
+    primary: &Arc<Object>,
+    version: Version<'_>,
+) -> Snapshot {
+    let children = loaded.children(&primary.uid);
+    Snapshot { kind: kind.clone(), primary: primary.clone(), children, config: version.config.to_owned() }
+}
+
+/// What `new` would change for one object that `old` serves.
+pub(super) async fn compare(
+    controller: &Controller,
+    (new, old): (Version<'_>, Option<Version<'_>>),
+    snapshot_for_new: Snapshot,
+) -> ObjectChange {
+    let snapshot = snapshot_for_new;
+    let object = snapshot.reference();
+    let evaluated = evaluate(controller, new, &snapshot).await;
+    // the old one only where something is different: it says what was there before, and whose fault a failure is
+    let before = async || match old {
+        Some(old) => {
+            let snapshot = Snapshot { config: old.config.to_owned(), ..snapshot.clone() };
+            Some(evaluate(controller, old, &snapshot).await)
+        }
+        None => None,
+    };
+    let change = match evaluated {
+        Evaluated::Unknown(problem) => ObjectChange::unknown(object, &problem),
+        Evaluated::Failed(problem) => {
+            let also = matches!(before().await, Some(Evaluated::Failed(_)));
+            ObjectChange::failed(object, &problem, also)
+        }
+        Evaluated::Planned(made) if made.writes.is_empty() => {
+            let was = change::is_ready(&snapshot.primary);
+            ObjectChange::unchanged(object, was && made.ready() == Some(false))
+        }
+        Evaluated::Planned(made) => {
+            let before = match before().await {
+                Some(Evaluated::Planned(before)) => Some(before),
+                _ => None,
+            };
+            ObjectChange::changed(object, &snapshot, &made, before.as_deref())
+        }
+    };
+    metrics().evaluated(new.name, change.outcome.word());
+    change
+}

@@ -1,0 +1,110 @@
+//! Signatures by the real cosign and by `transom plugin sign`, each verified by the other.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use transom_tests::{
+    Component, Output, Registry, TestCluster, component, condition, condition_of, cosign, transom_as, unique,
+};
+
+use crate::sources::{oci, push, secrets};
+
+/// A key pair of cosign with an empty password.
+async fn keys(registry: &Registry, folder: &Path) {
+    std::fs::create_dir_all(folder).unwrap();
+    cosign(registry, folder, &["generate-key-pair"]).await.succeeded();
+}
+
+fn public(folder: &Path) -> String {
+    std::fs::read_to_string(folder.join("cosign.pub")).unwrap()
+}
+
+async fn cosign_sign(registry: &Registry, folder: &Path, reference: &str, is_bundle: bool) {
+    let form = format!("--new-bundle-format={is_bundle}");
+    let offline = ["--tlog-upload=false", "--use-signing-config=false", &form];
+    let arguments = [&["sign", "-y", "--key", "cosign.key"][..], &offline, &[reference]].concat();
+    cosign(registry, folder, &arguments).await.succeeded();
+}
+
+async fn cosign_verify(registry: &Registry, folder: &Path, reference: &str, is_bundle: bool) -> Output {
+    let form = format!("--new-bundle-format={is_bundle}");
+    let arguments = ["verify", "--key", "cosign.pub", "--insecure-ignore-tlog=true", &form, reference];
+    cosign(registry, folder, &arguments).await
+}
+
+async fn sign(registry: &Registry, folder: &Path, reference: &str, form: &str) {
+    let (ca, key) = (registry.ca().display().to_string(), folder.join("cosign.key").display().to_string());
+    let arguments = ["plugin", "sign", reference, "--key", &key, "--ca", &ca, "--format", form];
+    transom_as(registry, &arguments).await.succeeded();
+}
+
+#[tokio::test]
+async fn cosign_verifies_what_transom_signs_in_both_forms() {
+    let (registry, folder) = (Registry::start_with_tls().await, tempfile::tempdir().unwrap());
+    keys(&registry, folder.path()).await;
+    keys(&registry, &folder.path().join("other")).await;
+    let good = component("hostile").await;
+    for (form, is_bundle) in [("bundle", true), ("legacy", false)] {
+        let digest = push(&registry, &good, &format!("team/{form}:1")).await;
+        let reference = format!("{}/team/{form}@{digest}", registry.authority);
+        assert_ne!(cosign_verify(&registry, folder.path(), &reference, is_bundle).await.code, Some(0), "unsigned");
+        sign(&registry, folder.path(), &reference, form).await;
+        cosign_verify(&registry, folder.path(), &reference, is_bundle).await.succeeded();
+        let other = cosign_verify(&registry, &folder.path().join("other"), &reference, is_bundle).await;
+        assert_ne!(other.code, Some(0), "another key");
+    }
+}
+
+#[tokio::test]
+async fn only_a_version_that_the_key_has_signed_is_let_in() {
+    let (ns, folder) = (TestCluster::shared().await.namespace("signatures").await, tempfile::tempdir().unwrap());
+    let (registry, folder) = (Registry::start_with_tls().await, folder.path());
+    secrets(&ns, &registry).await;
+    let _host = ns.host().await;
+    let (own, other) = (folder.join("own"), folder.join("other"));
+    keys(&registry, &own).await;
+    keys(&registry, &other).await;
+    let good = component("hostile").await;
+    let version = |salt: &str| -> Component { unique(&good, salt, &tempfile::tempdir().unwrap().keep()) };
+    let one = version("one");
+    let at = |tag: &str| format!("{}/team/{tag}", registry.authority);
+    let spec = |tag: &str| -> Value {
+        json!({ "source": oci(&ns, &at(tag)), "signature": { "keys": [{ "pem": public(&own) }] } })
+    };
+
+    // Unsigned; once it is signed it is taken by itself.
+    push(&registry, &one, "team/app:1").await;
+    let record = ns.record("hostile", spec("app:1")).await;
+    let record = ns.wait_for(&record, condition("Verified", "False").because("Unsigned")).await;
+    cosign_sign(&registry, &own, &at("app:1"), true).await;
+    let mut record = ns.wait_for(&record, condition("Ready", "True")).await;
+    assert_eq!(record["status"]["digest"], one.digest);
+
+    // Signed by somebody else.
+    push(&registry, &version("two"), "team/app:2").await;
+    cosign_sign(&registry, &other, &at("app:2"), true).await;
+    cosign_sign(&registry, &other, &at("app:2"), false).await;
+    // A signature of another artefact, copied to where that of this one belongs.
+    let three = push(&registry, &version("three"), "team/app:3").await;
+    let four = push(&registry, &version("four"), "team/app:4").await;
+    cosign_sign(&registry, &own, &at("app:4"), false).await;
+    let tag = |digest: &str| format!("{}.sig", digest.replace(':', "-"));
+    registry.copy("team/app", &tag(&four), &tag(&three)).await;
+    for (version, said) in [("app:2", "another key"), ("app:3", "it is a signature of")] {
+        record = ns.merge(&record, json!({ "spec": spec(version) })).await;
+        record = ns.wait_for(&record, condition("Verified", "False").because("SignatureInvalid")).await;
+        let message = condition_of(&record, "Verified")["message"].as_str().unwrap().to_owned();
+        assert!(message.contains(said), "{message}");
+        assert_eq!(record["status"]["digest"], one.digest, "{version}");
+    }
+    // The older form, by cosign; and a bundle by transom.
+    for (tag, form) in [("app:4", None), ("app:5", Some("bundle"))] {
+        if let Some(form) = form {
+            push(&registry, &version("five"), &format!("team/{tag}")).await;
+            sign(&registry, &own, &at(tag), form).await;
+        }
+        record = ns.merge(&record, json!({ "spec": spec(tag) })).await;
+        record = ns.wait_for(&record, condition("Ready", "True")).await;
+        assert_ne!(record["status"]["digest"], one.digest);
+    }
+}

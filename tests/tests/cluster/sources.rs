@@ -1,0 +1,143 @@
+//! Components from a real registry, with TLS and a password.
+
+use serde_json::{Value, json};
+use transom_tests::{
+    Component, HostOptions, Namespace, Registry, TestCluster, component, condition, condition_of, sample, transom_as,
+    unique,
+};
+
+/// The Secrets with which hosts reach the registry.
+pub(crate) async fn secrets(ns: &Namespace, registry: &Registry) {
+    let secret = |name: &str, data: Value| json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": name }, "stringData": data });
+    ns.create(secret("login", Registry::login())).await;
+    let ca = std::fs::read_to_string(registry.ca()).unwrap();
+    ns.create(secret("ca", json!({ "ca.crt": ca }))).await;
+}
+
+/// `spec.source` of a reference.
+pub(crate) fn oci(ns: &Namespace, reference: &str) -> Value {
+    let secret = |name: &str| json!({ "namespace": ns.name, "name": name });
+    json!({ "oci": { "reference": reference, "credentials": secret("login"), "ca": secret("ca") } })
+}
+
+/// Pushes a component. Returns the digest of its manifest.
+pub(crate) async fn push(registry: &Registry, component: &Component, tag: &str) -> String {
+    let (file, ca) = (component.path.display().to_string(), registry.ca().display().to_string());
+    let arguments = ["plugin", "push", &file, &format!("{}/{tag}", registry.authority), "--ca", &ca];
+    let printed = transom_as(registry, &arguments).await.printed();
+    printed.trim().split_once('@').expect("a reference with a digest").1.to_owned()
+}
+
+#[tokio::test]
+async fn versions_come_by_tag_and_digest_and_the_one_that_serves_survives_every_failure() {
+    let (ns, folder) = (TestCluster::shared().await.namespace("sources").await, tempfile::tempdir().unwrap());
+    let registry = Registry::start_with_tls().await;
+    secrets(&ns, &registry).await;
+    let cache_dir = Some(folder.path().join("cache"));
+    let host = ns.host_with(HostOptions { cache_dir: cache_dir.clone(), ..HostOptions::default() }).await;
+    let good = component("hostile").await;
+    let version = |salt: &str| unique(&good, salt, &tempfile::tempdir().unwrap().keep());
+    let (one, two) = (version("one"), version("two"));
+    let first = push(&registry, &one, "team/hostile:1").await;
+    let at = |which: &str| oci(&ns, &format!("{}/team/hostile{which}", registry.authority));
+
+    let record = ns.record("hostile", json!({ "source": at(":1") })).await;
+    let record = ns.wait_for(&record, condition("Ready", "True")).await;
+    let status = &record["status"];
+    assert_eq!((&status["digest"], &status["sources"][0]["manifest"]), (&json!(one.digest), &json!(first)));
+
+    // The tag moves: nothing changes, whatever else is edited, until somebody says so.
+    let second = push(&registry, &two, "team/hostile:1").await;
+    let record = ns.merge(&record, json!({ "spec": { "limits": { "children": 7 } } })).await;
+    let record = ns.wait_for(&record, condition("Ready", "True")).await;
+    assert_eq!(record["status"]["digest"], one.digest);
+    let record = ns.merge(&record, json!({ "spec": { "source": { "oci": { "refresh": "1" } } } })).await;
+    let record = ns.wait_for(&record, condition("Ready", "True")).await;
+    assert_eq!(record["status"]["digest"], two.digest);
+    assert_eq!(record["status"]["sources"][0]["manifest"], second);
+    let back = json!({ "spec": { "source": at(&format!("@{first}")) } });
+    let record = ns.merge(&record, back).await;
+    let mut record = ns.wait_for(&record, condition("Ready", "True")).await;
+    assert_eq!(record["status"]["digest"], one.digest);
+
+    let large = vec![0; (64 << 20) + 1];
+    registry.push("team/hostile", "large", &[("application/wasm", "plugin.wasm", &large)]).await;
+    registry.push("team/hostile", "text", &[("text/plain", "a.txt", b"text")]).await;
+    let zeros = format!("sha256:{}", "0".repeat(64));
+    let anonymous =
+        json!({ "oci": { "reference": format!("{}/team/hostile:1", registry.authority), "credentials": null } });
+    let failures = [
+        (json!({ "source": at(":1"), "digest": zeros }), "Verified", "DigestMismatch"),
+        (json!({ "source": at(":missing"), "digest": null }), "Fetched", "NotFound"),
+        (json!({ "source": at(&format!("@{zeros}")) }), "Fetched", "NotFound"),
+        (json!({ "source": at(":large") }), "Fetched", "TooLarge"),
+        (json!({ "source": at(":text") }), "Fetched", "NotWasm"),
+        (json!({ "source": anonymous }), "Fetched", "Unauthorized"),
+    ];
+    for (spec, step, reason) in failures {
+        record = ns.merge(&record, json!({ "spec": spec })).await;
+        record = ns.wait_for(&record, condition(step, "False").because(reason)).await;
+        assert_eq!(record["status"]["digest"], one.digest, "{reason}");
+        let ready = condition_of(&record, "Ready")["message"].as_str().unwrap().to_owned();
+        assert!(ready.ends_with("goes on serving"), "{ready}");
+    }
+    let object = ns.create(sample::hostile("served", "configMap")).await;
+    ns.wait_for(&object, condition("Ready", "True")).await;
+
+    // The registry is down during an upgrade, which goes on when it is back.
+    push(&registry, &version("three"), "team/hostile:3").await;
+    let stopped = registry.stop().await;
+    let upgrade = json!({ "spec": { "source": oci(&ns, &stopped.reference("team/hostile:3")), "digest": null } });
+    let record = ns.merge(&record, upgrade).await;
+    let record = ns.wait_for(&record, condition("Fetched", "False").because("RegistryUnavailable")).await;
+    assert_eq!(record["status"]["digest"], one.digest);
+    let registry = stopped.start().await;
+    let record = ns.wait_for(&record, condition("Ready", "True")).await;
+    assert_ne!(record["status"]["digest"], one.digest);
+
+    // A host that starts again needs no registry.
+    drop(registry);
+    host.kill().await;
+    let _host = ns.host_with(HostOptions { cache_dir, ..HostOptions::default() }).await;
+    let late = ns.create(sample::hostile("late", "configMap")).await;
+    ns.wait_for(&late, condition("Ready", "True")).await;
+}
+
+#[tokio::test]
+async fn a_plugin_is_installed_shown_and_removed_from_the_command_line() {
+    let ns = TestCluster::shared().await.namespace("install").await;
+    let registry = Registry::start_with_tls().await;
+    secrets(&ns, &registry).await;
+    let _host = ns.host().await;
+    let good = component("hostile").await;
+    let digest = push(&registry, &good, "team/hostile:1").await;
+    let name = format!("hostile-{}", ns.name);
+    let reference = format!("{}/team/hostile:1", registry.authority);
+    let (ca, label) = (registry.ca().display().to_string(), ns.selector());
+    let (login, authority) = (format!("{}/login", ns.name), format!("{}/ca", ns.name));
+    let mut arguments = vec!["plugin", "install", &reference, "--name", &name, "--ca", &ca, "--label", &label];
+    arguments.extend(["--credentials-secret", &login, "--ca-secret", &authority]);
+
+    let shown = transom_as(&registry, &arguments).await;
+    assert_eq!(shown.code, Some(1));
+    assert!(shown.stderr.contains("call it again with --yes"), "{}", shown.stderr);
+    assert!(shown.stdout.contains("kind: ClusterRole") && shown.stdout.contains("configmaps"), "{}", shown.stdout);
+    assert!(ns.find(transom_tests::of::<sample::Plugin>(&name)).await.is_none(), "nothing was done");
+
+    arguments.push("--yes");
+    let installed = transom_as(&registry, &arguments).await.printed();
+    assert!(installed.contains(&format!("plugin {name} ")) && installed.contains(" serves"), "{installed}");
+    let record = ns.get(transom_tests::of::<sample::Plugin>(&name)).await;
+    assert_eq!(record["spec"]["source"]["oci"]["reference"], format!("{reference}@{digest}"));
+    let run = async |arguments: &[&str]| transom_as(&registry, arguments).await;
+    let listed = run(&["plugin", "list"]).await.printed();
+    assert!(listed.lines().any(|line| line.starts_with(&name) && line.contains("Ready")), "{listed}");
+    let shown = run(&["plugin", "show", &name]).await.printed();
+    assert!(shown.contains(&digest) && shown.contains("Hostile"), "{shown}");
+    let json: Value = serde_json::from_str(&run(&["plugin", "show", &name, "-o", "json"]).await.printed()).unwrap();
+    assert_eq!(json["status"]["digest"], good.digest);
+    assert!(run(&["plugin", "remove", &name]).await.stderr.contains("--yes"));
+    run(&["plugin", "remove", &name, "--yes"]).await.succeeded();
+    ns.wait_gone(&record).await;
+    assert!(run(&["plugin", "show", &name]).await.stderr.contains("there is no Plugin"));
+}
