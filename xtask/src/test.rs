@@ -30,6 +30,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 fn all(options: &Options, steps: &mut Steps) -> Result<()> {
     let tools = steps.run("tools", Tools::prepare)?;
     let registry = steps.run("registry", tools::registry)?;
+    let helm = steps.run("helm", tools::helm)?;
     let cosign = steps.run("cosign", tools::cosign)?;
     let (temporal, worker) = steps.run("temporal", tools::temporal)?;
     let plugins = steps.run("plugins", || guests::build(&[]))?;
@@ -48,6 +49,7 @@ fn all(options: &Options, steps: &mut Steps) -> Result<()> {
         tests.current_dir(workspace::root()).args(["test", "--workspace"]).args(&options.arguments);
         environment.set(&mut tests);
         tests.env("TRANSOM_TEST_REGISTRY", &registry).env("TRANSOM_TEST_COSIGN", &cosign);
+        tests.env("TRANSOM_TEST_HELM", &helm);
         tests.env("TRANSOM_TEST_TEMPORAL", &temporal).env("TRANSOM_TEST_WORKER", &worker);
         command::run(&mut tests)
     })?;

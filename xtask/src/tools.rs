@@ -105,6 +105,14 @@ const WORKER: Module = Module {
     takes: "about half a minute the first time",
 };
 
+/// What the engine for charts is compared with; a test keeps its version and that of `plugins/engines/helm` equal.
+const HELM: Module = Module {
+    folder: "helm",
+    programs: &[Program { name: "helm", package: "helm.sh/helm/v4/cmd/helm", is_asset: false }],
+    ldflags: "-s -w",
+    takes: "about 2 minutes the first time",
+};
+
 /// The stages of kwok that make nodes ready and pods run, complete and go, in its module's `kustomize/stage/`.
 const STAGES: &[&str] =
     &["node/fast/node-initialize", "pod/fast/pod-ready", "pod/fast/pod-complete", "pod/fast/pod-delete"];
@@ -139,6 +147,12 @@ pub(crate) fn temporal() -> Result<(PathBuf, PathBuf)> {
     let server = TEMPORAL.prepare(None)?.context("nothing was built")?;
     let worker = WORKER.prepare(None)?.context("nothing was built")?;
     Ok((server.join("temporal"), worker.join("worker")))
+}
+
+/// Helm's command line, for tests.
+pub(crate) fn helm() -> Result<PathBuf> {
+    let folder = HELM.prepare(None)?.context("nothing was built")?;
+    Ok(folder.join("helm"))
 }
 
 impl Tools {
