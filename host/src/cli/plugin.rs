@@ -20,7 +20,7 @@ pub enum Command {
     /// Signs a component in a registry, or a file, with a key, as cosign does.
     Sign(publish::SignArgs),
     /// Creates or updates a Plugin record, and waits until the version serves.
-    Install(install::Args),
+    Install(Box<install::Args>),
     /// Lists the Plugin records.
     List(show::ListArgs),
     /// Shows a Plugin record: what serves, from where, and what is wrong.

@@ -2,7 +2,9 @@
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use serde_json::{Value, json};
-use transom_tests::{Host, HostOptions, Namespace, TestCluster, component, condition, condition_of, of, sample};
+use transom_tests::{
+    Host, HostOptions, Namespace, TestCluster, component, condition, condition_of, of, sample, transom_with_cluster,
+};
 
 /// What the host itself must be allowed: its records, definitions of kinds, Events, and to act as plugins' accounts.
 async fn host_with_few_rights(ns: &Namespace) -> Host {
@@ -81,11 +83,31 @@ async fn what_a_role_does_not_allow_is_named_and_goes_on_when_it_is_granted() {
 }
 
 #[tokio::test]
+async fn the_role_that_install_prints_is_enough() {
+    let ns = TestCluster::shared().await.namespace("access-role").await;
+    ns.account("plugin").await;
+    let _host = host_with_few_rights(&ns).await;
+    let (path, account) = (component("web").await.path, format!("{}/plugin", ns.name));
+    let arguments = ["plugin", "install", &path.display().to_string(), "--service-account", &account];
+    let shown = transom_with_cluster(&arguments).await;
+    let role: Value = serde_saphyr::from_str(shown.stdout.split("---\n").next().unwrap_or_default()).unwrap();
+    assert_eq!(role["kind"], "ClusterRole");
+    assert!(shown.stdout.contains("kind: ClusterRoleBinding") && shown.stdout.contains("serviceAccount:"));
+    ns.allow("plugin", "plugin", role["rules"].clone()).await;
+    let record = record(&ns, "web").await;
+    ns.wait_for(&record, condition("Ready", "True")).await;
+    let web = ns.create(sample::web("shop")).await;
+    ns.wait_for(&web, condition("Ready", "True")).await;
+    ns.delete(of::<ConfigMap>("shop")).await;
+    ns.wait_until(of::<ConfigMap>("shop"), |map| map["data"]["motd"] == "this is shop").await;
+}
+
+#[tokio::test]
 async fn a_lookup_reads_what_the_account_may_read() {
     let ns = TestCluster::shared().await.namespace("access-lookup").await;
     ns.account("plugin").await;
     let _host = host_with_few_rights(&ns).await;
-    ns.create(json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "settings" } })).await;
+    ns.create(json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "settings" } })).await;
     let record = record(&ns, "asker").await;
     let mut spec = ns.get(&record).await["spec"].clone();
     let turner = component("asker").await.path.with_file_name("turner.wasm");
@@ -94,18 +116,19 @@ async fn a_lookup_reads_what_the_account_may_read() {
     spec["endpoints"] = json!([{ "name": "web", "address": "https://web.example" }]);
     let record = ns.merge(&record, json!({ "spec": spec })).await;
     let primaries = rule("tests.transom.dev", &["askers", "askers/status"], &["get", "list", "watch", "patch"]);
-    ns.allow("plugin", "plugin", json!([primaries])).await;
+    let children = rule("", &["configmaps"], &ALL);
+    ns.allow("plugin", "plugin", json!([primaries, children])).await;
     ns.wait_for(&record, condition("Ready", "True")).await;
     let asker = ns
         .create(json!({
             "apiVersion": "tests.transom.dev/v1", "kind": "Asker", "metadata": { "name": "a" },
-            "spec": { "ask": [{ "what": "list" }] },
+            "spec": { "ask": [{ "what": "secrets" }] },
         }))
         .await;
     let denied = ns.wait_until(&asker, |asker| asker["status"]["answers"][0].is_string()).await;
     let answer = denied["status"]["answers"][0].as_str().unwrap_or_default();
-    assert!(answer.starts_with("denied ") && answer.contains("configmaps"), "{answer}");
+    assert!(answer.starts_with("denied ") && answer.contains("secrets"), "{answer}");
 
-    ns.allow("plugin", "plugin", json!([primaries, rule("", &["configmaps"], &READ)])).await;
+    ns.allow("plugin", "plugin", json!([primaries, children, rule("", &["secrets"], &READ)])).await;
     ns.wait_until(&asker, |asker| asker["status"]["answers"][0].as_str().is_some_and(|a| a.starts_with("found"))).await;
 }

@@ -54,7 +54,9 @@ async fn versions_come_by_tag_and_digest_and_the_one_that_serves_survives_every_
     let record = ns.merge(&record, json!({ "spec": { "source": { "oci": { "refresh": "1" } } } })).await;
     let record = ns.wait_for(&record, condition("Ready", "True")).await;
     assert_eq!(record["status"]["digest"], two.digest);
-    assert_eq!(record["status"]["sources"][0]["manifest"], second);
+    let sources = record["status"]["sources"].as_array().unwrap();
+    let refreshed = sources.iter().find(|source| source["refresh"] == "1").expect("it is on record");
+    assert_eq!(refreshed["manifest"], second);
     let back = json!({ "spec": { "source": at(&format!("@{first}")) } });
     let record = ns.merge(&record, back).await;
     let mut record = ns.wait_for(&record, condition("Ready", "True")).await;
@@ -65,7 +67,7 @@ async fn versions_come_by_tag_and_digest_and_the_one_that_serves_survives_every_
     registry.push("team/hostile", "text", &[("text/plain", "a.txt", b"text")]).await;
     let zeros = format!("sha256:{}", "0".repeat(64));
     let anonymous =
-        json!({ "oci": { "reference": format!("{}/team/hostile:1", registry.authority), "credentials": null } });
+        json!({ "oci": { "reference": format!("{}/team/hostile:large", registry.authority), "credentials": null } });
     let failures = [
         (json!({ "source": at(":1"), "digest": zeros }), "Verified", "DigestMismatch"),
         (json!({ "source": at(":missing"), "digest": null }), "Fetched", "NotFound"),

@@ -27,6 +27,7 @@ async fn help_names_every_command_and_none_that_is_not_for_people() {
 #[case("record")]
 #[case("replay")]
 #[case("crds")]
+#[case("plugin")]
 #[tokio::test]
 async fn every_command_explains_itself(#[case] command: &str) {
     let help = transom(&[command, "--help"], "").await.printed();

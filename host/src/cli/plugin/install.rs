@@ -49,6 +49,10 @@ pub struct Args {
     /// Public key (PEM) that must have signed it, one of them when repeated; written to the record.
     #[arg(long, value_name = "FILE")]
     key: Vec<PathBuf>,
+    /// ServiceAccount that the plugin acts as; written to the record. What it has to be allowed is printed, for a person to
+    /// grant.
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = pair::<'/'>)]
+    service_account: Option<(String, String)>,
     /// Label of the record, for hosts that select records; repeatable.
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair::<'='>)]
     label: Vec<(String, String)>,
@@ -94,7 +98,7 @@ impl Args {
         let keys = self.keys()?;
         let client = show::client().await?;
         let file = Path::new(&self.what);
-        let mut found = if file.is_file() { self.from_file(file)? } else { self.from_registry().await? };
+        let mut found = if file.is_file() { self.found_in_file(file)? } else { self.found_in_registry().await? };
         let digest = digest_of(&found.wasm);
         let loader = Loader { engine: Engine::new()?, program: std::env::current_exe()?, cache };
         eprintln!("reading {} ({} KiB)", self.what, found.wasm.len() / 1024);
@@ -111,8 +115,18 @@ impl Args {
         let (role, unknown) = roles::needed(&cluster, name, manifest, &loaded.definitions).await;
         let kinds: Vec<String> = loaded.definitions.iter().map(|one| one.served.kind.to_string()).collect();
         println!("# plugin {} {}, {digest}, serves {}", manifest.name, manifest.version, kinds.join(", "));
-        println!("# what it has to be allowed, if it is to act as a ServiceAccount of its own (spec.serviceAccount):");
-        println!("{}", serde_saphyr::to_string(&role)?.trim_end());
+        match &self.service_account {
+            Some((namespace, account)) => {
+                println!("# what the ServiceAccount {namespace}/{account} has to be allowed: `kubectl apply -f` this");
+                println!("{}", serde_saphyr::to_string(&role)?.trim_end());
+                let binding = roles::binding(name, (namespace, account));
+                println!("---\n{}", serde_saphyr::to_string(&binding)?.trim_end());
+            }
+            None => {
+                println!("# what it has to be allowed, if it is to act as an account of its own (--service-account):");
+                println!("{}", serde_saphyr::to_string(&role)?.trim_end());
+            }
+        }
         for kind in &unknown {
             println!("# and {kind}, which this cluster does not serve yet");
         }
@@ -167,7 +181,7 @@ impl Args {
         self.key.iter().map(read).collect()
     }
 
-    async fn from_registry(&self) -> anyhow::Result<Found> {
+    async fn found_in_registry(&self) -> anyhow::Result<Found> {
         let registry = self.remote.open(&self.what).await;
         let hint = || format!("{} is no file, and as a reference to a registry", self.what);
         let registry = registry.with_context(hint)?;
@@ -188,7 +202,7 @@ impl Args {
         Ok(Found { wasm, source: json!({ "oci": oci }), config_map: None })
     }
 
-    fn from_file(&self, path: &Path) -> anyhow::Result<Found> {
+    fn found_in_file(&self, path: &Path) -> anyhow::Result<Found> {
         let wasm = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         check_component(&wasm, &self.what)?;
         let mut packed = GzEncoder::new(Vec::new(), Compression::best());
@@ -213,6 +227,9 @@ impl Args {
         if !keys.is_empty() {
             let keys: Vec<Value> = keys.iter().map(|pem| json!({ "pem": pem })).collect();
             spec.insert("signature".into(), json!({ "keys": keys }));
+        }
+        if let Some((namespace, account)) = &self.service_account {
+            spec.insert("serviceAccount".into(), json!({ "namespace": namespace, "name": account }));
         }
         let labels: Map<String, Value> = self.label.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
         json!({

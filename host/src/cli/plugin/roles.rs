@@ -8,8 +8,9 @@ use crate::control::cluster::Cluster;
 use crate::plan::contract::{Manifest, TypeMeta};
 use crate::registry::Definition;
 
-const OWN: &[&str] = &["get", "list", "watch", "patch", "update"];
-const CHILDREN: &[&str] = &["get", "list", "watch", "create", "patch", "update", "delete"];
+/// What the host does in the plugin's name, and nothing else: it writes by patches only, and Events in its own name.
+const OWN: &[&str] = &["get", "list", "watch", "patch"];
+const CHILDREN: &[&str] = &["get", "list", "watch", "create", "patch", "delete"];
 const READS: &[&str] = &["get", "list", "watch"];
 
 /// The ClusterRole with everything that the manifest declares, and kinds that the cluster does not serve, so that nobody
@@ -24,7 +25,7 @@ pub(super) async fn needed(
     for definition in definitions {
         let (group, plural) = (definition.served.kind.group(), &definition.served.plural);
         rules.add(group, plural, OWN);
-        rules.add(group, &format!("{plural}/status"), &["patch", "update"]);
+        rules.add(group, &format!("{plural}/status"), &["patch"]);
     }
     let children = manifest.children.iter().map(|(kind, _)| (kind, CHILDREN));
     let reads = manifest.reads.iter().map(|(kind, _)| (kind, READS));
@@ -35,12 +36,21 @@ pub(super) async fn needed(
             Err(_) => {}
         }
     }
-    rules.add("events.k8s.io", "events", &["create", "patch"]);
     let role = json!({
         "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
         "metadata": { "name": format!("transom:plugin:{name}") }, "rules": rules.list(),
     });
     (role, unknown)
+}
+
+/// Gives that ClusterRole to an account.
+pub(super) fn binding(name: &str, (namespace, account): (&str, &str)) -> Value {
+    let role = format!("transom:plugin:{name}");
+    json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": { "name": role },
+        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role },
+        "subjects": [{ "kind": "ServiceAccount", "name": account, "namespace": namespace }],
+    })
 }
 
 /// Verbs by group and resource.

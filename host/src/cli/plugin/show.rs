@@ -70,7 +70,7 @@ impl ListArgs {
             println!("{text}");
             return Ok(());
         }
-        println!("{:<24} {:<12} {:<12} {:<16} {}", "NAME", "PHASE", "VERSION", "DIGEST", "SOURCE");
+        println!("{:<24} {:<12} {:<12} {:<16} SOURCE", "NAME", "PHASE", "VERSION", "DIGEST");
         for plugin in &plugins {
             let status = plugin.status.clone().unwrap_or_default();
             let digest: String = status.digest.unwrap_or_default().chars().take(15).collect();

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use transom_sdk::prelude::*;
 use transom_sdk::{Answer, CallOutcome, Protocol};
 
@@ -44,7 +44,7 @@ pub struct Call {
 #[derive(JsonSchema, Serialize, Deserialize, Debug, Clone)]
 #[serde(rename_all = "camelCase")]
 pub struct Ask {
-    /// `grpc`, `get`, `head`, `image`, `artifact`, `engine`, `random`, `list`.
+    /// `grpc`, `get`, `head`, `image`, `artifact`, `engine`, `random`, `list`, `secrets`.
     pub what: String,
     /// Name of the endpoint or engine.
     #[serde(default)]
@@ -84,6 +84,7 @@ impl Plugin for AskerPlugin {
             .primary::<Asker>()
             .child::<ConfigMap>(Delivery::Metadata)
             .read::<ConfigMap>(Delivery::Metadata)
+            .read::<Secret>(Delivery::Metadata)
             .endpoint("web", Protocol::Http, "HTTP lookups")
             .optional_endpoint("rpc", Protocol::Grpc, "gRPC lookups")
             .optional_endpoint("archives", Protocol::Http, "Artifacts from archives")
@@ -142,6 +143,9 @@ fn answer(ask: &Ask, cx: &Context) -> Result<String, Failure> {
         "random" => cx.random(at, 8)?.iter().map(|byte| format!("{byte:02x}")).collect(),
         "list" => shown(cx.try_list::<ConfigMap>(at)?, |maps| {
             maps.into_iter().filter_map(|map| map.metadata.name).collect::<Vec<_>>().join(" ")
+        }),
+        "secrets" => shown(cx.try_list::<Secret>(at)?, |secrets| {
+            secrets.into_iter().filter_map(|secret| secret.metadata.name).collect::<Vec<_>>().join(" ")
         }),
         other => return Err(Failure::internal(format!("no lookup {other:?}"))),
     })
