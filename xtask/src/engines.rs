@@ -16,7 +16,7 @@ use crate::progress::Task;
 use crate::{command, tools, workspace};
 
 /// All of them: folders of `plugins/engines/` and names of components.
-pub(crate) const ENGINES: &[&str] = &["helm"];
+pub(crate) const ENGINES: &[&str] = &["helm", "kustomize"];
 
 /// To be changed with what is done to a module after Go has built it.
 const RECIPE: &str = "1";

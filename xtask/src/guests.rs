@@ -169,7 +169,7 @@ mod tests {
         let error = select(&["dom".into()]).unwrap_err().to_string();
         assert_eq!(
             error,
-            "there is no plugin \"dom\"; there are domain, domain-next, process, web, hostile, asker, chameleon, turner, helm"
+            "there is no plugin \"dom\"; there are domain, domain-next, process, web, hostile, asker, chameleon, turner, helm, kustomize"
         );
     }
 

@@ -8,27 +8,19 @@
 )]
 
 mod helm;
+mod kustomize;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use tokio::sync::OnceCell;
 use transom::api::plugin::Bounds;
-use transom::plugin::{Engine, EngineComponent, compile_in_child};
+use transom::plugin::EngineComponent;
 
-/// The component with this name, compiled once for all tests and kept for the next ones.
+/// The engine with this name, loaded as the host loads it.
 async fn engine(name: &str, bounds: Bounds) -> EngineComponent {
-    static ENGINE: OnceCell<Engine> = OnceCell::const_new();
-    let engine = ENGINE.get_or_init(async || Engine::new().unwrap()).await;
-    let variable = |name| PathBuf::from(std::env::var_os(name).expect("set by `cargo xtask test`"));
-    let plugins = variable("TRANSOM_TEST_PLUGINS");
-    let bytes = std::fs::read(plugins.join(name).with_extension("wasm")).unwrap();
-    let digest = transom::registry::digest_of(&bytes);
-    let cache = transom_tests::cache_dir();
-    static ONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-    let _one = ONE.lock().await;
-    let compiled = compile_in_child(engine, &variable("TRANSOM_BIN"), &cache, &digest, &bytes).await.unwrap();
-    EngineComponent::new(engine, &compiled, name, bounds).unwrap()
+    let plugins = std::env::var_os("TRANSOM_TEST_PLUGINS").expect("set by `cargo xtask test`");
+    let component = transom_tests::component_at(&Path::new(&plugins).join(name).with_extension("wasm"));
+    transom_tests::native::engine(&component, bounds).await
 }
 
 /// What a plugin record can allow at most.

@@ -4,6 +4,7 @@
 //! the header measures, without any encoding. An output is JSON.
 
 pub mod helm;
+pub mod kustomize;
 
 use serde::Serialize;
 
