@@ -23,7 +23,7 @@ func serve(input []byte) ([]byte, *guest.Problem) {
 //go:wasmexport warm-up
 func warmUp() {
 	guest.SetClock(946_684_800_000_000_000)
-	render.WarmUp()
+	guest.Warm(render.WarmUp)
 }
 
 func main() {}

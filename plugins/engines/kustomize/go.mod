@@ -5,7 +5,6 @@ go 1.26.0
 require (
 	sigs.k8s.io/kustomize/api v0.21.1
 	sigs.k8s.io/kustomize/kyaml v0.21.1
-	sigs.k8s.io/yaml v1.6.0
 	transom.dev/engines/guest v0.0.0
 )
 
@@ -28,6 +27,7 @@ require (
 	gopkg.in/evanphx/json-patch.v4 v4.13.0 // indirect
 	gopkg.in/yaml.v3 v3.0.1 // indirect
 	k8s.io/kube-openapi v0.0.0-20260317180543-43fb72c5454a // indirect
+	sigs.k8s.io/yaml v1.6.0 // indirect
 )
 
 replace transom.dev/engines/guest => ../guest

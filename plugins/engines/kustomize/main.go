@@ -20,6 +20,6 @@ func serve(input []byte) ([]byte, *guest.Problem) {
 // warmUp runs before the snapshot: what a first build sets up once need not be done by every instance.
 //
 //go:wasmexport warm-up
-func warmUp() { build.WarmUp() }
+func warmUp() { guest.Warm(build.WarmUp) }
 
 func main() {}

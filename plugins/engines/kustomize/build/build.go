@@ -8,15 +8,11 @@ import (
 	"fmt"
 	"net/http"
 	"path"
-	"slices"
 	"strings"
 
-	"sigs.k8s.io/kustomize/api/konfig"
 	"sigs.k8s.io/kustomize/api/krusty"
 	"sigs.k8s.io/kustomize/api/types"
 	"sigs.k8s.io/kustomize/kyaml/filesys"
-	"sigs.k8s.io/kustomize/kyaml/openapi"
-	"sigs.k8s.io/yaml"
 	"transom.dev/engines/guest"
 )
 
@@ -87,10 +83,6 @@ func answer(request *Request, contents [][]byte) *Reply {
 		if err != nil {
 			return failed("BadRequest", fmt.Errorf("files[%d]: %w", i, err))
 		}
-		if isKustomization(name) && hasSchema(contents[i]) {
-			// It replaces the built-in one, which is parsed already and would be added to.
-			openapi.ResetOpenAPI()
-		}
 	}
 	folder, err := inside(request.Path)
 	if err != nil {
@@ -134,18 +126,6 @@ func inside(name string) (string, error) {
 		return "", fmt.Errorf("%q must be relative and lead nowhere else", name)
 	}
 	return path.Join(root, clean), nil
-}
-
-func isKustomization(name string) bool {
-	return slices.Contains(konfig.RecognizedKustomizationFileNames(), path.Base(name))
-}
-
-func hasSchema(text []byte) bool {
-	var kustomization struct {
-		OpenAPI map[string]string `json:"openapi"`
-	}
-	// What cannot be read here cannot be built either.
-	return yaml.Unmarshal(text, &kustomization) == nil && kustomization.OpenAPI != nil
 }
 
 var errNoNetwork = errors.New("an engine has no network")
