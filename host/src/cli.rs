@@ -6,6 +6,7 @@ mod describe;
 mod explain;
 mod plugin;
 mod record;
+mod release;
 mod render;
 mod replay;
 mod run;
@@ -60,6 +61,8 @@ pub enum Command {
     Record(record::Args),
     /// Runs a plugin on a recorded reconcile, without a cluster, and says what differs.
     Replay(replay::Args),
+    /// Takes the host's finalizer from all objects, so that they can be deleted when no host runs any more.
+    Release(release::Args),
     /// Writes the custom resource definitions of the host and of components.
     Crds(crds::Args),
     /// Builds, pushes, signs, installs and shows plugins.
@@ -97,6 +100,7 @@ impl Cli {
             Command::Record(args) => runtime.block_on(args.run(cache)),
             Command::Replay(args) => runtime.block_on(args.run(cache)),
             Command::Plugin { command } => runtime.block_on(command.run(cache)),
+            Command::Release(args) => runtime.block_on(args.run()),
             Command::Crds(args) => runtime.block_on(args.run(cache)),
         }
     }

@@ -81,6 +81,20 @@ pub async fn cosign(registry: &Registry, folder: &Path, arguments: &[&str]) -> O
     Output { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
 }
 
+/// Runs Helm as the administrator of the cluster.
+///
+/// # Panics
+///
+/// When it cannot be started.
+pub async fn helm(arguments: &[&str]) -> Output {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(environment::helm());
+    command.args(arguments).env("KUBECONFIG", Environment::get().kubeconfig).env("HOME", folder.path());
+    let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await.expect("Helm can be run");
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Output { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
 async fn run(arguments: &[&str], stdin: &str, kubeconfig: Option<&Path>) -> Output {
     finish(Command::new(environment::program()), arguments, stdin, kubeconfig).await
 }

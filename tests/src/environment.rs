@@ -18,6 +18,12 @@ fn required(name: &str) -> PathBuf {
     }
 }
 
+/// How much of something a person wants; none when nothing is said, or no number.
+#[must_use]
+pub fn from_environment<N: std::str::FromStr>(name: &str) -> Option<N> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
 impl Environment {
     /// Of this process.
     ///
@@ -62,4 +68,9 @@ pub(crate) fn temporal() -> PathBuf {
 /// A worker of Temporal.
 pub(crate) fn worker() -> PathBuf {
     required("TRANSOM_TEST_WORKER")
+}
+
+/// Helm's program.
+pub(crate) fn helm() -> PathBuf {
+    required("TRANSOM_TEST_HELM")
 }

@@ -317,7 +317,7 @@ fn impersonating(kubeconfig: &Path, user: &str, server: Option<&str>) -> String 
 }
 
 /// The kubeconfig of the hosts, for one that is a ServiceAccount.
-fn with_token(kubeconfig: &Path, token: &str) -> String {
+pub(crate) fn with_token(kubeconfig: &Path, token: &str) -> String {
     let mut config = Kubeconfig::read_from(kubeconfig).unwrap_or_else(|e| panic!("{}: {e}", kubeconfig.display()));
     for named in &mut config.auth_infos {
         named.auth_info = Some(AuthInfo { token: Some(token.to_owned().into()), ..AuthInfo::default() });

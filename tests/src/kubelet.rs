@@ -147,7 +147,7 @@ impl Node {
         let message = folder.path().join("termination-log");
         let mounts = self.mount(&spec, folder.path()).await;
         let container = spec.containers.into_iter().next().expect("a pod has a container");
-        let mut env = self.environment(&container).await;
+        let mut env = self.environment(&container, &name).await;
         // processes share the machine's file system: paths in the environment lead to where their volumes are
         for value in env.values_mut() {
             if let Some((path, real)) = mounts.iter().find(|(path, _)| value.starts_with(path.as_str())) {
@@ -205,14 +205,18 @@ impl Node {
         mounts
     }
 
-    async fn environment(&self, container: &Container) -> HashMap<String, String> {
+    async fn environment(&self, container: &Container, pod: &str) -> HashMap<String, String> {
         let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
         let mut env = HashMap::new();
         for variable in container.env.iter().flatten() {
-            let reference = variable.value_from.as_ref().and_then(|source| source.secret_key_ref.as_ref());
-            let value = match reference {
-                None => variable.value.clone().unwrap_or_default(),
-                Some(reference) => {
+            let source = variable.value_from.as_ref();
+            let field = source.and_then(|source| source.field_ref.as_ref()).map(|field| field.field_path.as_str());
+            let value = match (source.and_then(|source| source.secret_key_ref.as_ref()), field) {
+                (None, None) => variable.value.clone().unwrap_or_default(),
+                (None, Some("metadata.name")) => pod.to_owned(),
+                (None, Some("metadata.namespace")) => self.namespace.clone(),
+                (None, Some(other)) => panic!("the tests' kubelet does not know the field {other}"),
+                (Some(reference), _) => {
                     let secret = secrets.get(&reference.name).await.expect("a secret that a running pod names");
                     let value = secret.data.and_then(|mut data| data.remove(&reference.key)).expect("its key");
                     String::from_utf8(value.0).expect("text")

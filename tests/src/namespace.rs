@@ -121,9 +121,22 @@ impl Namespace {
     ///
     /// The API server's words.
     pub async fn try_create(&self, object: Value) -> Result<Value, Box<Status>> {
+        self.send_create(object, false).await
+    }
+
+    /// What creating an object would lead to, or the API server's refusal; nothing is written.
+    ///
+    /// # Errors
+    ///
+    /// The API server's words.
+    pub async fn dry_create(&self, object: Value) -> Result<Value, Box<Status>> {
+        self.send_create(object, true).await
+    }
+
+    async fn send_create(&self, object: Value, dry_run: bool) -> Result<Value, Box<Status>> {
         let target = Target::from(&object);
         let object: DynamicObject = serde_json::from_value(object).expect("an object");
-        let parameters = PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() };
+        let parameters = PostParams { field_manager: Some(MANAGER.into()), dry_run };
         match self.api(&target).create(&parameters, &object).await {
             Ok(created) => Ok(value(&target, &created)),
             Err(kube::Error::Api(status)) => Err(status),
@@ -335,9 +348,28 @@ impl Namespace {
     pub async fn account(&self, name: &str) -> String {
         let metadata = json!({ "name": name });
         self.create(json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata })).await;
+        self.token(name).await
+    }
+
+    /// A bearer token of a ServiceAccount.
+    ///
+    /// # Panics
+    ///
+    /// When the API server gives none.
+    pub async fn token(&self, account: &str) -> String {
         let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), &self.name);
-        let answer = accounts.create_token_request(name, &PostParams::default(), &TokenRequest::default()).await;
+        let answer = accounts.create_token_request(account, &PostParams::default(), &TokenRequest::default()).await;
         answer.unwrap().status.expect("a token").token
+    }
+
+    /// Writes a kubeconfig for a ServiceAccount, whose requests are in the audit log.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be written.
+    pub async fn kubeconfig(&self, account: &str, path: &std::path::Path) {
+        let text = crate::host::with_token(&self.environment.host_kubeconfig, &self.token(account).await);
+        std::fs::write(path, text).unwrap();
     }
 
     /// Lets a ServiceAccount of this namespace do something in it; replaces what was allowed under the same name before.

@@ -27,7 +27,8 @@ impl Target {
     }
 
     pub(crate) fn is_cluster_scoped(&self) -> bool {
-        let kinds = ["Plugin", "Namespace", "CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding"];
+        let kinds =
+            ["Plugin", "Namespace", "CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding", "PriorityClass"];
         kinds.contains(&&*self.kind)
     }
 }

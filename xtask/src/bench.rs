@@ -12,6 +12,9 @@ use crate::{command, guests, host, tools, workspace};
 /// Benchmarks that need no cluster: for all others a fresh control plane is started.
 const WITHOUT_CLUSTER: &[&str] = &["call", "engine"];
 
+/// Benchmarks that start a Temporal of their own.
+const WITH_TEMPORAL: &[&str] = &["processes"];
+
 /// What was asked for on the command line.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
@@ -37,6 +40,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Environment::new(&tools, plane.as_ref(), &plugins, &host)?
     };
     let mut bench = cargo("bench", &options.name);
+    if WITH_TEMPORAL.contains(&options.name.as_str()) {
+        bench.env("TRANSOM_TEST_TEMPORAL", tools::temporal()?.0);
+    }
     bench.arg("--").args(arguments(options)?);
     environment.set(&mut bench);
     if options.name == "engine" {

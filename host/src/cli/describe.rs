@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::api::names;
 use crate::api::plugin::Plugin;
-use crate::control::cluster::Cluster;
+use crate::control::cluster::{ApiError, Cluster};
 use crate::plan::contract::{ObjectRef, TypeMeta};
 use crate::plan::object::Object;
 
@@ -59,6 +59,7 @@ impl Args {
             let kind = TypeMeta::new(child.api_version.clone(), child.kind.clone());
             match cluster.list(&kind, None, &selector, 500).await {
                 Ok((objects, _)) => children.extend(objects.into_iter().map(|object| (kind.clone(), object))),
+                Err(ApiError::NotServed(_)) => {}
                 Err(error) => eprintln!("{kind}: {error}"),
             }
         }

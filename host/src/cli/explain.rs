@@ -140,7 +140,7 @@ fn object(subject: &Subject, bundle: Option<&Bundle>) -> Map<String, Value> {
     all.insert("lookups".into(), lookups.into());
     if let Outcome::Planned(plan) = &bundle.outcome {
         let held = plan.children.iter().filter(|child| child.disposition == Disposition::Hold);
-        let held: Vec<String> = held.map(|child| planned_name(&child.object)).collect();
+        let held: Vec<Value> = held.map(|child| waiting(&child.object)).collect();
         all.insert("held".into(), json!(held));
     }
     if let Some(overlays) = &bundle.overlays {
@@ -155,10 +155,15 @@ fn object(subject: &Subject, bundle: Option<&Bundle>) -> Map<String, Value> {
     all
 }
 
-fn planned_name(object: &str) -> String {
+/// A held child, and what it waits for, if its plugin says.
+fn waiting(object: &str) -> Value {
     let object: Value = serde_json::from_str(object).unwrap_or_default();
-    let text = |path: &str| object.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
-    format!("{} {}", text("/kind"), text("/metadata/name"))
+    let text = |path: &str| object.pointer(path).and_then(Value::as_str);
+    let name = |path| text(path).unwrap_or_default();
+    json!({
+        "child": format!("{} {}", name("/kind"), name("/metadata/name")),
+        "waitsFor": text("/metadata/annotations/transom.dev~1waits-for"),
+    })
 }
 
 /// Who put a field of a child there.

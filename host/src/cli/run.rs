@@ -22,8 +22,9 @@ use crate::telemetry::{Readiness, serve};
 /// What was begun may take this long to finish when the host is told to stop.
 const GRACE: Duration = Duration::from_secs(20);
 
-/// Arguments.
+/// Arguments. The last counts of those that are given twice: charts append what their users want.
 #[derive(Debug, clap::Args)]
+#[command(args_override_self = true)]
 pub struct Args {
     /// Address of /healthz, /readyz and /metrics; port 0 picks a free one.
     #[arg(long, env = "TRANSOM_LISTEN", default_value = "0.0.0.0:8080", value_name = "ADDRESS")]

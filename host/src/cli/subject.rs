@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::api::names;
 use crate::api::plugin::Plugin;
-use crate::control::cluster::Cluster;
+use crate::control::cluster::{ApiError, Cluster};
 use crate::plan::contract::{ObjectRef, TypeMeta};
 use crate::plan::object::Object;
 use crate::plan::request::Children;
@@ -42,7 +42,12 @@ impl Subject {
         kinds.dedup();
         for child in kinds {
             let kind = TypeMeta::new(child.api_version.clone(), child.kind.clone());
-            let (objects, _) = cluster.list(&kind, None, &selector, 500).await.with_context(|| kind.to_string())?;
+            let objects = match cluster.list(&kind, None, &selector, 500).await {
+                Ok((objects, _)) => objects,
+                // a plugin can make kinds that come with somebody else's operator, and go with it
+                Err(ApiError::NotServed(_)) => continue,
+                Err(error) => return Err(error).with_context(|| kind.to_string()),
+            };
             children.extend(objects.into_iter().map(|object| (object.reference(&kind), Arc::new(object))));
         }
         // hosts split by selector can have several records for a kind: the children say which

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::account::Account;
 use crate::plan::check::Scope;
-use crate::plan::contract::{ObjectRef, TypeMeta};
+use crate::plan::contract::{Manifest, ObjectRef, Plan, TypeMeta};
 use crate::plan::object::Object;
 use crate::telemetry::metrics;
 
@@ -223,6 +223,23 @@ impl Cluster {
             });
         }
         self.known(kind).ok_or_else(|| ApiError::NotServed(kind.clone()))
+    }
+
+    /// Asks how the kinds in a plan are served that are not known yet: the API server did not serve them when the version
+    /// was loaded, or the plugin has not named them.
+    pub async fn discover(&self, manifest: &Manifest, plan: &Plan) {
+        let is_known = |kind: &TypeMeta| self.known(kind).is_some();
+        if !manifest.makes_any_kind() && manifest.child_kinds().all(is_known) {
+            return;
+        }
+        let mut unknown: Vec<TypeMeta> = plan.children.iter().filter_map(|c| TypeMeta::of(&c.object)).collect();
+        unknown.sort_unstable();
+        unknown.dedup();
+        for kind in unknown.iter().filter(|kind| !is_known(kind)) {
+            if let Err(error) = self.served(kind).await {
+                tracing::debug!(%kind, %error, "a kind of child is not served");
+            }
+        }
     }
 
     /// Server-side apply of one object; fields that others own are taken.

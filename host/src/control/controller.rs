@@ -9,9 +9,11 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::Instrument;
 
+use super::access;
 use super::cluster::{ApiError, Cluster, Served};
 use super::events::Events;
 use super::key::PrimaryKey;
+use super::kinds::Kinds;
 use super::queue::Queue;
 use super::reconcile::{Memory, Outcome, Reconcile, ReconcileError};
 use super::serving::{Chosen, Serving};
@@ -29,6 +31,9 @@ use crate::telemetry::metrics;
 /// How long an object is left alone that only a change can mend. Changes come by watch; this is for what a watch
 /// cannot tell, such as a permission that was granted meanwhile.
 pub const RESYNC: Duration = Duration::from_secs(600);
+
+/// The first list of a kind of child that turns up while the host runs may take this long.
+const FILLED_WITHIN: Duration = Duration::from_secs(30);
 
 /// Reconciles that run at the same time. Each is mostly waiting for the API server.
 pub const WORKERS: usize = 16;
@@ -62,6 +67,8 @@ pub struct Active {
     /// Kinds that it, or another version, makes; those that the API server did not serve at first come later. All versions
     /// of a plugin share the list: each must see what another has made.
     pub child_watches: Arc<RwLock<Vec<Arc<Watch>>>>,
+    /// Kinds of children that are on record; all versions of a plugin share them.
+    pub kinds: Arc<Kinds>,
 }
 
 impl Active {
@@ -173,16 +180,27 @@ impl Controller {
         self.watches.open(cluster, served, selection)
     }
 
-    /// Watches a kind of child from now on that the API server did not serve when the version was loaded.
+    /// Watches a kind of child from now on that the API server did not serve when the version was loaded, or that the
+    /// plugin has not named.
     ///
     /// # Errors
-    /// When the API server does not serve it, or cannot be asked.
+    /// When the API server does not serve it, or cannot be asked, or the plugin's account may not watch it.
     pub async fn watch_children(&self, active: &Active, kind: &TypeMeta) -> Result<(), ApiError> {
         if active.child_watch(kind).is_some() {
             return Ok(());
         }
-        let watch = self.watch(&active.cluster, &active.cluster.served(kind).await?, Selection::Children);
-        watch.synced().await;
+        let served = active.cluster.served(kind).await?;
+        if let Some(account) = active.cluster.account() {
+            for verb in ["list", "watch"] {
+                if !access::may(&active.cluster, &served, verb).await? {
+                    let message = format!("{account} may not {verb} {}", access::resource(&served));
+                    return Err(ApiError::Status { code: 403, reason: "Forbidden".into(), message, retry_after: None });
+                }
+            }
+        }
+        let watch = self.watch(&active.cluster, &served, Selection::Children);
+        let filled = tokio::time::timeout(FILLED_WITHIN, watch.synced()).await;
+        filled.map_err(|_| ApiError::DeadlineExceeded(FILLED_WITHIN))?;
         let mut watches = active.child_watches.write().unwrap_or_else(PoisonError::into_inner);
         if !watches.iter().any(|known| *known.kind == *kind) {
             watches.push(watch);

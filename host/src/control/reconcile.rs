@@ -25,6 +25,7 @@ use super::cluster::{ApiError, Applied, CREATE_ONLY};
 use super::controller::{Active, Controller};
 use super::damper::Damper;
 use super::key::PrimaryKey;
+use super::kinds::KindError;
 use super::overlays::Rejected;
 use crate::api::names;
 use crate::api::plugin::Bounds;
@@ -32,7 +33,7 @@ use crate::lookup::{Asker, Lookups};
 use crate::overlay::{Basis, Overlaid};
 use crate::plan::check::{Checked, Checker, PlanError, digest, shorten};
 use crate::plan::contract::{
-    Answered, Call, CallResult, Event, Failure, Lookup, ObjectRef, Plan, Problem, Request, Step, TypeMeta,
+    Answered, Call, CallResult, Event, Failure, Lookup, ObjectRef, Problem, Request, Step, TypeMeta,
 };
 use crate::plan::decide::{self, Apply, Experience, Prune, Writes};
 use crate::plan::object::Object;
@@ -101,6 +102,14 @@ pub enum ReconcileError {
         /// Why.
         source: ApiError,
     },
+    /// A kind that the plugin has not named is not on record, so none of its objects is made.
+    #[error("could not apply {child}: {source}")]
+    Kind {
+        /// Which child.
+        child: ObjectRef,
+        /// Why.
+        source: KindError,
+    },
     /// A field that cannot be changed would have to be.
     #[error("{child} has to be replaced, which the plugin did not allow")]
     Immutable {
@@ -165,6 +174,8 @@ impl ReconcileError {
             Self::Internal(_) => "PluginFailed",
             Self::Plan(error) => error.reason,
             Self::Apply { .. } => "ApplyFailed",
+            Self::Kind { source: KindError::TooMany, .. } => "TooManyKinds",
+            Self::Kind { source: KindError::NotRecorded, .. } => "KindNotRecorded",
             Self::Immutable { .. } => "ImmutableField",
             Self::Conflict { .. } => "ChildConflict",
             Self::Prune { .. } => "PruneFailed",
@@ -522,7 +533,7 @@ impl Reconcile<'_> {
                 });
             }
         };
-        self.discover(&plan).await;
+        self.active.cluster.discover(&self.active.manifest, &plan).await;
         let scope = |kind: &TypeMeta| active.cluster.known(kind).map(|served| served.scope);
         let checker = Checker { plugin: &active.name, manifest, bounds: &bounds, scope: &scope };
         let checked = checker.check(snapshot, &plan);
@@ -536,18 +547,6 @@ impl Reconcile<'_> {
             recording.carried_out.error =
                 error.map(|error| Problem { reason: error.reason().to_owned(), message: error.chain() });
             self.controller.recordings.push(self.key, recording);
-        }
-    }
-
-    /// Asks again for kinds in a plan that the API server did not serve when the version was loaded.
-    async fn discover(&self, plan: &Plan) {
-        let cluster = &self.active.cluster;
-        let unknown = |kind: &&TypeMeta| cluster.known(kind).is_none();
-        for kind in self.active.manifest.children.iter().map(|(kind, _)| kind).filter(unknown) {
-            let planned = plan.children.iter().any(|child| TypeMeta::of(&child.object).as_ref() == Some(kind));
-            if planned && let Err(error) = cluster.served(kind).await {
-                tracing::debug!(%kind, %error, "a kind of child is not served");
-            }
         }
     }
 
@@ -653,6 +652,10 @@ impl Reconcile<'_> {
         let desired = &apply.desired;
         let (child, manager) = (&desired.reference, &self.active.field_manager);
         // nothing is made that would not be seen again
+        if !self.active.manifest.child_kinds().any(|kind| *kind == child.kind) {
+            let recorded = self.active.kinds.record(&child.kind).await;
+            recorded.map_err(|source| ReconcileError::Kind { child: child.clone(), source })?;
+        }
         let watched = self.controller.watch_children(self.active, &child.kind).await;
         watched.map_err(|source| ReconcileError::Apply { child: child.clone(), source })?;
         let new = apply.live.is_none() && !desired.adopt;

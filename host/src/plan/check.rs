@@ -147,7 +147,7 @@ impl Checker<'_> {
             return refuse("MalformedChild", format!("child {index} has no apiVersion or no kind"));
         };
         let kind = TypeMeta::new(api_version, kind);
-        if !self.manifest.children.iter().any(|(declared, _)| *declared == kind) {
+        if self.manifest.delivery(&kind).is_none() {
             return refuse("UndeclaredKind", format!("child {index} is a {kind}, which the plugin did not declare"));
         }
         let Some(Value::Object(mut metadata)) = body.remove("metadata") else {

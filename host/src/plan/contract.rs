@@ -184,6 +184,29 @@ pub struct Manifest {
     pub finalizes: bool,
 }
 
+/// As API version and as kind: all that are not named.
+const ANY: &str = "*";
+
+impl Manifest {
+    /// Kinds of children that are named.
+    pub fn child_kinds(&self) -> impl Iterator<Item = &TypeMeta> {
+        self.children.iter().map(|(kind, _)| kind).filter(|kind| kind.kind != ANY)
+    }
+
+    /// May plans contain kinds that are not named?
+    #[must_use]
+    pub fn makes_any_kind(&self) -> bool {
+        self.children.iter().any(|(kind, _)| kind.kind == ANY)
+    }
+
+    /// How much of children of a kind the plugin is shown; none when plans may not contain them.
+    #[must_use]
+    pub fn delivery(&self, kind: &TypeMeta) -> Option<Delivery> {
+        let named = self.children.iter().find(|(declared, _)| declared == kind);
+        named.or_else(|| self.children.iter().find(|(declared, _)| declared.kind == ANY)).map(|(_, delivery)| *delivery)
+    }
+}
+
 /// A live child as the plugin sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Observed {

@@ -35,9 +35,7 @@ impl Snapshot {
     /// made them.
     #[must_use]
     pub fn request(&self, manifest: &Manifest, answers: Vec<Answered>) -> Request {
-        let delivery = |kind: &TypeMeta| {
-            manifest.children.iter().find(|(declared, _)| declared == kind).map_or(Delivery::Metadata, |(_, d)| *d)
-        };
+        let delivery = |kind: &TypeMeta| manifest.delivery(kind).unwrap_or(Delivery::Metadata);
         Request {
             object: primary_text(&self.kind, &self.primary),
             deleting: self.primary.deleting,

@@ -7,14 +7,11 @@
 use std::collections::BTreeSet;
 
 use futures::StreamExt;
-use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
-use kube::Api;
-use kube::api::PostParams;
 
 use super::crd::Definition;
 use super::load::{LoadFailure, failure};
+use crate::control::access::{may, resource};
 use crate::control::cluster::{ApiError, Cluster, Served};
-use crate::plan::check::Scope;
 use crate::plan::contract::Manifest;
 
 /// Questions that are on their way at the same time.
@@ -39,7 +36,8 @@ pub(super) async fn check(
         ..failure("Granted", "AccessReviewFailed", format!("the rights of {account} cannot be asked for: {error}"))
     };
     let mut kinds: Vec<Served> = definitions.iter().map(|definition| definition.served.clone()).collect();
-    for (kind, _) in &manifest.children {
+    // those that are not named are asked about when there are some
+    for kind in manifest.child_kinds() {
         match cluster.served(kind).await {
             Ok(served) => kinds.push(served),
             Err(ApiError::NotServed(_)) => {}
@@ -62,29 +60,4 @@ pub(super) async fn check(
     let place = cluster.namespace().map_or("in all namespaces".into(), |ns| format!("in the namespace {ns}"));
     let message = format!("{account} may not: {missing} ({place}); bind a role with these rights to it");
     Err(LoadFailure { transient: true, ..failure("Granted", "Forbidden", message) })
-}
-
-/// `deployments.apps`
-fn resource(kind: &Served) -> String {
-    let group = kind.kind.group();
-    if group.is_empty() { kind.plural.clone() } else { format!("{}.{group}", kind.plural) }
-}
-
-async fn may(cluster: &Cluster, kind: &Served, verb: &str) -> Result<bool, ApiError> {
-    let namespace = cluster.namespace().filter(|_| kind.scope == Scope::Namespaced);
-    let attributes = ResourceAttributes {
-        group: Some(kind.kind.group().into()),
-        version: Some(kind.kind.version().into()),
-        resource: Some(kind.plural.clone()),
-        verb: Some(verb.into()),
-        namespace: namespace.map(str::to_owned),
-        ..ResourceAttributes::default()
-    };
-    let review = SelfSubjectAccessReview {
-        spec: SelfSubjectAccessReviewSpec { resource_attributes: Some(attributes), ..Default::default() },
-        ..Default::default()
-    };
-    let reviews: Api<SelfSubjectAccessReview> = Api::all(cluster.client().clone());
-    let answer = reviews.create(&PostParams::default(), &review).await?;
-    Ok(answer.status.is_some_and(|status| status.allowed))
 }

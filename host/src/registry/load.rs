@@ -15,10 +15,11 @@ use crate::api::rollout::VersionSpec;
 use crate::control::account::Account;
 use crate::control::cluster::{ApiError, Cluster};
 use crate::control::controller::{Active, Controller};
+use crate::control::kinds::Kinds;
 use crate::control::watch::{Selection, Watch};
 use crate::lookup::{Grants, Runner};
 use crate::overlay::guard::Rails;
-use crate::plan::contract::Manifest;
+use crate::plan::contract::{Manifest, TypeMeta};
 use crate::plugin::{Cache, CompileError, Engine, EngineComponent, Plugin, compile_in_child};
 
 /// Which step failed, in the words of the record's conditions.
@@ -121,6 +122,10 @@ fn check_manifest(manifest: &Manifest) -> Result<Vec<Definition>, LoadFailure> {
     if manifest.children.len() > 64 || manifest.reads.len() > 64 {
         return Err(refuse("more than 64 kinds of children or of reads".into()));
     }
+    let half = |kind: &&TypeMeta| (kind.api_version == "*") != (kind.kind == "*");
+    if let Some(kind) = manifest.children.iter().map(|(kind, _)| kind).find(half) {
+        return Err(refuse(format!("{kind}: `*` stands for all kinds as API version and as kind, not as one of them")));
+    }
     check_endpoints(manifest).map_err(refuse)?;
     let definitions: Vec<Definition> = manifest
         .crds
@@ -216,6 +221,8 @@ pub(super) struct Prepared {
 pub(super) struct Heritage<'a> {
     /// Kinds of children that versions before this one could have made.
     pub(super) child_kinds: &'a [KindRef],
+    /// Where those are that are on record.
+    pub(super) kinds: &'a Arc<Kinds>,
     /// Another version of this plugin that is loaded.
     pub(super) relative: Option<&'a Active>,
     /// Another version's definitions are installed, and stay: it is on its way, or this one serves on for it.
@@ -322,7 +329,7 @@ pub(super) async fn install(
     for definition in &loaded.definitions {
         primary_watches.push(controller.watch(&cluster, &definition.served, Selection::Primaries));
     }
-    let declared = loaded.manifest.children.iter().map(|(kind, _)| (kind.clone(), true));
+    let declared = loaded.manifest.child_kinds().map(|kind| (kind.clone(), true));
     let before = heritage.child_kinds.iter().map(|kind| (kind.type_meta(), false));
     // another account has watches of its own
     let relative = heritage.relative.filter(|relative| relative.cluster.account() == cluster.account());
@@ -365,6 +372,7 @@ pub(super) async fn install(
         rails,
         primary_watches,
         child_watches,
+        kinds: heritage.kinds.clone(),
     })
 }
 
@@ -444,6 +452,7 @@ pub(super) async fn without_component(
         rails: Arc::default(),
         primary_watches,
         child_watches: Arc::new(RwLock::new(child_watches)),
+        kinds: Arc::default(),
     })
 }
 

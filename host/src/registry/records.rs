@@ -26,6 +26,7 @@ use crate::api::rollout::{HistoryEntry, PlanStatus, REPLACED, RolloutState, Roll
 use crate::control::backoff;
 use crate::control::controller::{Active, Controller};
 use crate::control::key::PrimaryKey;
+use crate::control::kinds::Kinds;
 use crate::control::serving::{Chosen, Serving, Share};
 use crate::plan::check::Scope;
 use crate::plan::contract::{Event, ObjectRef, TypeMeta};
@@ -164,6 +165,8 @@ struct Record {
     canary: Option<(Arc<Active>, Share)>,
     /// Serve objects that are pinned to them.
     pinned: Vec<Arc<Active>>,
+    /// Kinds of children that are on record.
+    kinds: Arc<Kinds>,
     seen: Seen,
 }
 
@@ -199,6 +202,7 @@ impl Record {
             stable: None,
             canary: None,
             pinned: Vec::new(),
+            kinds: Arc::default(),
             seen: Seen::default(),
         }
     }
@@ -221,7 +225,8 @@ impl Record {
                 Next::Retry => backoff::delay(failures, failures.into()).min(Duration::from_secs(30)),
                 Next::Look(after) => after,
             };
-            let (controller, mut wait) = (self.controller.clone(), std::pin::pin!(tokio::time::sleep(after)));
+            let (controller, kinds) = (self.controller.clone(), self.kinds.clone());
+            let mut wait = std::pin::pin!(tokio::time::sleep(after));
             loop {
                 tokio::select! {
                     // Our own writes of the status change the record, too.
@@ -232,6 +237,7 @@ impl Record {
                         break;
                     }
                     () = &mut wait => break,
+                    () = kinds.asked() => self.record_kinds(&plugin).await,
                     () = controller.pin_missing() => {
                         if self.load_pins(&plugin).await {
                             self.serve();
@@ -348,8 +354,12 @@ impl Record {
         keep_definitions: bool,
     ) -> Result<Arc<Active>, LoadFailure> {
         let deletion_timeout = Duration::from_secs(plugin.spec.deletion_timeout_seconds.into());
-        let heritage =
-            Heritage { child_kinds: &before.child_kinds, relative: self.stable.as_deref(), keep_definitions };
+        let heritage = Heritage {
+            child_kinds: &before.child_kinds,
+            kinds: &self.kinds,
+            relative: self.stable.as_deref(),
+            keep_definitions,
+        };
         load::install(&self.controller, &self.name, deletion_timeout, prepared, heritage).await.map(Arc::new)
     }
 
@@ -378,7 +388,11 @@ impl Record {
 
     /// From now on this version serves all objects that are not pinned.
     async fn promote(&mut self, plugin: &Plugin, before: PluginStatus, active: Arc<Active>) -> Next {
-        let status = loaded(&before, plugin, &active);
+        let mut status = loaded(&before, plugin, &active);
+        if self.stable.is_none() {
+            // nothing is served yet, so nobody can be about to make one
+            status.child_kinds.retain(|kind| is_made(&active, &kind.type_meta()));
+        }
         // The kinds of children are on record before the first one is made, so that a crash cannot hide any.
         if !self.publish(plugin, &before, status).await || !self.set_finalizer(plugin, self.is_needed([&active])).await
         {
@@ -523,7 +537,7 @@ impl Record {
         };
         // what the one makes, the other has to see: the lists of watches are shared, unless the accounts differ
         if let Some(stable) = &self.stable {
-            for (kind, _) in &active.manifest.children {
+            for kind in active.manifest.child_kinds() {
                 if let Err(error) = self.controller.watch_children(stable, kind).await {
                     tracing::debug!(plugin = self.name, %kind, %error, "a kind of child is not served");
                 }
@@ -809,7 +823,8 @@ impl Record {
     fn needs_finalizer(&self, active: &Active) -> bool {
         let cluster = &self.controller.cluster;
         let leaves_home = |kind: &TypeMeta| cluster.known(kind).is_some_and(|served| served.scope == Scope::Cluster);
-        active.manifest.finalizes || active.manifest.children.iter().any(|(kind, _)| leaves_home(kind))
+        let manifest = &active.manifest;
+        manifest.finalizes || manifest.makes_any_kind() || manifest.child_kinds().any(leaves_home)
     }
 
     /// While no version can be loaded, objects of the kinds it has served can at least be deleted.
@@ -830,6 +845,29 @@ impl Record {
         }
     }
 
+    /// Writes down the kinds that versions are about to make objects of, and lets all versions see those.
+    async fn record_kinds(&mut self, plugin: &Plugin) {
+        let (before, wanted) = (self.known(plugin), self.kinds.wanted());
+        let kinds = before.child_kinds.iter().cloned().chain(wanted.iter().map(KindRef::of));
+        let child_kinds = kinds.collect::<BTreeSet<_>>().into_iter().collect();
+        let canary = self.canary.iter().map(|(active, _)| active);
+        let versions: Vec<Arc<Active>> = self.stable.iter().chain(canary).chain(&self.pinned).cloned().collect();
+        for version in &versions {
+            for kind in &wanted {
+                if let Err(error) = self.controller.watch_children(version, kind).await {
+                    tracing::debug!(plugin = self.name, %kind, %error, "a kind of child is not served");
+                }
+            }
+        }
+        if self.publish(plugin, &before, PluginStatus { child_kinds, ..before.clone() }).await {
+            let kinds = wanted.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            tracing::info!(plugin = self.name, kinds, "kinds of children recorded");
+        } else {
+            // who asked tries again
+            self.kinds.forget();
+        }
+    }
+
     /// The record is being deleted. The plugin goes on serving until no object carries the host's finalizer; returns when
     /// the record is let go.
     async fn retire(&mut self, records: &mut watch::Receiver<Plugin>) {
@@ -838,6 +876,9 @@ impl Record {
             let held = self.controller.finalizers(&self.name);
             if held == 0 && self.set_finalizer(plugin, false).await {
                 return;
+            }
+            if !self.kinds.wanted().is_empty() {
+                self.record_kinds(plugin).await;
             }
             let before = self.known(plugin);
             let objects = if held == 1 { "object" } else { "objects" };
@@ -882,6 +923,7 @@ impl Record {
     async fn publish(&mut self, plugin: &Plugin, before: &PluginStatus, mut status: PluginStatus) -> bool {
         status.sources = still_named(&self.sources, &plugin.spec, &status);
         if *before == status {
+            self.kinds.are(status.child_kinds.iter().map(KindRef::type_meta).collect());
             return true;
         }
         let uid = plugin.uid().unwrap_or_default();
@@ -890,6 +932,7 @@ impl Record {
         };
         match self.controller.cluster.apply_status(&self.reference(), &uid, MANAGER, &value).await {
             Ok(_) => {
+                self.kinds.are(status.child_kinds.iter().map(KindRef::type_meta).collect());
                 self.written = Some((uid, status));
                 true
             }
@@ -966,12 +1009,18 @@ fn reason_of(state: RolloutState) -> &'static str {
     }
 }
 
+/// Does this version name a kind of child, or are there objects of it? A kind that could not be looked at may have some.
+fn is_made(active: &Active, kind: &TypeMeta) -> bool {
+    let named = active.manifest.child_kinds().any(|known| known == kind);
+    named || active.child_watch(kind).is_none_or(|watch| !watch.cache.all().is_empty())
+}
+
 /// Kinds of a version that is about to make children.
 fn declare(status: &mut PluginStatus, before: &PluginStatus, active: &Active) {
     let union = |now: &mut dyn Iterator<Item = &TypeMeta>, before: &[KindRef]| -> Vec<KindRef> {
         now.map(KindRef::of).chain(before.iter().cloned()).collect::<BTreeSet<_>>().into_iter().collect()
     };
-    status.child_kinds = union(&mut active.manifest.children.iter().map(|(kind, _)| kind), &before.child_kinds);
+    status.child_kinds = union(&mut active.manifest.child_kinds(), &before.child_kinds);
     status.primary_kinds = union(&mut active.primary_watches.iter().map(|watch| &*watch.kind), &before.primary_kinds);
 }
 

@@ -73,34 +73,45 @@ pub mod temporal {
     /// State of a namespace that is deleted, but still there (`temporal/api/enums/v1/namespace.proto`).
     pub const DELETED: i32 = 3;
 
+    /// Asks after a service.
     #[derive(Clone, PartialEq, Eq, prost::Message)]
-    pub(crate) struct HealthCheckRequest {
+    pub struct HealthCheckRequest {
+        /// As [`SERVICE`].
         #[prost(string, tag = "1")]
         pub service: String,
     }
 
+    /// How it is.
     #[derive(Clone, PartialEq, Eq, prost::Message)]
-    pub(crate) struct HealthCheckResponse {
+    pub struct HealthCheckResponse {
+        /// [`SERVING`], or something else.
         #[prost(int32, tag = "1")]
         pub status: i32,
     }
 
+    /// Asks for a namespace.
     #[derive(Clone, PartialEq, Eq, prost::Message)]
-    pub(crate) struct DescribeNamespaceRequest {
+    pub struct DescribeNamespaceRequest {
+        /// Its name.
         #[prost(string, tag = "1")]
         pub namespace: String,
     }
 
+    /// A namespace.
     #[derive(Clone, PartialEq, Eq, prost::Message)]
-    pub(crate) struct DescribeNamespaceResponse {
+    pub struct DescribeNamespaceResponse {
+        /// Always there.
         #[prost(message, optional, tag = "1")]
         pub namespace_info: Option<NamespaceInfo>,
     }
 
+    /// Of a namespace, as far as it matters here.
     #[derive(Clone, PartialEq, Eq, prost::Message)]
-    pub(crate) struct NamespaceInfo {
+    pub struct NamespaceInfo {
+        /// As it was asked for.
         #[prost(string, tag = "1")]
         pub name: String,
+        /// [`DELETED`], or something else.
         #[prost(int32, tag = "2")]
         pub state: i32,
     }

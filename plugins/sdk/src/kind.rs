@@ -1,9 +1,10 @@
 use std::borrow::Cow;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::bindings::transom::plugin::types as wit;
+use crate::failure::Failure;
 
 /// The kind of an object as every manifest spells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +16,11 @@ pub struct TypeMeta {
 }
 
 impl TypeMeta {
+    /// Stands for all kinds that a manifest does not name.
+    pub(crate) fn any() -> Self {
+        Self { api_version: "*".into(), kind: "*".into() }
+    }
+
     /// True when `api_version` and `kind` spell this kind.
     pub(crate) fn is(&self, api_version: &str, kind: &str) -> bool {
         self.kind == kind && self.api_version == api_version
@@ -130,5 +136,66 @@ impl<K: kube::Resource<DynamicType = ()> + Serialize> Child for K {
 
     fn to_json(&self) -> Result<String, serde_json::Error> {
         serde_json::to_string(self)
+    }
+}
+
+/// An object whose kind only a template knows. The manifest must allow it: [`any_child`](crate::Manifest::any_child).
+///
+/// ```
+/// # use transom_sdk::{AnyObject, Failure, Plan};
+/// # fn f(plan: &mut Plan, rendered: &str) -> Result<(), Failure> {
+/// let child = plan.apply_any(AnyObject::parse(rendered)?);
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct AnyObject {
+    pub(crate) type_meta: TypeMeta,
+    pub(crate) namespace: Option<String>,
+    pub(crate) name: String,
+    pub(crate) json: String,
+}
+
+impl AnyObject {
+    /// An object from its JSON text.
+    ///
+    /// # Errors
+    ///
+    /// Internal, when it is no JSON object with `apiVersion`, `kind` and `metadata.name`.
+    pub fn parse(json: &str) -> Result<Self, Failure> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Header {
+            api_version: String,
+            kind: String,
+            metadata: Metadata,
+        }
+        #[derive(Deserialize)]
+        struct Metadata {
+            namespace: Option<String>,
+            name: String,
+        }
+        let header: Header =
+            serde_json::from_str(json).map_err(|error| Failure::internal(format!("not an object: {error}")))?;
+        let Header { api_version, kind, metadata } = header;
+        let type_meta = TypeMeta { api_version: api_version.into(), kind: kind.into() };
+        Ok(Self { type_meta, namespace: metadata.namespace, name: metadata.name, json: json.to_owned() })
+    }
+
+    /// API version and kind.
+    #[must_use]
+    pub fn type_meta(&self) -> &TypeMeta {
+        &self.type_meta
+    }
+
+    /// `metadata.name`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// `metadata.namespace`, if it names one.
+    #[must_use]
+    pub fn namespace(&self) -> Option<&str> {
+        self.namespace.as_deref()
     }
 }

@@ -33,7 +33,7 @@ pub use health::{Health, State};
 pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 #[doc(hidden)]
 pub use kind::foreign_json;
-pub use kind::{Child, Kind, TypeMeta};
+pub use kind::{AnyObject, Child, Kind, TypeMeta};
 pub use manifest::{Delivery, Manifest, Plugin, Primary, Protocol, Reconcile};
 pub use observed::Observed;
 pub use plan::{ChildExt, Dependency, Desired, Plan, Planned};

@@ -113,6 +113,15 @@ impl<P: Plugin> Manifest<P> {
         self
     }
 
+    /// Plans may contain every kind, for a plugin that does not know what a template makes: see [`AnyObject`]. The host
+    /// shows this much of children whose kind is not [declared](Self::child) otherwise.
+    ///
+    /// [`AnyObject`]: crate::AnyObject
+    pub fn any_child(mut self, delivery: Delivery) -> Self {
+        self.children.push((TypeMeta::any(), delivery));
+        self
+    }
+
     /// Lookups may ask for this kind.
     pub fn read<K: Kind>(mut self, delivery: Delivery) -> Self {
         self.reads.push((K::type_meta(), delivery));

@@ -11,7 +11,7 @@ use crate::bindings::transom::plugin::types;
 use crate::condition::Condition;
 use crate::failure::Failure;
 use crate::health::Health;
-use crate::kind::{Child, Kind};
+use crate::kind::{AnyObject, Child, Kind, TypeMeta};
 use crate::names;
 use crate::observed::{Children, Observed};
 
@@ -44,6 +44,21 @@ struct Entry {
 
 /// Annotation of children that others wait for: tells what was planned when the live object was written.
 const MARK: &str = "transom.dev/planned";
+
+/// Annotation of a held child, for people: what it waits for. It is never written to an object.
+pub(crate) const WAITS_FOR: &str = "transom.dev/waits-for";
+
+/// As much of a planned child as its name takes.
+#[derive(Deserialize)]
+struct Named {
+    kind: String,
+    metadata: NamedMetadata,
+}
+
+#[derive(Deserialize)]
+struct NamedMetadata {
+    name: String,
+}
 
 impl Entry {
     /// Writes the mark into the object, once.
@@ -100,6 +115,12 @@ pub struct Desired<K> {
 
 impl<K: Child> From<K> for Desired<K> {
     fn from(object: K) -> Self {
+        Self { object, options: wit::ChildOptions::empty() }
+    }
+}
+
+impl From<AnyObject> for Desired<AnyObject> {
+    fn from(object: AnyObject) -> Self {
         Self { object, options: wit::ChildOptions::empty() }
     }
 }
@@ -204,15 +225,62 @@ impl Plan {
     /// planned, except for Jobs and for what is [created once](Self::create_once), which never change.
     pub fn apply_after<K: Child>(&mut self, after: impl Dependency, child: impl Into<Desired<K>>) -> Planned<K> {
         let child = child.into();
-        let mut done = true;
-        for index in after.indices() {
-            done &= self.is_done(index); // each one, so that each one is marked
-        }
-        if done {
-            return self.apply(child);
-        }
+        let Some(waits_for) = self.undone(&after) else { return self.apply(child) };
         let metadata = child.object.metadata();
-        self.hold_named(metadata.namespace.as_deref(), metadata.name.as_deref().unwrap_or_default())
+        let (namespace, name) = (metadata.namespace.as_deref(), metadata.name.as_deref().unwrap_or_default());
+        let observed = self.position::<K>(namespace, name);
+        self.push_held(&K::type_meta(), namespace, name, observed, Some(&waits_for))
+    }
+
+    /// What of these is not done, for people; none when everything is.
+    fn undone(&mut self, after: &impl Dependency) -> Option<String> {
+        let mut undone = Vec::new();
+        for index in after.indices() {
+            // each one, so that each one is marked
+            if !self.is_done(index) {
+                undone.push(self.why_undone(index));
+            }
+        }
+        (!undone.is_empty()).then(|| undone.join(", "))
+    }
+
+    fn why_undone(&self, index: usize) -> String {
+        let entry = self.children.get(index);
+        let name = entry.and_then(|entry| serde_json::from_str::<Named>(&entry.child.object).ok());
+        let name = name.map(|Named { kind, metadata }| format!("{kind} {}", metadata.name)).unwrap_or_default();
+        let is_held = entry.is_some_and(|entry| entry.child.disposition == wit::Disposition::Hold);
+        let health = self.judge(index);
+        match (is_held, health.is_ready()) {
+            (true, _) => format!("{name} (waits itself)"),
+            (false, true) => format!("{name} (not as it is planned yet)"),
+            (false, false) => format!("{name} ({})", health.reason),
+        }
+    }
+
+    /// As [`apply`](Self::apply), for an object whose kind only a template knows.
+    pub fn apply_any(&mut self, child: impl Into<Desired<AnyObject>>) -> Planned<AnyObject> {
+        let Desired { object, options } = child.into();
+        let observed = self.position_any(&object);
+        let is_immutable = object.type_meta.is("batch/v1", "Job") && !options.contains(wit::ChildOptions::REPLACE);
+        self.push(object.json, wit::Disposition::Apply, options, observed, is_immutable)
+    }
+
+    /// As [`apply_after`](Self::apply_after), for an object whose kind only a template knows.
+    pub fn apply_any_after(
+        &mut self,
+        after: impl Dependency,
+        child: impl Into<Desired<AnyObject>>,
+    ) -> Planned<AnyObject> {
+        let child = child.into();
+        let Some(waits_for) = self.undone(&after) else { return self.apply_any(child) };
+        let object = child.object;
+        let observed = self.position_any(&object);
+        self.push_held(&object.type_meta, object.namespace.as_deref(), &object.name, observed, Some(&waits_for))
+    }
+
+    fn position_any(&self, object: &AnyObject) -> Option<usize> {
+        let kind = &object.type_meta;
+        self.observed.position(&kind.api_version, &kind.kind, object.namespace.as_deref(), &object.name)
     }
 
     /// This object is created when it does not exist, and never touched again.
@@ -223,7 +291,8 @@ impl Plan {
     /// The object of this kind and name (in the namespace of the primary) is left as it is: neither created, nor
     /// changed, nor deleted.
     pub fn hold<K: Kind>(&mut self, name: &str) -> Planned<K> {
-        self.hold_named(None, name)
+        let observed = self.position::<K>(None, name);
+        self.push_held(&K::type_meta(), None, name, observed, None)
     }
 
     /// Every live child that is not in the plan so far is left as it is.
@@ -233,7 +302,7 @@ impl Plan {
             if self.children.iter().all(|entry| entry.observed != Some(index)) {
                 let which = &found.ref_;
                 let namespace = Some(which.namespace.as_str()).filter(|namespace| !namespace.is_empty());
-                let object = header(&which.api_version, &which.kind, namespace, &which.name);
+                let object = header(&which.api_version, &which.kind, namespace, &which.name, None);
                 let _: Planned<()> =
                     self.push(object, wit::Disposition::Hold, wit::ChildOptions::empty(), Some(index), false);
             }
@@ -257,10 +326,15 @@ impl Plan {
         self.push(object, disposition, desired.options, observed, is_immutable)
     }
 
-    fn hold_named<K: Kind>(&mut self, namespace: Option<&str>, name: &str) -> Planned<K> {
-        let kind = K::type_meta();
-        let observed = self.position::<K>(namespace, name);
-        let object = header(&kind.api_version, &kind.kind, namespace, name);
+    fn push_held<K>(
+        &mut self,
+        kind: &TypeMeta,
+        namespace: Option<&str>,
+        name: &str,
+        observed: Option<usize>,
+        waits_for: Option<&str>,
+    ) -> Planned<K> {
+        let object = header(&kind.api_version, &kind.kind, namespace, name, waits_for);
         self.push(object, wit::Disposition::Hold, wit::ChildOptions::empty(), observed, false)
     }
 
@@ -298,7 +372,7 @@ impl Plan {
     /// Whether the live object of this child does what it is for. The host publishes conditions when nothing is left to
     /// write, so what is judged is the object as it is planned.
     #[must_use]
-    pub fn health<K: Kind>(&self, child: &Planned<K>) -> Health {
+    pub fn health<K>(&self, child: &Planned<K>) -> Health {
         self.judge(child.index)
     }
 
@@ -395,10 +469,10 @@ impl Plan {
 }
 
 /// An object that says which one it is and nothing more.
-fn header(api_version: &str, kind: &str, namespace: Option<&str>, name: &str) -> String {
-    let metadata = match namespace {
-        Some(namespace) => serde_json::json!({ "name": name, "namespace": namespace }),
-        None => serde_json::json!({ "name": name }),
-    };
+/// Only which object it is, and what it waits for.
+fn header(api_version: &str, kind: &str, namespace: Option<&str>, name: &str, waits_for: Option<&str>) -> String {
+    let mut metadata = Map::from_iter([("name".to_owned(), name.into())]);
+    metadata.extend(namespace.map(|namespace| ("namespace".to_owned(), namespace.into())));
+    metadata.extend(waits_for.map(|text| ("annotations".to_owned(), serde_json::json!({ WAITS_FOR: text }))));
     serde_json::json!({ "apiVersion": api_version, "kind": kind, "metadata": metadata }).to_string()
 }

@@ -506,7 +506,8 @@ fn is<K: Kind>(key: &Key, namespace: &str, name: &str) -> bool {
 }
 
 fn declared(kinds: &[(TypeMeta, Delivery)], api_version: &str, kind: &str) -> Option<Delivery> {
-    kinds.iter().find(|(declared, _)| declared.is(api_version, kind)).map(|(_, delivery)| *delivery)
+    let named = kinds.iter().find(|(declared, _)| declared.is(api_version, kind));
+    named.or_else(|| kinds.iter().find(|(declared, _)| *declared == TypeMeta::any())).map(|(_, delivery)| *delivery)
 }
 
 /// As much of an object as the manifest asks for.

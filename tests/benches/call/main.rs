@@ -4,11 +4,15 @@
 //! that is what the host does: a fresh instance, the request copied in, the plan copied out, the instance cleared.
 //! Native is the bare function, without a copy of its request.
 //!
+//! Then more plugins are loaded that nobody calls any more: what each of them costs in memory.
+//!
 //! Rounds are interleaved, and what counts is the ratio of each round's medians: on a busy machine both are slow at the
 //! same time.
 
 mod domain;
-#[path = "../report/report.rs"]
+#[path = "../shared/memory.rs"]
+mod memory;
+#[path = "../shared/report.rs"]
 mod report;
 
 use std::hint::black_box;
@@ -53,8 +57,10 @@ fn main() -> Result<()> {
 }
 
 async fn run(options: &Options) -> Result<()> {
-    let plugin = load().await?;
+    let (loader, wasm) = (loader()?, component()?);
+    let plugin = load(&loader, &wasm).await?;
     let native = domain::steady();
+    let component = wasm;
     let wasm = domain::for_host(&native)?;
     let plan = same_plan(&plugin, &native, &wasm).await?;
     let asking = Request { answers: Vec::new(), ..wasm.clone() };
@@ -73,19 +79,56 @@ async fn run(options: &Options) -> Result<()> {
         samples.ask.round_async(options.calls, &plugin, &asking).await?;
         samples.empty.round_async(options.calls, &plugin, &unreadable).await?;
     }
-    print(&samples, &native, plan, options)
+    let idle = idle(&loader, &component, &wasm).await?;
+    print(&samples, &native, plan, &idle, options)
 }
 
-/// From the environment that `cargo xtask bench` sets.
-async fn load() -> Result<Plugin> {
-    let variable =
-        |name: &str| std::env::var_os(name).with_context(|| format!("{name} is not set: use cargo xtask bench"));
+fn variable(name: &str) -> Result<std::ffi::OsString> {
+    std::env::var_os(name).with_context(|| format!("{name} is not set: use cargo xtask bench"))
+}
+
+fn component() -> Result<Vec<u8>> {
     let path = Path::new(&variable("TRANSOM_TEST_PLUGINS")?).join("domain.wasm");
-    let wasm = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn loader() -> Result<Loader> {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("compiled");
     let cache = Cache { seal: Seal::in_file(&dir.with_extension("key"))?, dir };
-    let loader = Loader { engine: Engine::new()?, program: variable("TRANSOM_BIN")?.into(), cache };
-    Ok(loader.load("domain", &wasm, &digest_of(&wasm), Bounds::default()).await?.plugin)
+    Ok(Loader { engine: Engine::new()?, program: variable("TRANSOM_BIN")?.into(), cache })
+}
+
+async fn load(loader: &Loader, wasm: &[u8]) -> Result<Plugin> {
+    Ok(loader.load("domain", wasm, &digest_of(wasm), Bounds::default()).await?.plugin)
+}
+
+/// What each of some plugins more costs, in KiB: its own memory, and pages of its mapped code that were ever run.
+struct Idle {
+    anonymous_kib: f64,
+    mapped_kib: f64,
+    /// Of this process, all plugins loaded.
+    peak_mib: f64,
+}
+
+/// Loads builds with other bytes, calls each once and leaves them.
+async fn idle(loader: &Loader, wasm: &[u8], request: &Request) -> Result<Idle> {
+    const PLUGINS: u8 = 10;
+    let build = |number: u8| [wasm, &[0, 6, 4, b'i', b'd', b'l', b'e', number]].concat();
+    // what is allocated once, for the first of them
+    let mut plugins = vec![load(loader, &build(0)).await?];
+    let before = memory::memory(std::process::id());
+    for number in 1..=PLUGINS {
+        let plugin = load(loader, &build(number)).await?;
+        ensure!(plugin.reconcile(request).await?.0.is_ok(), "a call must end");
+        plugins.push(plugin);
+    }
+    let after = memory::memory(std::process::id());
+    let each = |after: f64, before: f64| (after - before) * 1024.0 / f64::from(PLUGINS);
+    Ok(Idle {
+        anonymous_kib: each(after.anonymous_mib, before.anonymous_mib),
+        mapped_kib: each(after.files_mib, before.files_mib),
+        peak_mib: after.peak_mib,
+    })
 }
 
 /// Both do the same work. Returns the bytes of the plan.
@@ -176,7 +219,7 @@ fn ratio(above: &[f64], below: &[f64]) -> f64 {
 }
 
 #[allow(clippy::cast_precision_loss, reason = "small counts")]
-fn print(samples: &Samples, request: &wire::Request, plan: usize, options: &Options) -> Result<()> {
+fn print(samples: &Samples, request: &wire::Request, plan: usize, idle: &Idle, options: &Options) -> Result<()> {
     let mut report = Report::default();
     let Samples { native, wasm, ask, empty } = samples;
     report.section("one call of a Domain's steady state");
@@ -193,6 +236,10 @@ fn print(samples: &Samples, request: &wire::Request, plan: usize, options: &Opti
     ask.figures("ask", &mut report);
     report.section("an instance and a call that ends at once");
     empty.figures("instantiate", &mut report);
+    report.section("a plugin that is loaded, was called once, and is not called any more");
+    report.figure("idle_plugin_anonymous_kib", idle.anonymous_kib);
+    report.figure("idle_plugin_mapped_kib", idle.mapped_kib);
+    report.figure("peak_mib", idle.peak_mib);
     report.section("ratio");
     report.figure("wasm_over_native_min", percentile(&wasm.walls, 0.0) / percentile(&native.walls, 0.0));
     report.figure("wasm_over_native_cpu", ratio(&wasm.cpus, &native.cpus));

@@ -10,8 +10,8 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use crate::api::{Api, DEPLOYMENTS, Depth, Versioned};
-use crate::web;
+use crate::shared::api::{Api, DEPLOYMENTS, Depth, Versioned};
+use crate::web::WEB;
 
 /// What the primaries ask for, and what the intruder wants.
 const RIGHT: i64 = 1;
@@ -91,7 +91,7 @@ pub(crate) async fn one_by_one(api: &Api, namespace: &str, count: usize) -> Resu
     let mut values = Values::watch(api, namespace).await?;
     let mut repaired = Vec::with_capacity(count);
     for index in 0..count {
-        let wanted = web::name(index);
+        let wanted = WEB.name(index);
         let started = Instant::now();
         spoil(api, namespace, &wanted).await?;
         let mut spoiled = false;
@@ -120,8 +120,8 @@ pub(crate) async fn while_down(api: &Api, namespace: &str, count: usize) -> Resu
     let values = Values::watch(api, namespace).await?;
     let mut repaired = HashMap::new();
     for index in 0..count {
-        spoil(api, namespace, &web::name(index)).await?;
-        repaired.insert(web::name(index), None);
+        spoil(api, namespace, &WEB.name(index)).await?;
+        repaired.insert(WEB.name(index), None);
     }
     Ok(Spoiled { values, repaired })
 }

@@ -7,7 +7,7 @@ use transom_tests::{
 };
 
 /// What the host itself must be allowed: its records, definitions of kinds, Events, and to act as plugins' accounts.
-async fn host_with_few_rights(ns: &Namespace) -> Host {
+pub(crate) async fn host_with_few_rights(ns: &Namespace) -> Host {
     let token = ns.account("transom").await;
     let everywhere = json!([
         { "apiGroups": ["transom.dev"], "resources": ["plugins", "plugins/status"],

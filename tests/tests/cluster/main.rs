@@ -12,6 +12,7 @@
 
 mod access;
 mod calls;
+mod chart;
 mod children;
 mod compatibility;
 mod crash;
@@ -23,6 +24,7 @@ mod domain_workload;
 mod drift;
 mod faults;
 mod hostile;
+mod kinds;
 mod loading;
 mod lookups;
 mod model;

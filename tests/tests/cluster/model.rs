@@ -247,7 +247,7 @@ fn check(seed: u8, number: u32) {
 
 #[test]
 fn whatever_happens_live_state_converges_to_the_plan() {
-    let cases = std::env::var("TRANSOM_TEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(CASES);
+    let cases = transom_tests::from_environment("TRANSOM_TEST_CASES").unwrap_or(CASES);
     // the kind of the records is installed by the first host that was ever ready
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async { TestCluster::shared().await.namespace("model").await.host().await.stop().await });

@@ -3,7 +3,9 @@
 use serde_json::{Value, json};
 use transom::plan::diff;
 use transom::record::{Bundle, Outcome};
-use transom_tests::{Host, Namespace, TestCluster, component, condition, of, sample, transom, transom_with_cluster};
+use transom_tests::{
+    Host, Namespace, TestCluster, component, condition, condition_of, of, sample, transom, transom_with_cluster,
+};
 
 use crate::ready_web;
 
@@ -125,4 +127,28 @@ async fn explain_says_what_failed_and_when_it_is_tried_again() {
     assert_eq!(shown["lastError"]["reason"], "PluginTrapped");
     let next = shown["nextLookAt"].as_str().expect("it is tried again");
     assert!(next.ends_with('Z') && next.starts_with("20"), "{next}");
+}
+
+#[tokio::test]
+async fn explain_says_what_a_held_child_waits_for() {
+    let ns = TestCluster::shared().await.namespace("explain-held").await;
+    let host = ns.host().await;
+    ns.install(&component("domain").await).await;
+    ns.create(sample::database("orders")).await;
+    ns.create(sample::credentials("orders")).await;
+    let mut domain = sample::domain("orders");
+    // nobody runs it
+    domain["spec"]["db"]["migrationJobImage"] = json!(sample::BY_HAND);
+    let domain = ns.create(domain).await;
+    ns.wait_until(&domain, |domain| condition_of(domain, "Ready")["status"] == "False").await;
+    host.settle(std::time::Duration::from_secs(1)).await;
+    let jobs = ns.list::<k8s_openapi::api::batch::v1::Job>().await;
+    let job = jobs[0]["metadata"]["name"].as_str().unwrap();
+    let address = address(&host);
+    let arguments = ["explain", "Domain", "orders", "-n", &ns.name, "--host", &address, "-o", "json"];
+    let shown: Value = serde_json::from_str(&transom_with_cluster(&arguments).await.printed()).unwrap();
+    let held = shown["held"].as_array().unwrap();
+    let deployment = held.iter().find(|one| one["child"] == "Deployment orders").expect("the Deployment is held");
+    let waits_for = deployment["waitsFor"].as_str().unwrap();
+    assert!(waits_for.starts_with(&format!("Job {job} (")), "{waits_for}");
 }

@@ -130,6 +130,9 @@ impl Args {
         for kind in &unknown {
             println!("# and {kind}, which this cluster does not serve yet");
         }
+        if manifest.makes_any_kind() {
+            println!("# and every kind that its templates make: get, list, watch, create, patch, delete");
+        }
         for endpoint in manifest.endpoints.iter().filter(|endpoint| !endpoint.optional) {
             println!("# spec.endpoints must name {} ({}: {})", endpoint.name, endpoint.protocol, endpoint.purpose);
         }

@@ -27,7 +27,7 @@ pub(super) async fn needed(
         rules.add(group, plural, OWN);
         rules.add(group, &format!("{plural}/status"), &["patch"]);
     }
-    let children = manifest.children.iter().map(|(kind, _)| (kind, CHILDREN));
+    let children = manifest.child_kinds().map(|kind| (kind, CHILDREN));
     let reads = manifest.reads.iter().map(|(kind, _)| (kind, READS));
     for (kind, verbs) in children.chain(reads) {
         match cluster.served(kind).await {

@@ -129,7 +129,7 @@ pub(in crate::registry) async fn make(
     serving: &Active,
 ) -> FullPlan {
     // what the check of a plan asks for: how its kinds are served
-    for (kind, _) in &prepared.loaded.manifest.children {
+    for kind in prepared.loaded.manifest.child_kinds() {
         if let Err(error) = prepared.cluster.served(kind).await {
             tracing::debug!(%kind, %error, "a kind of child is not served");
         }

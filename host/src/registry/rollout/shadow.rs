@@ -142,6 +142,7 @@ pub(in crate::registry) async fn evaluate(
         Err(NoPlan::Call(error)) => return Evaluated::Failed(problem(error.reason(), &error.to_string())),
         Err(NoPlan::Rounds(error)) => return Evaluated::Failed(problem("TooManyRounds", &error.to_string())),
     };
+    version.cluster.discover(version.manifest, &plan).await;
     let scope = |kind: &TypeMeta| version.cluster.known(kind).map(|served| served.scope);
     let checker = Checker { plugin: version.name, manifest: version.manifest, bounds: &bounds, scope: &scope };
     match checker.check(snapshot, &plan) {

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::{fail, wire};
 use crate::Kind;
+use crate::plan::WAITS_FOR;
 
 /// What a plugin planned, for snapshots and assertions.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -33,6 +34,7 @@ pub struct Plan {
 
 /// A child in a [`Plan`].
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct PlannedChild {
     /// What is to be done with it.
@@ -40,6 +42,9 @@ pub struct PlannedChild {
     /// `keep`, `adopt`, `replace`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub options: Vec<&'static str>,
+    /// Of a held child: what it waits for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<String>,
     /// As it is sent; of a held child only which one it is.
     pub object: Value,
 }
@@ -93,10 +98,13 @@ pub struct Condition {
 impl Plan {
     pub(super) fn new(plan: wire::Plan) -> Self {
         let json = |text: &str| serde_json::from_str(text).unwrap_or_else(|error| fail("not JSON", error));
-        let child = |child: wire::Child| PlannedChild {
-            disposition: child.disposition.into(),
-            options: options(child.options),
-            object: json(&child.object),
+        let child = |child: wire::Child| {
+            let mut object: Value = json(&child.object);
+            let is_held = child.disposition == wire::Disposition::Hold;
+            let annotations =
+                object["metadata"].as_object_mut().filter(|_| is_held).and_then(|m| m.remove("annotations"));
+            let waits_for = annotations.and_then(|all| all[WAITS_FOR].as_str().map(str::to_owned));
+            PlannedChild { disposition: child.disposition.into(), options: options(child.options), waits_for, object }
         };
         let condition = |condition: wire::Condition| Condition {
             kind: condition.type_,

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::ResourceExt as _;
 use transom_engines::helm::{Chart, Lookup, Release, Reply, Request};
 use transom_sdk::prelude::*;
-use transom_sdk::{Answer, CallOutcome, Protocol};
+use transom_sdk::{Answer, AnyObject, CallOutcome, Protocol};
 
 /// What to ask.
 #[derive(CustomResource, JsonSchema, Serialize, Deserialize, Debug, Clone)]
@@ -22,6 +22,9 @@ pub struct AskerSpec {
     /// Calls of the plan, each with a ConfigMap of its key beside it, to show the order.
     #[serde(default)]
     pub call: Vec<Call>,
+    /// Children as JSON, of whatever kinds.
+    #[serde(default)]
+    pub make: Vec<String>,
 }
 
 /// One call of the plan.
@@ -74,6 +77,9 @@ pub struct AskerStatus {
     /// What became of the calls, in the order of `spec.call`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub calls: Vec<String>,
+    /// How the children of `spec.make` fare.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub made: Vec<String>,
 }
 
 /// Serves `Asker`.
@@ -85,6 +91,7 @@ impl Plugin for AskerPlugin {
         Manifest::new("asker", env!("CARGO_PKG_VERSION"))
             .primary::<Asker>()
             .child::<ConfigMap>(Delivery::Metadata)
+            .any_child(Delivery::Status)
             .read::<ConfigMap>(Delivery::Metadata)
             .read::<Secret>(Delivery::Metadata)
             .endpoint("web", Protocol::Http, "HTTP lookups")
@@ -119,7 +126,14 @@ impl Reconcile<Asker> for AskerPlugin {
                 Some(CallOutcome::Failed { reason, .. }) => format!("failed {reason}"),
             });
         }
-        plan.status(&AskerStatus { answers, calls });
+        let mut made = Vec::new();
+        for object in &asker.spec.make {
+            let object = AnyObject::parse(object)?;
+            let which = format!("{} {}", object.type_meta().kind, object.name());
+            let child = plan.apply_any(object);
+            made.push(format!("{which} {:?}", plan.health(&child).state));
+        }
+        plan.status(&AskerStatus { answers, calls, made });
         plan.condition(Condition::new("Ready", true, "Answered", "all answers are there"));
         Ok(plan)
     }

@@ -14,21 +14,12 @@ use serde_json::{Value, json};
 /// How a kind is served.
 pub(crate) struct Kind {
     pub(crate) kind: &'static str,
-    path: &'static str,
-    plural: &'static str,
+    pub(crate) path: &'static str,
+    pub(crate) plural: &'static str,
 }
 
 pub(crate) const DEPLOYMENTS: Kind = Kind { kind: "Deployment", path: "/apis/apps/v1", plural: "deployments" };
 pub(crate) const CONFIG_MAPS: Kind = Kind { kind: "ConfigMap", path: "/api/v1", plural: "configmaps" };
-pub(crate) const WEBS: Kind = Kind { kind: "Web", path: "/apis/bench.dev/v1", plural: "webs" };
-
-/// What each primary gets.
-pub(crate) const CHILDREN: [Kind; 4] = [
-    DEPLOYMENTS,
-    Kind { kind: "Service", path: "/api/v1", plural: "services" },
-    Kind { kind: "NetworkPolicy", path: "/apis/networking.k8s.io/v1", plural: "networkpolicies" },
-    CONFIG_MAPS,
-];
 
 impl Kind {
     /// Is this its name in paths?

@@ -12,8 +12,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use transom::registry::digest_of;
 
-use crate::api::{Api, WEBS};
-use crate::usage::{self, Memory};
+use super::api::Api;
+use super::memory::{Memory, memory};
+use super::usage;
+use super::workload::Workload;
 
 /// Compiling a plugin and filling caches take seconds.
 const READY_WITHIN: Duration = Duration::from_secs(120);
@@ -62,47 +64,50 @@ impl Host {
         Ok(host)
     }
 
-    /// Lets it serve `Web`.
-    pub(crate) async fn install(&self, api: &Api) -> Result<()> {
-        let path = Path::new(&variable("TRANSOM_TEST_PLUGINS")?).join("web.wasm");
-        self.serve(api, &path).await?;
+    /// Lets it serve the workload; `spec` is what its record says beside the component.
+    pub(crate) async fn install(&self, api: &Api, workload: &Workload, spec: Value) -> Result<()> {
+        self.serve(api, workload, &component(workload)?, spec).await?;
         // its definition may be established a moment later than it is served
-        while api.get::<Value>(&WEBS.collection("default")).await?.is_none() {
+        while api.get::<Value>(&workload.primaries.collection("default")).await?.is_none() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         Ok(())
     }
 
     /// Lets another build of the same plugin serve: one more custom section, so another digest and the same plans.
-    pub(crate) async fn swap(&self, api: &Api) -> Result<()> {
+    pub(crate) async fn swap(&self, api: &Api, workload: &Workload, spec: Value) -> Result<()> {
         const SECTION: &[u8] = b"\x00\x05\x04swap";
-        let path = Path::new(&variable("TRANSOM_TEST_PLUGINS")?).join("web.wasm");
+        let path = component(workload)?;
         let wasm = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fleet").join("web-again.wasm");
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fleet").join("again.wasm");
         std::fs::write(&path, [&wasm, SECTION].concat())?;
-        self.serve(api, &path).await
+        self.serve(api, workload, &path, spec).await
     }
 
     /// Writes the plugin's record and waits until the component serves.
-    async fn serve(&self, api: &Api, path: &Path) -> Result<()> {
-        const RECORD: &str = "/apis/transom.dev/v1alpha1/plugins/web";
+    async fn serve(&self, api: &Api, workload: &Workload, path: &Path, mut spec: Value) -> Result<()> {
+        let record = format!("/apis/transom.dev/v1alpha1/plugins/{}", workload.plugin);
         let wasm = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         let digest = digest_of(&wasm);
-        let record = json!({
+        if let Value::Object(spec) = &mut spec {
+            spec.insert("source".into(), json!({ "file": { "path": path } }));
+            spec.insert("digest".into(), json!(digest));
+        }
+        let body = json!({
             "apiVersion": "transom.dev/v1alpha1",
             "kind": "Plugin",
-            "metadata": { "name": "web" },
-            "spec": { "source": { "file": { "path": path } }, "digest": digest },
+            "metadata": { "name": workload.plugin },
+            "spec": spec,
         });
-        api.apply(RECORD, record.to_string()).await?;
+        api.apply(&record, body.to_string()).await?;
         let deadline = Instant::now() + READY_WITHIN;
         loop {
-            let record: Value = api.get(RECORD).await?.unwrap_or_default();
-            let is = |field: &str, value: &str| record.pointer(field).is_some_and(|found| found == value);
+            let found: Value = api.get(&record).await?.unwrap_or_default();
+            let is = |field: &str, value: &str| found.pointer(field).is_some_and(|found| found == value);
             if is("/status/phase", "Ready") && is("/status/digest", &digest) {
                 return Ok(());
             }
-            ensure!(Instant::now() < deadline, "the plugin did not become ready: {record}");
+            ensure!(Instant::now() < deadline, "the plugin did not become ready: {found}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
@@ -113,7 +118,7 @@ impl Host {
     }
 
     pub(crate) fn memory(&self) -> Memory {
-        usage::memory(self.process.id())
+        memory(self.process.id())
     }
 
     /// Calls of plugins so far.
@@ -149,6 +154,11 @@ impl Host {
     }
 }
 
+/// The plugin's file.
+fn component(workload: &Workload) -> Result<PathBuf> {
+    Ok(Path::new(&variable("TRANSOM_TEST_PLUGINS")?).join(workload.plugin).with_extension("wasm"))
+}
+
 fn variable(name: &str) -> Result<std::ffi::OsString> {
-    std::env::var_os(name).with_context(|| format!("{name} is not set: use cargo xtask bench fleet"))
+    std::env::var_os(name).with_context(|| format!("{name} is not set: use cargo xtask bench"))
 }

@@ -7,13 +7,14 @@ use std::io::{BufRead as _, BufReader};
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-use crate::api::CHILDREN;
+use super::workload::Workload;
 
 /// The log, read up to some line.
 pub(crate) struct Audit {
     log: BufReader<File>,
     /// The beginning of a line that is still being written.
     partial: String,
+    workload: &'static Workload,
 }
 
 /// Requests of the host. Watches and leases are left out.
@@ -25,10 +26,12 @@ pub(crate) struct Counts {
     pub(crate) applies: usize,
     /// Patches and updates of the status of primaries.
     pub(crate) status_writes: usize,
-    /// Every write that is neither of these, nor an Event.
+    /// Every other write about primaries and children that is no Event.
     pub(crate) other_writes: usize,
-    /// Writes of Events.
+    /// Writes of Events about them.
     pub(crate) events: usize,
+    /// The status of the plugin's record, and Events about it, which are in the namespace `default`.
+    pub(crate) own_writes: usize,
     /// `get` and `list` of objects.
     pub(crate) reads: usize,
     /// Discovery and other requests that are not about an object.
@@ -38,18 +41,18 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
-    /// All writes, Events too.
+    /// All writes about primaries and children, Events too.
     pub(crate) fn writes(&self) -> usize {
         self.applies + self.status_writes + self.other_writes + self.events
     }
 
     /// All requests.
     pub(crate) fn all(&self) -> usize {
-        self.writes() + self.reads + self.other
+        self.writes() + self.own_writes + self.reads + self.other
     }
 
-    fn add(&mut self, entry: &Entry) {
-        let Reference { resource, subresource } = &entry.object_ref;
+    fn add(&mut self, entry: &Entry, workload: &Workload) {
+        let Reference { resource, subresource, namespace } = &entry.object_ref;
         if entry.verb == "watch" || resource == "leases" {
             return;
         }
@@ -60,13 +63,16 @@ impl Counts {
             self.refused += 1;
         }
         let is_write = matches!(&*entry.verb, "create" | "update" | "patch" | "delete" | "deletecollection");
-        let is_child = CHILDREN.iter().any(|kind| kind.is(resource));
+        let is_child = workload.children.iter().any(|kind| kind.is(resource));
+        let is_primary = workload.primaries.is(resource);
         *match (&*entry.verb, &**resource, &**subresource) {
             ("get" | "list", "", _) => &mut self.other,
             ("get" | "list", ..) => &mut self.reads,
+            (_, "events", _) if namespace == "default" => &mut self.own_writes,
             (_, "events", _) => &mut self.events,
+            (_, "plugins", _) if is_write => &mut self.own_writes,
             ("patch", _, "") if is_child => &mut self.applies,
-            ("patch" | "update", "webs", "status") => &mut self.status_writes,
+            ("patch" | "update", _, "status") if is_primary => &mut self.status_writes,
             _ if is_write => &mut self.other_writes,
             _ => &mut self.other,
         } += 1;
@@ -89,6 +95,8 @@ struct Reference {
     resource: String,
     #[serde(default)]
     subresource: String,
+    #[serde(default)]
+    namespace: String,
 }
 
 #[derive(Default, Deserialize)]
@@ -99,17 +107,17 @@ struct Response {
 
 impl Audit {
     /// The log that `cargo xtask bench` names.
-    pub(crate) fn open() -> Result<Self> {
+    pub(crate) fn open(workload: &'static Workload) -> Result<Self> {
         let path = std::env::var_os("TRANSOM_TEST_AUDIT_LOG").context("TRANSOM_TEST_AUDIT_LOG is not set")?;
         let file = File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        Ok(Self { log: BufReader::new(file), partial: String::new() })
+        Ok(Self { log: BufReader::new(file), partial: String::new(), workload })
     }
 
     /// Requests that were answered since the last time.
     pub(crate) fn counts_since_last(&mut self) -> Result<Counts> {
         let mut counts = Counts::default();
         while self.log.read_line(&mut self.partial)? > 0 && self.partial.ends_with('\n') {
-            counts.add(&serde_json::from_str(&self.partial).context("a line of the audit log")?);
+            counts.add(&serde_json::from_str(&self.partial).context("a line of the audit log")?, self.workload);
             self.partial.clear();
         }
         Ok(counts)

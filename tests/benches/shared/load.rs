@@ -1,6 +1,5 @@
 //! Creates objects and notes when their children are there and when they are ready.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,8 +11,8 @@ use serde_json::json;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use crate::api::{Api, CHILDREN, CONFIG_MAPS, Depth, Kind, Versioned, WEBS};
-use crate::web::{self, Owner};
+use super::api::{Api, CONFIG_MAPS, Depth, Kind, Versioned};
+use super::workload::{Owner, Workload};
 
 /// Without any progress for this long, something is broken.
 const STALLED: Duration = Duration::from_secs(120);
@@ -21,7 +20,7 @@ const STALLED: Duration = Duration::from_secs(120);
 /// What is created.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Target {
-    /// `Web`s, which the host turns into children; ready by their condition `Ready`.
+    /// Those that the host turns into children; ready by their condition `Ready`.
     Primaries,
     /// The children themselves, by server-side apply; ready when the Deployment is `Available`.
     Children,
@@ -52,22 +51,30 @@ impl Outcome {
 }
 
 /// Creates `count` of them by `creators` at a time, and waits until all are ready.
-pub(crate) async fn run(api: &Api, namespace: &str, target: Target, count: usize, creators: usize) -> Result<Outcome> {
+pub(crate) async fn run(
+    api: &Api,
+    workload: &'static Workload,
+    namespace: &str,
+    target: Target,
+    count: usize,
+    creators: usize,
+) -> Result<Outcome> {
     let bodies = match target {
         Target::Primaries => Vec::new(),
         Target::Children => {
             let owner = owner(api, namespace).await?;
-            (0..count).map(|index| web::children(namespace, index, &owner)).collect::<Result<_>>()?
+            (0..count).map(|index| workload.children(namespace, index, &owner)).collect::<Result<_>>()?
         }
     };
-    let progress = Arc::new(Progress::new(count));
-    let watches = watch(api, namespace, target, &progress).await?;
+    let progress = Arc::new(Progress::new(workload, count));
+    let watches = watch(api, workload, namespace, target, &progress).await?;
     let started = Instant::now();
     let (progress_of, bodies) = (&progress, &bodies);
     let create = |index: usize| async move {
         progress_of.created(index);
         if target == Target::Primaries {
-            return api.create(&WEBS.collection(namespace), web::primary(namespace, index).to_string()).await;
+            let primary = workload.primary(namespace, index).to_string();
+            return api.create(&workload.primaries.collection(namespace), primary).await;
         }
         for (path, body) in bodies.get(index).into_iter().flatten() {
             api.apply(path, body.clone()).await?;
@@ -135,15 +142,21 @@ impl Seen {
     }
 }
 
-async fn watch(api: &Api, namespace: &str, target: Target, progress: &Arc<Progress>) -> Result<JoinSet<Result<()>>> {
+async fn watch(
+    api: &Api,
+    workload: &'static Workload,
+    namespace: &str,
+    target: Target,
+    progress: &Arc<Progress>,
+) -> Result<JoinSet<Result<()>>> {
     let mut watches = JoinSet::new();
     let bare = target == Target::Children;
-    for kind in CHILDREN {
+    for kind in workload.children {
         let ready = (bare && kind.kind == "Deployment").then_some("Available");
-        follow(api, &kind, namespace, true, ready, progress, &mut watches).await?;
+        follow(api, kind, namespace, true, ready, progress, &mut watches).await?;
     }
     if !bare {
-        follow(api, &WEBS, namespace, false, Some("Ready"), progress, &mut watches).await?;
+        follow(api, &workload.primaries, namespace, false, Some("Ready"), progress, &mut watches).await?;
     }
     Ok(watches)
 }
@@ -190,18 +203,14 @@ struct Primary {
 }
 
 struct Progress {
-    by_name: HashMap<String, usize>,
+    workload: &'static Workload,
     primaries: Mutex<Vec<Primary>>,
     changed: Notify,
 }
 
 impl Progress {
-    fn new(count: usize) -> Self {
-        Self {
-            by_name: (0..count).map(|index| (web::name(index), index)).collect(),
-            primaries: Mutex::new(vec![Primary::default(); count]),
-            changed: Notify::new(),
-        }
+    fn new(workload: &'static Workload, count: usize) -> Self {
+        Self { workload, primaries: Mutex::new(vec![Primary::default(); count]), changed: Notify::new() }
     }
 
     fn change(&self, index: Option<usize>, change: impl FnOnce(&mut Primary)) {
@@ -217,9 +226,9 @@ impl Progress {
 
     fn child(&self, name: &str) {
         // others live in a namespace too: kube-root-ca.crt
-        self.change(self.by_name.get(name).copied(), |primary| {
+        self.change(self.workload.index(name), |primary| {
             primary.children += 1;
-            if primary.children == CHILDREN.len() {
+            if primary.children == self.workload.children.len() {
                 primary.complete = Some(Instant::now());
             }
         });
@@ -227,7 +236,7 @@ impl Progress {
     }
 
     fn ready(&self, name: &str) {
-        self.change(self.by_name.get(name).copied(), |primary| {
+        self.change(self.workload.index(name), |primary| {
             primary.ready.get_or_insert_with(Instant::now);
         });
         self.changed.notify_one();

@@ -1,0 +1,205 @@
+//! C3: the chart in `deploy/`, by the real Helm on the real API server; the host runs as its pod says, with the rights of
+//! its ServiceAccount and no others.
+
+use std::path::PathBuf;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use transom_tests::kubelet::{Image, Kubelet, program};
+use transom_tests::{Namespace, TestCluster, cache_dir, component, condition, helm, of, transom_with_cluster};
+
+use crate::ready_domain;
+
+const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/chart");
+const FINALIZER: &str = "transom.dev/cleanup";
+
+/// The chart, installed, and its pods run.
+struct Release {
+    ns: Namespace,
+    /// Runs the host and the Job.
+    kubelet: Kubelet,
+    _folder: TempDir,
+}
+
+impl Release {
+    /// Its name is that of the namespace.
+    async fn install(name: &str) -> Self {
+        let ns = TestCluster::shared().await.namespace(name).await;
+        ns.account("plugin").await;
+        let folder = tempfile::tempdir().unwrap();
+        let selector = ns.selector().replace('=', r"\=");
+        let values = [
+            "image.repository=registry.example/by-hand".to_owned(),
+            "image.tag=1".to_owned(),
+            "rbac.pluginAccounts={plugin}".to_owned(),
+            format!("host.watchNamespace={}", ns.name),
+            format!("host.pluginSelector={selector}"),
+            // many hosts share this machine
+            format!(
+                "host.extraArgs={{--listen=127.0.0.1:0,--recordings-listen=127.0.0.1:0,--cache-dir={}}}",
+                cache_dir().display()
+            ),
+        ];
+        let mut arguments = vec!["install", &ns.name, CHART, "--namespace", &ns.name];
+        values.iter().for_each(|value| arguments.extend(["--set", value]));
+        helm(&arguments).await.succeeded();
+        let kubeconfig: PathBuf = folder.path().join("kubeconfig");
+        ns.kubeconfig(&ns.name, &kubeconfig).await;
+        let image = Image {
+            name: "registry.example/by-hand:1".into(),
+            program: program("transom"),
+            env: vec![("KUBECONFIG".into(), kubeconfig.display().to_string())],
+            serves: false,
+        };
+        let kubelet = Kubelet::start(&ns, vec![image]).await;
+        Self { ns, kubelet, _folder: folder }
+    }
+
+    /// Lets the account `plugin` do what the component needs, and installs it.
+    async fn plugin(&self, name: &str) -> Value {
+        let component = component(name).await;
+        let (path, account) = (component.path.display().to_string(), format!("{}/plugin", self.ns.name));
+        let shown = transom_with_cluster(&["plugin", "install", &path, "--service-account", &account]).await;
+        let role: Value = serde_saphyr::from_str(shown.stdout.split("---\n").next().unwrap_or_default()).unwrap();
+        self.ns.allow("plugin", name, role["rules"].clone()).await;
+        let mut spec = component.spec();
+        spec["serviceAccount"] = json!({ "namespace": self.ns.name, "name": "plugin" });
+        let record = self.ns.record(name, spec).await;
+        self.ns.wait_for(&record, condition("Ready", "True")).await
+    }
+}
+
+fn has_finalizer(object: &Value) -> bool {
+    object["metadata"]["finalizers"].as_array().is_some_and(|list| list.iter().any(|known| known == FINALIZER))
+}
+
+#[tokio::test]
+async fn samples_get_ready_with_the_least_rights_and_can_be_deleted_after_the_host() {
+    let release = Release::install("chart").await;
+    let ns = &release.ns;
+    let record = release.plugin("domain").await;
+    let mut domains = Vec::new();
+    for name in ["billing", "orders", "shipping"] {
+        domains.push(ready_domain(ns, name).await);
+    }
+    for domain in &domains {
+        assert!(has_finalizer(domain), "{domain:#}");
+    }
+    assert!(has_finalizer(&ns.get(&record).await));
+    let [host] = &release.kubelet.runs_of("host")[..] else { panic!("one host is to run") };
+    assert_eq!(host.env.get("TRANSOM_NAMESPACE"), Some(&ns.name));
+
+    helm(&["uninstall", &ns.name, "--namespace", &ns.name]).await.succeeded();
+    let [job] = &release.kubelet.runs_of("release")[..] else { panic!("one Job is to run") };
+    assert_eq!(job.exit_code, Some(0));
+    let pods = ns.list::<Pod>().await;
+    let of_the_host = |pod: &&Value| pod["metadata"]["labels"]["app.kubernetes.io/name"] == "transom";
+    assert_eq!(pods.iter().find(of_the_host), None);
+    // nobody is there to help, and what runs goes on
+    assert!(!has_finalizer(&ns.get(&record).await));
+    let orders = ns.get(of::<Deployment>("orders")).await;
+    assert_eq!(orders["metadata"]["deletionTimestamp"], Value::Null);
+    for domain in &domains {
+        assert!(!has_finalizer(&ns.get(domain).await));
+        ns.delete(domain).await;
+        ns.wait_gone(domain).await;
+    }
+    ns.delete(&record).await;
+    ns.wait_gone(&record).await;
+    ns.wait_gone(of::<Deployment>("orders")).await;
+}
+
+#[tokio::test]
+async fn nothing_is_released_without_a_yes_and_a_host_puts_it_back() {
+    let ns = TestCluster::shared().await.namespace("release").await;
+    let host = ns.host().await;
+    let record = ns.install(&component("domain").await).await;
+    let domain = ready_domain(&ns, "orders").await;
+    assert!(host.stop().await.success());
+
+    let selector = ns.selector();
+    let scope = ["release", "--plugin-selector", &selector, "--watch-namespace", &ns.name];
+    let asked = transom_with_cluster(&scope).await;
+    assert_eq!(asked.code, Some(1));
+    let plugin = record["metadata"]["name"].as_str().unwrap();
+    assert_eq!(asked.stdout, format!("{plugin}: would release 1 objects of ameide.io/v1 Domain\n"));
+    assert!(asked.stderr.contains("nothing was changed: call it again with --yes"), "{}", asked.stderr);
+    assert!(has_finalizer(&ns.get(&domain).await));
+
+    let done = transom_with_cluster(&[&scope[..], &["--yes"]].concat()).await.printed();
+    assert_eq!(done, format!("{plugin}: released 1 objects of ameide.io/v1 Domain\n"));
+    assert!(!has_finalizer(&ns.get(&domain).await) && !has_finalizer(&ns.get(&record).await));
+    let again = transom_with_cluster(&[&scope[..], &["--yes"]].concat()).await.printed();
+    assert_eq!(again, format!("{plugin}: released 0 objects of ameide.io/v1 Domain\n"));
+
+    let _host = ns.host().await;
+    ns.wait_until(&domain, has_finalizer).await;
+    ns.wait_until(&record, has_finalizer).await;
+    let other = transom_with_cluster(&["release", "--stop", "nowhere"]).await;
+    assert!(other.stderr.contains("NAMESPACE/NAME"), "{}", other.stderr);
+}
+
+/// Everything that can be switched on.
+const ALL: &str = r#"
+image: {digest: "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"}
+imagePullSecrets: [{name: pull}]
+serviceAccount: {annotations: {a: b}}
+rbac: {pluginAccounts: [one, two], readSecrets: [login], readConfigMaps: [components]}
+host: {extraEnv: [{name: A, value: b}]}
+extraVolumes: [{name: more, emptyDir: {}}]
+extraVolumeMounts: [{name: more, mountPath: /more}]
+podAnnotations: {a: b}
+podLabels: {a: b}
+nodeSelector: {kubernetes.io/os: linux}
+tolerations: [{operator: Exists}]
+affinity: {nodeAffinity: {}}
+topologySpreadConstraints:
+- {maxSkew: 1, topologyKey: zone, whenUnsatisfiable: ScheduleAnyway, labelSelector: {matchLabels: {a: b}}}
+priorityClassName: system-cluster-critical
+podDisruptionBudget: {enabled: true}
+networkPolicy: {metricsFrom: [{namespaceSelector: {}}]}
+serviceMonitor: {enabled: true, labels: {a: b}}
+prometheusRule: {enabled: true, labels: {a: b}}
+dashboard: {enabled: true}
+"#;
+
+#[tokio::test]
+async fn whatever_is_switched_on_is_taken_by_the_api_server() {
+    let ns = TestCluster::shared().await.namespace("chart-all").await;
+    let folder = tempfile::tempdir().unwrap();
+    let values = folder.path().join("values.yaml");
+    std::fs::write(&values, ALL).unwrap();
+    let values = values.display().to_string();
+    helm(&["lint", "--strict", CHART, "--values", &values]).await.succeeded();
+    let arguments = ["template", &ns.name, CHART, "--namespace", &ns.name, "--values", &values];
+    let text = helm(&arguments).await.printed();
+    let objects: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
+    let mut kinds: Vec<&str> = objects.iter().filter_map(|object| object["kind"].as_str()).collect();
+    kinds.sort_unstable();
+    assert_eq!(
+        kinds,
+        [
+            "ClusterRole",
+            "ClusterRoleBinding",
+            "ConfigMap",
+            "Deployment",
+            "Job",
+            "NetworkPolicy",
+            "PodDisruptionBudget",
+            "PrometheusRule",
+            "Role",
+            "RoleBinding",
+            "Service",
+            "ServiceAccount",
+            "ServiceMonitor",
+        ]
+    );
+    for object in objects {
+        let made_by_others = matches!(object["kind"].as_str(), Some("ServiceMonitor" | "PrometheusRule"));
+        if !made_by_others {
+            ns.dry_create(object.clone()).await.unwrap_or_else(|error| panic!("{error}: {object:#}"));
+        }
+    }
+}
