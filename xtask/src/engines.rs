@@ -65,7 +65,7 @@ fn component(source: &Path) -> Result<Vec<u8>> {
 /// A component of a module that speaks WASI preview 1 and exports an engine's functions.
 fn encode(mut module: Vec<u8>) -> Result<Vec<u8>> {
     let mut resolve = wit_parser::Resolve::default();
-    let (package, _) = resolve.push_dir(&workspace::root().join("wit"))?;
+    let (package, _) = resolve.push_dir(workspace::root().join("wit"))?;
     let world = resolve.select_world(&[package], Some("engine"))?;
     wit_component::embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8, false)?;
     let adapter = wat::parse_str(ADAPTER)?;
@@ -99,7 +99,7 @@ fn list(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
         let path = entry?.path();
         if path.is_dir() {
             list(&path, files)?;
-        } else if !path.extension().is_some_and(|extension| extension == "md") {
+        } else if path.extension().is_none_or(|extension| extension != "md") {
             files.push(path);
         }
     }

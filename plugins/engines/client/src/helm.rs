@@ -281,8 +281,9 @@ mod tests {
     #[test]
     fn hooks_run_by_weight_and_name() {
         let hook = |name: &str, weight, event: &str| serde_json::json!({ "name": name, "kind": "Job", "weight": weight, "events": [event], "deletePolicies": [] });
-        let hooks = [hook("b", 1, "pre-install"), hook("a", 1, "pre-install"), hook("z", -5, "pre-install")];
-        let reply = serde_json::json!({ "hooks": [hooks.as_slice(), &[hook("x", 0, "test")]].concat() });
+        let before = |name, weight| hook(name, weight, "pre-install");
+        let hooks = [before("b", 1), before("a", 1), before("z", -5), hook("x", 0, "test")];
+        let reply = serde_json::json!({ "hooks": hooks });
         let reply = Reply::decode(&serde_json::to_vec(&reply).unwrap()).unwrap();
         let names: Vec<&str> = reply.hooks_at("pre-install").iter().map(|hook| hook.manifest.name.as_str()).collect();
         assert_eq!(names, ["z", "a", "b"]);
