@@ -4,6 +4,8 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
+use transom::api::plugin::Bounds;
+use transom::plugin::{Cache, Seal};
 
 use crate::{environment, transom};
 
@@ -31,6 +33,16 @@ impl Component {
 pub fn cache_dir() -> PathBuf {
     let plugins = environment::plugins();
     plugins.parent().unwrap_or(&plugins).join("test-cache")
+}
+
+/// The same with its key, as hosts use it.
+///
+/// # Panics
+///
+/// When the key cannot be read or made.
+#[must_use]
+pub fn cache() -> Cache {
+    Cache { dir: cache_dir(), seal: Seal::in_file(&cache_key()).unwrap() }
 }
 
 /// The key by which hosts know what is in it.
@@ -66,6 +78,17 @@ pub async fn component(name: &str) -> Component {
         component
     };
     cell.get_or_init(compile).await.clone()
+}
+
+/// The engine of this name, compiled like a guest.
+///
+/// # Panics
+///
+/// When it was not built, or cannot be compiled.
+pub async fn engine(name: &str) -> Component {
+    let component = component_at(&environment::plugins().join(name).with_extension("wasm"));
+    crate::native::engine(&component, Bounds::default()).await;
+    component
 }
 
 /// The same component with other bytes, so another digest: no cache of compiled plugins knows it.

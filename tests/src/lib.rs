@@ -47,7 +47,7 @@ pub use apiserver::ApiServer;
 pub use audit::{Audit, Mark, Requests};
 pub use cluster::TestCluster;
 pub use command::{Output, cosign, helm, transom, transom_as, transom_with_cluster};
-pub use component::{Component, cache_dir, component, component_at, unique, variant};
+pub use component::{Component, cache, cache_dir, component, component_at, engine, unique, variant};
 pub use document::Page;
 pub use environment::{Environment, from_environment, kube_tools, program};
 pub use host::{Host, HostOptions, Immortal};

@@ -1,13 +1,15 @@
 //! The same call as the host makes, and natively, in the host's types.
 
+use std::sync::OnceLock;
+
+use tokio::sync::Mutex;
 use transom::api::plugin::Bounds;
 use transom::plan::contract as host;
-use transom::plugin::{Cache, Engine, Seal};
+use transom::plugin::{Engine, EngineComponent, compile_in_child};
 use transom::registry::{Loaded, Loader};
 use transom_sdk::testing::{call, wire};
 
-use crate::component::cache_key;
-use crate::{Component, cache_dir, environment};
+use crate::{Component, cache, environment};
 
 /// What a call ended with.
 pub type Answer = Result<host::Step, host::Failure>;
@@ -19,10 +21,25 @@ pub type Answer = Result<host::Step, host::Failure>;
 /// When it cannot be loaded.
 pub async fn load(component: &Component) -> Loaded {
     let engine = Engine::new().unwrap();
-    let cache = Cache { dir: cache_dir(), seal: Seal::in_file(&cache_key()).unwrap() };
-    let loader = Loader { engine, program: environment::program(), cache };
+    let loader = Loader { engine, program: environment::program(), cache: cache() };
     let wasm = std::fs::read(&component.path).unwrap();
     loader.load(&component.name, &wasm, &component.digest, Bounds::default()).await.unwrap()
+}
+
+/// An engine, loaded as the host loads it. It is compiled once for all tests, and kept for the hosts that they start.
+///
+/// # Panics
+///
+/// When it cannot be loaded.
+pub async fn engine(component: &Component, bounds: Bounds) -> EngineComponent {
+    static ENGINE: OnceLock<Engine> = OnceLock::new();
+    static ONE: Mutex<()> = Mutex::const_new(());
+    let engine = ENGINE.get_or_init(|| Engine::new().unwrap());
+    let wasm = std::fs::read(&component.path).unwrap();
+    let _one = ONE.lock().await;
+    let program = environment::program();
+    let compiled = compile_in_child(engine, &program, &cache(), &component.digest, &wasm).await.unwrap();
+    EngineComponent::new(engine, &compiled, &component.name, bounds).unwrap()
 }
 
 /// Calls the function that the component is made of, without WebAssembly.

@@ -1,6 +1,6 @@
 //! `cargo xtask bench`: one benchmark of `tests/benches/`, in release builds.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
@@ -10,7 +10,7 @@ use crate::tools::Tools;
 use crate::{command, guests, host, tools, workspace};
 
 /// Benchmarks that need no cluster: for all others a fresh control plane is started.
-const WITHOUT_CLUSTER: &[&str] = &["call"];
+const WITHOUT_CLUSTER: &[&str] = &["call", "engine"];
 
 /// Benchmarks that start a Temporal of their own.
 const WITH_TEMPORAL: &[&str] = &["processes"];
@@ -45,9 +45,18 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     bench.arg("--").args(arguments(options)?);
     environment.set(&mut bench);
+    if options.name == "engine" {
+        bench.env("TRANSOM_TEST_HELM", tools::helm()?);
+    }
     let result = command::run(&mut bench);
     plane.map_or(Ok(()), ControlPlane::stop)?;
     result
+}
+
+/// `cargo xtask charts`: the benchmark of engines, which can do this, too.
+pub(crate) fn charts(folder: &Path) -> Result<()> {
+    let folder = std::path::absolute(folder)?.display().to_string();
+    run(&Options { name: "engine".into(), json: None, count: None, arguments: vec!["--compare".into(), folder] })
 }
 
 /// Both at once, so that they share their dependencies: see `test::build`.

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use wit_component::ComponentEncoder;
 
-use crate::{command, workspace};
+use crate::{command, engines, workspace};
 use compiler::{Compiler, TARGET};
 
 /// The profile in `Cargo.toml` that guests are built with.
@@ -38,11 +38,26 @@ const GUESTS: &[Guest] = &[
     Guest { name: "asker", package: "transom-plugin-asker", features: &[] },
     Guest { name: "chameleon", package: "transom-plugin-chameleon", features: &[] },
     Guest { name: "turner", package: "transom-plugin-turner", features: &[] },
+    Guest { name: "gate", package: "transom-plugin-gate", features: &[] },
+    Guest { name: "parcel", package: "transom-plugin-parcel", features: &[] },
+    // Versions of them before they had webhooks.
+    Guest { name: "gate-old", package: "transom-plugin-gate", features: &["old"] },
+    Guest { name: "parcel-old", package: "transom-plugin-parcel", features: &["old"] },
 ];
 
 /// `cargo xtask plugins`: builds those named, or all.
 pub(crate) fn build(names: &[String]) -> Result<PathBuf> {
-    let wanted = select(names)?;
+    let (engines, guests): (Vec<String>, Vec<String>) =
+        names.iter().cloned().partition(|name| engines::ENGINES.contains(&name.as_str()));
+    for engine in
+        engines::ENGINES.iter().filter(|name| names.is_empty() || engines.iter().any(|wanted| wanted == *name))
+    {
+        engines::build(engine)?;
+    }
+    if guests.is_empty() && !engines.is_empty() {
+        return Ok(workspace::plugins());
+    }
+    let wanted = select(&guests)?;
     let compiler = Compiler::find()?;
     eprintln!("building {} with {compiler}", wanted.iter().map(|guest| guest.name).collect::<Vec<_>>().join(", "));
     for guests in batches(wanted) {
@@ -59,7 +74,8 @@ pub(crate) fn build(names: &[String]) -> Result<PathBuf> {
 fn select(names: &[String]) -> Result<Vec<&'static Guest>> {
     let known = |name: &String| GUESTS.iter().any(|guest| guest.name == name);
     if let Some(unknown) = names.iter().find(|name| !known(name)) {
-        let all = GUESTS.iter().map(|guest| guest.name).collect::<Vec<_>>().join(", ");
+        let all = GUESTS.iter().map(|guest| guest.name).chain(engines::ENGINES.iter().copied());
+        let all = all.collect::<Vec<_>>().join(", ");
         bail!("there is no plugin {unknown:?}; there are {all}");
     }
     Ok(GUESTS.iter().filter(|guest| names.is_empty() || names.iter().any(|name| name == guest.name)).collect())
@@ -118,7 +134,7 @@ fn encode(module: &[u8]) -> Result<Vec<u8>> {
 
 /// Leaves a file with the same bytes alone, so that what depends on it stays fresh; replaces another one whole, because
 /// a host may be reading it.
-fn write_if_changed(path: &Path, bytes: &[u8]) -> Result<bool> {
+pub(crate) fn write_if_changed(path: &Path, bytes: &[u8]) -> Result<bool> {
     if fs::read(path).is_ok_and(|old| old == bytes) {
         return Ok(false);
     }
@@ -149,7 +165,11 @@ mod tests {
             batches.iter().map(|batch| batch.iter().map(|guest| guest.name).collect()).collect();
         assert_eq!(
             names,
-            [vec!["domain", "process", "web", "hostile", "asker", "chameleon", "turner"], vec!["domain-next"]]
+            [
+                vec!["domain", "process", "web", "hostile", "asker", "chameleon", "turner", "gate", "parcel"],
+                vec!["domain-next"],
+                vec!["gate-old", "parcel-old"]
+            ]
         );
     }
 
@@ -158,7 +178,7 @@ mod tests {
         let error = select(&["dom".into()]).unwrap_err().to_string();
         assert_eq!(
             error,
-            r#"there is no plugin "dom"; there are domain, domain-next, process, web, hostile, asker, chameleon, turner"#
+            r#"there is no plugin "dom"; there are domain, domain-next, process, web, hostile, asker, chameleon, turner, gate, parcel, gate-old, parcel-old, helm, kustomize"#
         );
     }
 

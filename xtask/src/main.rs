@@ -6,6 +6,7 @@ mod command;
 mod controlplane;
 mod crds;
 mod demo;
+mod engines;
 mod guests;
 mod host;
 mod interrupt;
@@ -81,6 +82,8 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// Compare what the engine `helm` and Helm's command line make of every chart in a folder
+    Charts { dir: PathBuf },
     /// Run a benchmark of `tests/benches/` in release builds
     Bench {
         name: String,
@@ -120,6 +123,7 @@ fn run(task: Task) -> Result<()> {
         Task::Tools => tools::Tools::prepare()?.folder().map(|folder| println!("{}", folder.display())),
         Task::Plugins { names } => guests::build(&names).map(drop),
         Task::Crds { check } => crds::run(check),
+        Task::Charts { dir } => bench::charts(&dir),
         Task::Bench { name, json, count, arguments } => bench::run(&bench::Options { name, json, count, arguments }),
     }
 }

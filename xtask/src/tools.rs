@@ -314,14 +314,14 @@ fn copy_stages(source: &Path, folder: &Path) -> Result<()> {
 }
 
 /// Go as these modules need it: what the user has set for own work (a workspace, `-mod=mod`) must not change them.
-fn go(source: &Path) -> Command {
+pub(crate) fn go(source: &Path) -> Command {
     let mut go = Command::new("go");
     go.current_dir(source).env("GOWORK", "off").env("GOFLAGS", "-mod=readonly");
     go
 }
 
 /// `go version go1.26.8 linux/amd64`, as it is for the module in `source`.
-fn go_version(source: &Path) -> Result<String> {
+pub(crate) fn go_version(source: &Path) -> Result<String> {
     let version = command::output(go(source).arg("version")).context(
         "Go 1.26 or newer, with which the control plane is built, does not work here: see https://go.dev/doc/install",
     )?;

@@ -163,6 +163,41 @@ async fn an_engine_that_misbehaves_is_a_failed_answer_and_the_host_goes_on() {
     assert!(host.is_healthy().await);
 }
 
+/// The asker's engine is Helm here.
+#[tokio::test]
+async fn a_chart_is_rendered_from_what_the_cluster_has_and_again_when_that_changes() {
+    let (_web, address) = Web::start("").await;
+    let ns = TestCluster::shared().await.namespace("lookups").await;
+    let host = ns.host().await;
+    let helm = transom_tests::engine("helm").await.spec();
+    let mut spec = spec(json!([web_at(&address)])).await;
+    spec["engines"] = json!([{ "name": "turner", "source": helm["source"], "digest": helm["digest"],
+        "limits": { "deadlineMilliseconds": 60_000, "memory": "1Gi" } }]);
+    let record = ns.record("asker", spec).await;
+    ns.wait_for(&record, condition("Ready", "True")).await;
+    let map = |color: &str| json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "paint", "labels": { "color": color } } });
+    let template = "color: {{ dig \"metadata\" \"labels\" \"color\" \"none\" (lookup \"v1\" \"ConfigMap\" .Release.Namespace \"paint\") }}\n\
+                    password: {{ randAlphaNum 12 }}";
+    let ask = json!([
+        { "what": "chart", "of": "turner", "input": template },
+        { "what": "chart", "of": "turner", "input": "{{ fail \"no color\" }}" },
+    ]);
+    let object = ns.create(asker("house", ask)).await;
+    let object = ns.wait_for(&object, condition("Ready", "True")).await;
+    let said = answers(&object);
+    let password = said[0].lines().find_map(|line| line.strip_prefix("password: ")).unwrap();
+    let expected =
+        |color: &str| format!("found ---\n# Source: small/templates/a.yaml\ncolor: {color}\npassword: {password}\n");
+    assert_eq!((said[0], password.len()), (expected("none").as_str(), 12));
+    assert_eq!(said[1], "failed TemplateFailed: execution error at (small/templates/a.yaml:1:3): no color");
+    // the password stays
+    let paint = ns.create(map("red")).await;
+    ns.wait_until(&object, |object| answers(object).first() == Some(&expected("red").as_str())).await;
+    ns.merge(&paint, map("blue")).await;
+    ns.wait_until(&object, |object| answers(object).first() == Some(&expected("blue").as_str())).await;
+    assert_eq!(host.metrics().await.sum("transom_lookups_total", &["kind=\"engine\"", "outcome=\"Failed\""]), 0.0);
+}
+
 #[tokio::test]
 async fn a_primary_is_reconciled_when_the_answer_changes_and_not_when_it_is_only_asked_for_again() {
     let (web, address) = Web::start("one").await;

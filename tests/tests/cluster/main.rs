@@ -44,6 +44,7 @@ mod steady;
 mod swap;
 mod tutorial;
 mod verify;
+mod webhooks;
 
 use std::collections::BTreeMap;
 

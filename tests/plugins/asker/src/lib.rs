@@ -5,6 +5,8 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::ResourceExt as _;
+use transom_engines::helm::{Chart, Lookup, Release, Reply, Request};
 use transom_sdk::prelude::*;
 use transom_sdk::{Answer, AnyObject, CallOutcome, Protocol};
 
@@ -47,7 +49,7 @@ pub struct Call {
 #[derive(JsonSchema, Serialize, Deserialize, Debug, Clone)]
 #[serde(rename_all = "camelCase")]
 pub struct Ask {
-    /// `grpc`, `get`, `head`, `image`, `artifact`, `engine`, `random`, `list`, `secrets`.
+    /// `grpc`, `get`, `head`, `image`, `artifact`, `engine`, `chart`, `random`, `list`, `secrets`.
     pub what: String,
     /// Name of the endpoint or engine.
     #[serde(default)]
@@ -55,7 +57,7 @@ pub struct Ask {
     /// Path, reference, selector or label.
     #[serde(default)]
     pub at: String,
-    /// Message or input.
+    /// Message, input or template.
     #[serde(default)]
     pub input: String,
     /// Globs of an artifact.
@@ -104,7 +106,7 @@ impl Plugin for AskerPlugin {
 
 impl Reconcile<Asker> for AskerPlugin {
     fn reconcile(asker: &Asker, cx: &Context) -> Result<Plan, Failure> {
-        let answers: Vec<Result<String, Failure>> = asker.spec.ask.iter().map(|ask| answer(ask, cx)).collect();
+        let answers: Vec<Result<String, Failure>> = asker.spec.ask.iter().map(|ask| answer(asker, ask, cx)).collect();
         let answers = answers.into_iter().collect::<Result<Vec<_>, _>>()?;
         let mut plan = cx.plan();
         let mut calls = Vec::new();
@@ -137,7 +139,7 @@ impl Reconcile<Asker> for AskerPlugin {
     }
 }
 
-fn answer(ask: &Ask, cx: &Context) -> Result<String, Failure> {
+fn answer(asker: &Asker, ask: &Ask, cx: &Context) -> Result<String, Failure> {
     let Ask { what, of, at, input, include, max_age_seconds } = ask;
     let age = Duration::from_secs(*max_age_seconds);
     let input = input.clone().into_bytes();
@@ -154,6 +156,7 @@ fn answer(ask: &Ask, cx: &Context) -> Result<String, Failure> {
             })
         }
         "engine" => shown(cx.engine(of, input)?, |bytes| text(&bytes)),
+        "chart" => chart(asker, of, input, cx)?,
         "random" => cx.random(at, 8)?.iter().map(|byte| format!("{byte:02x}")).collect(),
         "list" => shown(cx.try_list::<ConfigMap>(at)?, |maps| {
             maps.into_iter().filter_map(|map| map.metadata.name).collect::<Vec<_>>().join(" ")
@@ -163,6 +166,42 @@ fn answer(ask: &Ask, cx: &Context) -> Result<String, Failure> {
         }),
         other => return Err(Failure::internal(format!("no lookup {other:?}"))),
     })
+}
+
+/// What the engine of this name, Helm, makes of a chart with this template. The chart may look up ConfigMaps.
+fn chart(asker: &Asker, engine: &str, template: Vec<u8>, cx: &Context) -> Result<String, Failure> {
+    let about = b"apiVersion: v2\nname: small\nversion: 1.0.0\n".to_vec();
+    let mut request = Request {
+        chart: Chart::Files(vec![("Chart.yaml".into(), about), ("templates/a.yaml".into(), template)]),
+        release: Release {
+            name: asker.name_any(),
+            namespace: asker.namespace().unwrap_or_default(),
+            ..Release::default()
+        },
+        seed: cx.random("chart", 16)?.iter().map(|byte| format!("{byte:02x}")).collect(),
+        text: true,
+        ..Request::default()
+    };
+    let mut lookups = Vec::new();
+    loop {
+        request.lookups = Some(lookups.clone());
+        let input = request.encode().map_err(|error| Failure::internal(error.to_string()))?;
+        let output = match cx.engine(engine, input)? {
+            Answer::Found(output) => output,
+            other => return Ok(shown(other, |_| String::new())),
+        };
+        let reply = Reply::decode(&output).map_err(|error| Failure::internal(error.to_string()))?;
+        if let Some(error) = reply.error {
+            return Ok(format!("failed {}: {}", error.reason, error.message));
+        }
+        if reply.wanted.is_empty() {
+            return Ok(format!("found {}", reply.template()));
+        }
+        for query in reply.wanted {
+            let object = cx.get_in::<ConfigMap>(&query.namespace, &query.name)?;
+            lookups.push(Lookup { query, object: object.and_then(|map| serde_json::to_value(map).ok()) });
+        }
+    }
 }
 
 fn text(bytes: &[u8]) -> String {

@@ -1,0 +1,3 @@
+module transom.dev/engines/guest
+
+go 1.26.0
