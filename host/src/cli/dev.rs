@@ -37,6 +37,9 @@ use crate::registry::{Loader, digest_of};
 /// A host that runs looks at a new record within a few milliseconds.
 const GRACE: Duration = Duration::from_secs(3);
 
+/// How long the host in this program may take for what it has begun; the next one goes on with what it leaves.
+const FINISH: Duration = Duration::from_secs(5);
+
 /// Arguments.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
@@ -258,6 +261,11 @@ impl Session {
 
     /// The host in this program has heard the same signal, and finishes what it has begun.
     async fn end(&self, host_ended: &mut UnboundedReceiver<anyhow::Result<()>>) -> anyhow::Result<()> {
-        if self.place == Some(Place::Here) { host_ended.recv().await.unwrap_or(Ok(())) } else { Ok(()) }
+        if self.place != Some(Place::Here) {
+            return Ok(());
+        }
+        // one that was just starting has not heard it, and has nothing to finish
+        let ended = tokio::time::timeout(FINISH, host_ended.recv()).await;
+        ended.ok().flatten().unwrap_or(Ok(()))
     }
 }
