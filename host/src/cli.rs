@@ -1,11 +1,14 @@
 //! The command line.
 
 mod compile;
+mod completion;
 mod crds;
 mod describe;
+mod dev;
 mod explain;
 mod plugin;
 mod record;
+mod reference;
 mod release;
 mod render;
 mod replay;
@@ -71,6 +74,13 @@ pub enum Command {
         #[command(subcommand)]
         command: plugin::Command,
     },
+    /// Builds a plugin at every save, runs it on the cluster, and shows what a save changes.
+    Dev(dev::Args),
+    /// Writes the completion script of a shell.
+    Completion(completion::Args),
+    /// Writes the pages about the command line and the host's kinds.
+    #[command(hide = true)]
+    Reference(reference::Args),
     /// Compiles a component; used by the host for itself.
     #[command(hide = true)]
     Compile(compile::Args),
@@ -92,6 +102,14 @@ impl Cli {
                 crate::telemetry::init(self.log_format, &self.log_level)?;
                 runtime.block_on(args.run(cache, is_keyed))
             }
+            Command::Dev(args) => {
+                // a developer wants the plugin's words, and of the host what is wrong
+                let filter = if self.log_level == "info" { "warn,plugin=debug" } else { &self.log_level };
+                crate::telemetry::init(self.log_format, filter)?;
+                runtime.block_on(args.run(dev::Settings { cache, is_keyed }))
+            }
+            Command::Completion(args) => args.run(),
+            Command::Reference(args) => args.run(),
             Command::Compile(args) => args.run(),
             Command::Render(args) => runtime.block_on(args.run(cache)),
             Command::Describe(args) => runtime.block_on(args.run()),
@@ -143,5 +161,40 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_examples_that_are_command_lines() {
+        fn check(command: &clap::Command, path: &str, all: &clap::Command) {
+            if command.is_hide_set() || command.get_name() == "help" {
+                return;
+            }
+            let commands: Vec<&clap::Command> = command.get_subcommands().collect();
+            for inner in &commands {
+                check(inner, &format!("{path} {}", inner.get_name()), all);
+            }
+            if !commands.is_empty() {
+                return;
+            }
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let begin = help.lines().find_map(|line| {
+                let line = line.strip_prefix("Example: ").unwrap_or(line.trim_start());
+                line.contains(&format!("{path} "))
+                    .then(|| line.to_owned())
+                    .or_else(|| (line == path).then(|| path.into()))
+            });
+            assert!(help.starts_with("Example") && begin.is_some(), "{path} --help has no example");
+            for line in help.lines() {
+                let line = line.strip_prefix("Example: ").unwrap_or(line).trim_start();
+                if line.starts_with(path) {
+                    let words =
+                        line.split("  #").next().unwrap_or_default().split(['|', '>']).next().unwrap_or_default();
+                    let parsed = all.clone().try_get_matches_from(words.split_whitespace());
+                    assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
+                }
+            }
+        }
+        let all = Cli::command();
+        check(&all, "transom", &all);
     }
 }

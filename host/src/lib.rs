@@ -14,3 +14,4 @@ pub mod plugin;
 pub mod record;
 pub mod registry;
 pub mod telemetry;
+pub mod webhook;

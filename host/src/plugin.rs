@@ -12,6 +12,7 @@ mod error;
 mod instance;
 mod runner;
 mod seal;
+mod webhook;
 
 pub use compile::{Cache, CompileError, Compiled, compile, compile_in_child};
 pub use engine::{Engine, EngineError};
@@ -19,3 +20,4 @@ pub use error::CallError;
 pub use instance::{CallStats, LoadError, Plugin};
 pub use runner::EngineComponent;
 pub use seal::Seal;
+pub use webhook::{Review, Verdict};

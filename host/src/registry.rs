@@ -6,6 +6,7 @@ mod compatibility;
 mod crd;
 mod fetch;
 mod load;
+mod migrate;
 mod policy;
 pub(crate) mod publish;
 mod records;

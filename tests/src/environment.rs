@@ -41,8 +41,23 @@ impl Environment {
 }
 
 /// The host's program.
-pub(crate) fn program() -> PathBuf {
+///
+/// # Panics
+///
+/// When the variable is missing.
+#[must_use]
+pub fn program() -> PathBuf {
     required("TRANSOM_BIN")
+}
+
+/// The folder of kubectl and the programs of the control plane.
+///
+/// # Panics
+///
+/// When the variable is missing.
+#[must_use]
+pub fn kube_tools() -> PathBuf {
+    required("TRANSOM_KUBE_BIN")
 }
 
 /// The folder of the guests.

@@ -28,6 +28,8 @@ pub struct HostOptions {
     pub server: Option<String>,
     /// The bearer token of a ServiceAccount that the host is, in place of the tests' own user.
     pub token: Option<String>,
+    /// Arguments of `transom run` beside those that every host of a test has.
+    pub arguments: Vec<String>,
     /// Where that API server writes its audit log, if it is not the one that all tests share.
     pub audit_log: Option<PathBuf>,
 }
@@ -112,6 +114,7 @@ impl Host {
         std::fs::write(&kubeconfig, text).unwrap();
         let cache_dir = options.cache_dir.unwrap_or_else(cache_dir);
         let mut command = command(namespace, selector, &cache_dir, &kubeconfig);
+        command.args(&options.arguments);
         let mut child = command.stderr(Stdio::piped()).spawn().expect("the host's program");
         let log = Log::follow(child.stderr.take().expect("it is piped").into_owned_fd().expect("a pipe").into());
         let http = http_client(&log.address().await);
@@ -225,6 +228,18 @@ impl Host {
     /// When it cannot be killed.
     pub async fn kill(mut self) {
         self.child.kill().await.unwrap();
+    }
+
+    /// The same for one that is still in use; returns when nobody answers any more.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be killed.
+    pub async fn end(&self) {
+        rustix::process::kill_process(self.pid(), rustix::process::Signal::KILL).unwrap();
+        while self.is_healthy().await {
+            sleep(POLL).await;
+        }
     }
 
     /// Its process.

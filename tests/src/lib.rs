@@ -23,6 +23,7 @@ mod audit;
 mod cluster;
 mod command;
 mod component;
+mod document;
 mod environment;
 mod host;
 pub mod kubelet;
@@ -37,6 +38,7 @@ mod registry;
 mod rpc;
 pub mod sample;
 pub mod temporal;
+mod terminal;
 mod transformation;
 
 use std::time::Duration;
@@ -46,7 +48,8 @@ pub use audit::{Audit, Mark, Requests};
 pub use cluster::TestCluster;
 pub use command::{Output, cosign, helm, transom, transom_as, transom_with_cluster};
 pub use component::{Component, cache, cache_dir, component, component_at, engine, unique, variant};
-pub use environment::{Environment, from_environment};
+pub use document::Page;
+pub use environment::{Environment, from_environment, kube_tools, program};
 pub use host::{Host, HostOptions, Immortal};
 pub use metrics::Metrics;
 pub use namespace::Namespace;
@@ -57,6 +60,7 @@ pub use recording::Recording;
 pub use registry::{Registry, Stopped};
 pub use rpc::{Answers, Asked, Rpc};
 pub use temporal::Temporal;
+pub use terminal::{Terminal, without_cargo};
 pub use transformation::{Behaviour, Transformation};
 
 /// How long anything may take that a test waits for. On an idle machine nothing takes more than a few seconds, except

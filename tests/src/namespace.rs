@@ -144,6 +144,23 @@ impl Namespace {
         }
     }
 
+    /// Creates an object as kubectl does: HTTP status, warnings, and the object or the API server's refusal.
+    ///
+    /// # Panics
+    ///
+    /// When the API server cannot be asked.
+    pub async fn create_and_listen(&self, object: Value) -> (u16, Vec<String>, Value) {
+        let resource = self.api(&Target::from(&object)).resource_url().to_owned();
+        let request = http::Request::post(resource).header("content-type", "application/json");
+        let request = request.body(kube::client::Body::from(object.to_string().into_bytes())).unwrap();
+        let response = self.client.send(request).await.expect("the API server answers");
+        let warnings =
+            response.headers().get_all("warning").iter().map(|one| one.to_str().unwrap().to_owned()).collect();
+        let status = response.status().as_u16();
+        let body = http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes();
+        (status, warnings, serde_json::from_slice(&body).unwrap())
+    }
+
     /// The object as it is, none when it does not exist.
     pub async fn find(&self, target: impl Into<Target>) -> Option<Value> {
         let target = target.into();
@@ -408,7 +425,9 @@ impl Namespace {
 
     // ------------------------------------------------------------------ end
 
-    fn api(&self, target: &Target) -> Api<DynamicObject> {
+    /// The API of a kind, as the administrator.
+    #[must_use]
+    pub fn api(&self, target: &Target) -> Api<DynamicObject> {
         let resource = target.resource();
         if target.is_cluster_scoped() {
             Api::all_with(self.client.clone(), &resource)

@@ -27,8 +27,16 @@ impl Target {
     }
 
     pub(crate) fn is_cluster_scoped(&self) -> bool {
-        let kinds =
-            ["Plugin", "Namespace", "CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding", "PriorityClass"];
+        let kinds = [
+            "Plugin",
+            "Namespace",
+            "CustomResourceDefinition",
+            "ClusterRole",
+            "ClusterRoleBinding",
+            "ValidatingWebhookConfiguration",
+            "MutatingWebhookConfiguration",
+            "PriorityClass",
+        ];
         kinds.contains(&&*self.kind)
     }
 }

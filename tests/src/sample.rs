@@ -45,6 +45,22 @@ kind!(
     Asker, "tests.transom.dev", "v1", "askers"
 );
 kind!(
+    /// Of the plugin `gate`.
+    Gate, "tests.transom.dev", "v1", "gates"
+);
+kind!(
+    /// Of the plugin `parcel`, in the version that is stored.
+    Parcel, "tests.transom.dev", "v2", "parcels"
+);
+kind!(
+    /// Kubernetes' own.
+    ValidatingWebhookConfiguration, "admissionregistration.k8s.io", "v1", "validatingwebhookconfigurations"
+);
+kind!(
+    /// Kubernetes' own.
+    MutatingWebhookConfiguration, "admissionregistration.k8s.io", "v1", "mutatingwebhookconfigurations"
+);
+kind!(
     /// A database of CloudNativePG.
     Cluster, "postgresql.cnpg.io", "v1", "clusters"
 );

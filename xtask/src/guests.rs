@@ -38,6 +38,11 @@ const GUESTS: &[Guest] = &[
     Guest { name: "asker", package: "transom-plugin-asker", features: &[] },
     Guest { name: "chameleon", package: "transom-plugin-chameleon", features: &[] },
     Guest { name: "turner", package: "transom-plugin-turner", features: &[] },
+    Guest { name: "gate", package: "transom-plugin-gate", features: &[] },
+    Guest { name: "parcel", package: "transom-plugin-parcel", features: &[] },
+    // Versions of them before they had webhooks.
+    Guest { name: "gate-old", package: "transom-plugin-gate", features: &["old"] },
+    Guest { name: "parcel-old", package: "transom-plugin-parcel", features: &["old"] },
 ];
 
 /// `cargo xtask plugins`: builds those named, or all.
@@ -160,7 +165,11 @@ mod tests {
             batches.iter().map(|batch| batch.iter().map(|guest| guest.name).collect()).collect();
         assert_eq!(
             names,
-            [vec!["domain", "process", "web", "hostile", "asker", "chameleon", "turner"], vec!["domain-next"]]
+            [
+                vec!["domain", "process", "web", "hostile", "asker", "chameleon", "turner", "gate", "parcel"],
+                vec!["domain-next"],
+                vec!["gate-old", "parcel-old"]
+            ]
         );
     }
 
@@ -169,7 +178,7 @@ mod tests {
         let error = select(&["dom".into()]).unwrap_err().to_string();
         assert_eq!(
             error,
-            "there is no plugin \"dom\"; there are domain, domain-next, process, web, hostile, asker, chameleon, turner, helm, kustomize"
+            r#"there is no plugin "dom"; there are domain, domain-next, process, web, hostile, asker, chameleon, turner, gate, parcel, gate-old, parcel-old, helm, kustomize"#
         );
     }
 

@@ -44,6 +44,9 @@ pub fn is_ours(name: &str) -> bool {
     name.split('/').next().is_some_and(|domain| domain == GROUP || domain.ends_with(".transom.dev"))
 }
 
+/// On a `Plugin` record that `transom dev` keeps: the record's name, by which a host for it alone selects it.
+pub const DEV_LABEL: &str = "transom.dev/dev";
+
 /// Field manager for server-side apply of one plugin's children. At most 128 bytes (Kubernetes'
 /// `FieldManagerMaxLength`), which the 40 characters of a plugin's name cannot reach.
 #[must_use]

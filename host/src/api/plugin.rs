@@ -75,6 +75,53 @@ pub struct PluginSpec {
     /// How a new version is let in.
     #[serde(default, skip_serializing_if = "Rollout::is_default")]
     pub rollout: Rollout,
+    /// How the API server asks the plugin before it stores objects, if the plugin takes part in admission.
+    #[serde(default, skip_serializing_if = "Webhooks::is_default")]
+    pub webhooks: Webhooks,
+}
+
+/// What the API server does about the plugin's admission webhooks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Webhooks {
+    /// What becomes of a create, or of a change of a spec, when the plugin gives no answer. `Fail`: it is refused, for what
+    /// is stored must have been seen by the plugin. `Ignore`: it passes, without defaults and unchecked. Objects being
+    /// deleted, status, labels and annotations are never held up.
+    #[serde(default)]
+    pub failure_policy: FailurePolicy,
+    /// How long the API server waits for an answer, in seconds.
+    #[serde(default = "default_webhook_timeout")]
+    #[schemars(range(min = 1, max = 30))]
+    pub timeout_seconds: u8,
+}
+
+/// What becomes of a request whose webhook gives no answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum FailurePolicy {
+    /// It is refused.
+    #[default]
+    Fail,
+    /// It passes.
+    Ignore,
+}
+
+/// Seconds that the API server waits for an answer: half of what it would by itself, which is long for whoever waits.
+pub const DEFAULT_WEBHOOK_TIMEOUT: u8 = 5;
+
+fn default_webhook_timeout() -> u8 {
+    DEFAULT_WEBHOOK_TIMEOUT
+}
+
+impl Default for Webhooks {
+    fn default() -> Self {
+        Self { failure_policy: FailurePolicy::default(), timeout_seconds: DEFAULT_WEBHOOK_TIMEOUT }
+    }
+}
+
+impl Webhooks {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Only a registry says by itself what a name stands for.

@@ -13,6 +13,9 @@ use crate::registry::{Loader, digest_of};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    transom crds | kubectl apply --server-side -f -\n  \
+    transom crds web.wasm --output-dir crds")]
 pub struct Args {
     /// Components whose definitions are written beside the host's own.
     components: Vec<PathBuf>,

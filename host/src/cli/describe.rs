@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use kube::Api;
 use serde_json::Value;
 
+use super::subject::in_its_version;
 use crate::api::names;
 use crate::api::plugin::Plugin;
 use crate::control::cluster::{ApiError, Cluster};
@@ -16,6 +17,7 @@ use crate::plan::object::Object;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example: transom describe Web shop --namespace default")]
 pub struct Args {
     /// Kind of the object: `Web`, `Web.bench.dev`.
     kind: String,
@@ -48,7 +50,8 @@ impl Args {
             .collect();
         let child_kinds: BTreeSet<_> =
             serving.iter().filter_map(|plugin| plugin.status.as_ref()).flat_map(|status| &status.child_kinds).collect();
-        let kind = resolve(&cluster, &kind).await?;
+        let (kind, group) = kind.split_once('.').unwrap_or((&kind, ""));
+        let kind = in_its_version(&cluster, &plugins.items, kind, group).await?;
         let reference = ObjectRef { kind: kind.clone(), namespace: self.namespace.clone(), name: self.name.clone() };
         let Some(primary) = cluster.get(&reference).await? else {
             bail!("there is no {kind} {} in the namespace {}", self.name, self.namespace);
@@ -82,15 +85,6 @@ fn serving_names(serving: &[&Plugin], children: &[(TypeMeta, Object)]) -> String
     let version = |plugin: &Plugin| plugin.status.as_ref().and_then(|s| s.version.clone()).unwrap_or_default();
     let chosen = serving.iter().filter(|plugin| made_by.as_ref().is_none_or(|made_by| *made_by == name(plugin)));
     chosen.map(|plugin| format!("{} {}", name(plugin), version(plugin))).collect::<Vec<_>>().join(", ")
-}
-
-/// `Kind.group` to the version that is served and stored.
-async fn resolve(cluster: &Cluster, kind: &str) -> anyhow::Result<TypeMeta> {
-    let (kind, group) = kind.split_once('.').unwrap_or((kind, ""));
-    let groups = cluster.client().list_api_groups().await.context("cannot list the API groups")?;
-    let group = groups.groups.into_iter().find(|g| g.name == group);
-    let version = group.and_then(|g| g.preferred_version.map(|v| v.group_version));
-    Ok(TypeMeta::new(version.with_context(|| format!("the API server does not serve {kind}"))?, kind))
 }
 
 fn tree(

@@ -1,18 +1,22 @@
 //! `transom plugin`: from a crate to a version that serves.
 
-mod build;
-mod install;
+pub(super) mod build;
+pub(super) mod install;
+mod new;
 mod publish;
 mod remote;
 mod roles;
-mod rollout;
+pub(super) mod rollout;
 mod show;
+pub(super) mod toolchain;
 
 use crate::plugin::Cache;
 
 /// The commands.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
+    /// Makes the project of a new plugin, which builds, tests and runs at once.
+    New(new::Args),
     /// Builds a crate to a component.
     Build(build::Args),
     /// Pushes a component to an OCI registry.
@@ -34,6 +38,7 @@ pub enum Command {
 impl Command {
     pub(super) async fn run(self, cache: Cache) -> anyhow::Result<()> {
         match self {
+            Self::New(args) => args.run(),
             Self::Build(args) => args.run().await,
             Self::Push(args) => args.run().await,
             Self::Sign(args) => args.run().await,

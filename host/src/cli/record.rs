@@ -24,6 +24,9 @@ pub(super) const DEFAULT_HOST: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    transom record Web shop -o shop.json           # the last reconcile, from the host\n  \
+    transom record Web shop --fresh                # one of now, with your own rights")]
 pub struct Args {
     /// Kind of the object: `Web`, `Web.bench.dev`.
     kind: String,

@@ -17,6 +17,7 @@ use crate::api::plugin::{KindRef, Plugin};
 use crate::control::account::Account;
 use crate::control::cluster::{ApiError, Cluster};
 use crate::plan::check::Scope;
+use crate::webhook;
 
 /// Objects that are read at once.
 const PAGE: u32 = 500;
@@ -84,6 +85,10 @@ impl Args {
                         all_released = false;
                     }
                 }
+            }
+            if self.yes && has_webhooks(plugin) {
+                let removed = webhook::remove(&cluster, &plugin.name_any()).await;
+                removed.with_context(|| format!("cannot remove the webhooks of the Plugin {}", plugin.name_any()))?;
             }
             if !all_released {
                 failed += 1;
@@ -158,6 +163,11 @@ async fn release(api: &Api<DynamicObject>, seen: &PartialObjectMeta<DynamicObjec
             patched => return gone_is_fine(patched).map_err(Into::into),
         }
     }
+}
+
+/// Without a host they would refuse whatever concerns them.
+fn has_webhooks(plugin: &Plugin) -> bool {
+    plugin.status.iter().flat_map(|status| &status.conditions).any(|condition| condition.type_ == webhook::CONDITION)
 }
 
 /// For the object as it was read, and no other.

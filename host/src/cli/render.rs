@@ -29,6 +29,10 @@ use crate::telemetry::chain;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    transom render --plugin web.wasm -f web.yaml\n  \
+    transom render --plugin web.wasm -f web.yaml --with secret.yaml --overlay overlay.yaml -o json\n  \
+    transom render --plugin web.wasm -f web.yaml --dry-run server   # would the API server take it?")]
 pub struct Args {
     /// The plugin's component.
     #[arg(long, value_name = "FILE")]

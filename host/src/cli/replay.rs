@@ -6,12 +6,16 @@ use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
 use crate::api::plugin::Bounds;
+use crate::overlay::{self, Overlaid};
 use crate::plugin::{Cache, Engine};
-use crate::record::{self, Bundle, Difference};
+use crate::record::{self, Bundle, Difference, Outcome};
 use crate::registry::{Loader, digest_of};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    transom replay shop.json                       # the same plan, byte for byte\n  \
+    transom replay shop.json --plugin next.wasm    # what another version would do")]
 pub struct Args {
     /// What `transom record` wrote.
     file: PathBuf,
@@ -64,10 +68,16 @@ impl Args {
             let (before, after) = (value(&bundle.rounds), value(&first.rounds));
             differences.push(Difference { of: "lookups".into(), path: String::new(), before, after });
         }
+        let overlays = bundle.overlays.as_ref().map(|overlays| laid(overlays, &bundle, &first.outcome)).transpose()?;
+        let overlays = overlays.map(|(outcomes, more)| {
+            differences.extend(more);
+            outcomes
+        });
         let result = json!({
             "same": differences.is_empty(), "recorded": bundle.plugin,
             "replayed": {"name": loaded.manifest.name, "version": loaded.manifest.version, "digest": digest},
             "rounds": first.rounds.len(), "fuel": first.fuel, "differences": differences, "redaction": bundle.redaction,
+            "overlays": overlays,
         });
         match self.output {
             Output::Json => println!("{}", serde_json::to_string_pretty(&result)?),
@@ -75,6 +85,10 @@ impl Args {
             Output::Text => {
                 if digest != *recorded {
                     println!("another component: recorded {recorded}, replayed {digest}");
+                }
+                for outcome in overlays.iter().flatten() {
+                    let state = outcome.refused.as_ref().map_or("applied", |refused| &refused.reason);
+                    println!("overlay {}: {state}", outcome.overlay);
                 }
                 print_text(&differences, &first.fuel, &bundle.redaction.differs);
             }
@@ -84,6 +98,40 @@ impl Args {
         }
         Ok(())
     }
+}
+
+/// Lays the recorded overlays on the plan of now. What became of each, and where that is not what was recorded.
+fn laid(
+    overlays: &Overlaid,
+    bundle: &Bundle,
+    outcome: &Outcome,
+) -> anyhow::Result<(Vec<overlay::Outcome>, Vec<Difference>)> {
+    let (Outcome::Planned(before), Outcome::Planned(after)) = (&bundle.outcome, outcome) else {
+        return Ok((Vec::new(), Vec::new())); // no plan, nothing to lay them on: the outcomes differ, or none had one
+    };
+    let lay = |plan| overlays.on_plan(plan, &bundle.primary.namespace).map_err(anyhow::Error::msg);
+    let (before, after) = (lay(before)?, lay(after)?);
+    let mut differences = Vec::new();
+    for outcome in &after.outcomes {
+        let recorded = overlays.outcomes.iter().find(|recorded| recorded.uid == outcome.uid);
+        if recorded != Some(outcome) {
+            let of = format!("overlay {}", outcome.overlay);
+            let (before, after) = (recorded.map(serde_json::to_value).transpose()?, serde_json::to_value(outcome)?);
+            differences.push(Difference { of, path: String::new(), before, after: Some(after) });
+        }
+    }
+    for child in &after.children {
+        let old = before.children.iter().find(|old| old.reference == child.reference);
+        let is_overlaid = after.outcomes.iter().any(|outcome| outcome.children.contains(&child.reference));
+        if let (Some(old), true) = (old, is_overlaid)
+            && old.body != child.body
+        {
+            let of = format!("{} with overlays", child.reference);
+            let (before, after) = (Some(old.body.clone()), Some(child.body.clone()));
+            differences.push(Difference { of, path: String::new(), before, after });
+        }
+    }
+    Ok((after.outcomes, differences))
 }
 
 fn print_text(differences: &[Difference], fuel: &[u64], real: &[String]) {

@@ -18,13 +18,20 @@ use crate::record::ring::{MAX_BYTES, Ring};
 use crate::registry::rollout::plan::Plans;
 use crate::registry::{Loader, Policy, Registry};
 use crate::telemetry::{Readiness, serve};
+use crate::webhook::{self, Reach};
 
 /// What was begun may take this long to finish when the host is told to stop.
 const GRACE: Duration = Duration::from_secs(20);
 
 /// Arguments. The last counts of those that are given twice: charts append what their users want.
 #[derive(Debug, clap::Args)]
-#[command(args_override_self = true)]
+#[command(
+    args_override_self = true,
+    after_help = "Examples:\n  \
+    transom run                                                   # on the cluster of the kubeconfig\n  \
+    transom run --listen 127.0.0.1:8080 --watch-namespace shop\n  \
+    transom run --require-signature --allowed-source oci://registry.example/team"
+)]
 pub struct Args {
     /// Address of /healthz, /readyz and /metrics; port 0 picks a free one.
     #[arg(long, env = "TRANSOM_LISTEN", default_value = "0.0.0.0:8080", value_name = "ADDRESS")]
@@ -45,6 +52,22 @@ pub struct Args {
     /// pod).
     #[arg(long, env = "TRANSOM_NAMESPACE", value_name = "NAMESPACE")]
     namespace: Option<String>,
+    /// Address of the HTTPS server that the API server calls for admission and conversion (default: none, and plugins'
+    /// webhooks are not installed).
+    #[arg(long, env = "TRANSOM_WEBHOOK_LISTEN", value_name = "ADDRESS", requires = "reach")]
+    webhook_listen: Option<SocketAddr>,
+    /// Service by which the API server gets there.
+    #[arg(long, env = "TRANSOM_WEBHOOK_SERVICE", value_name = "NAMESPACE/NAME:PORT", group = "reach",
+        requires = "webhook_listen", value_parser = Reach::service)]
+    webhook_service: Option<Reach>,
+    /// The same for a host outside the cluster: https://HOST:PORT.
+    #[arg(long, env = "TRANSOM_WEBHOOK_URL", value_name = "URL", group = "reach", requires = "webhook_listen",
+        value_parser = Reach::url)]
+    webhook_url: Option<Reach>,
+    /// Life of its certificate in seconds; the host makes another after two thirds of it (default: 90 days).
+    #[arg(long, env = "TRANSOM_WEBHOOK_CERTIFICATE_SECONDS", value_name = "SECONDS", default_value_t = 7_776_000,
+        value_parser = clap::value_parser!(u64).range(3..=315_360_000), hide_default_value = true)]
+    webhook_certificate_seconds: u64,
     /// Run signed components only: a record without `spec.signature` is refused, whatever its source.
     #[arg(long, env = "TRANSOM_REQUIRE_SIGNATURE")]
     require_signature: bool,
@@ -60,6 +83,7 @@ pub struct Args {
 
 impl Args {
     pub(super) async fn run(self, mut cache: Cache, is_keyed: bool) -> anyhow::Result<()> {
+        let webhooks = self.webhooks();
         let policy = Policy::new(self.require_signature, self.allowed_source.clone(), &self.signature_key)?;
         let mut config = kube::Config::infer().await.context("no cluster: set KUBECONFIG, or run inside one")?;
         config.default_namespace = self.watch_namespace.clone().unwrap_or(config.default_namespace);
@@ -84,6 +108,13 @@ impl Args {
         let registry = Registry::new(controller.clone(), loader, self.plugin_selector, policy, plans);
         registry.install().await.context("cannot install the custom resource definition of Plugin")?;
         crate::overlay::store::start(&controller, &namespace).await.context("cannot follow overlays")?;
+        let webhooks = match webhooks {
+            Some(options) => Some(webhook::start(&controller, options, &namespace).await?),
+            None => None,
+        };
+        if let Some(address) = webhooks.as_ref().map(webhook::Server::address) {
+            tracing::info!(%address, "serving webhooks");
+        }
         let records = tokio::spawn(registry.run(readiness));
         let workers = tokio::spawn({
             let controller = controller.clone();
@@ -100,7 +131,16 @@ impl Args {
         if tokio::time::timeout(GRACE, workers).await.is_err() {
             tracing::warn!("some reconciles did not finish in time");
         }
+        if let Some(webhooks) = webhooks {
+            webhooks.stop().await;
+        }
         Ok(())
+    }
+
+    fn webhooks(&self) -> Option<webhook::Options> {
+        let reach = self.webhook_service.clone().or_else(|| self.webhook_url.clone())?;
+        let lifetime = Duration::from_secs(self.webhook_certificate_seconds);
+        Some(webhook::Options { listen: self.webhook_listen?, reach, lifetime })
     }
 }
 

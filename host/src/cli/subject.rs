@@ -1,5 +1,6 @@
 //! A live object with its plugin and its children, for the commands that show one.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
@@ -7,7 +8,7 @@ use kube::Api;
 use serde_json::Value;
 
 use crate::api::names;
-use crate::api::plugin::Plugin;
+use crate::api::plugin::{KindRef, Plugin};
 use crate::control::cluster::{ApiError, Cluster};
 use crate::plan::contract::{ObjectRef, TypeMeta};
 use crate::plan::object::Object;
@@ -79,15 +80,31 @@ pub(super) async fn primary(
     let Some((kind, group)) = served.iter().find(is_meant).and_then(|full| full.split_once('.')) else {
         bail!("no plugin serves {kind:?}; served are: {}", served.join(", "));
     };
-    let groups = cluster.client().list_api_groups().await.context("cannot list the API groups")?.groups;
-    let version = groups.into_iter().find(|g| g.name == group).and_then(|g| g.preferred_version);
-    let version = version.with_context(|| format!("the API server does not serve {group}"))?.group_version;
-    let reference = ObjectRef { kind: TypeMeta::new(version, kind), namespace: namespace.into(), name: name.into() };
+    let kind = in_its_version(cluster, plugins, kind, group).await?;
+    let reference = ObjectRef { kind, namespace: namespace.into(), name: name.into() };
     match cluster.get(&reference).await? {
         // its own namespace: none for a cluster-scoped kind
         Some(object) => Ok((object.reference(&reference.kind), object)),
         None => bail!("there is no {} {name} in the namespace {namespace}", reference.kind),
     }
+}
+
+/// A kind as plugins have it: another kind of its group may have other versions.
+pub(super) async fn in_its_version(
+    cluster: &Cluster,
+    plugins: &[Plugin],
+    kind: &str,
+    group: &str,
+) -> anyhow::Result<TypeMeta> {
+    let kinds = plugins.iter().filter_map(|plugin| plugin.status.as_ref()).flat_map(|status| &status.primary_kinds);
+    let same = kinds.map(KindRef::type_meta).filter(|one| one.kind == kind && one.group() == group);
+    // versions before are on record, too
+    for one in same.collect::<BTreeSet<_>>().into_iter().rev() {
+        if cluster.served(&one).await.is_ok() {
+            return Ok(one);
+        }
+    }
+    bail!("the API server does not serve {kind} of {group} in a version that a plugin has")
 }
 
 fn label(object: &Object, name: &str) -> Option<String> {

@@ -14,7 +14,8 @@ use crate::plan::check::shorten;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Exit codes: 0 all are healthy, 1 one is not, 2 one does not exist or nobody could be asked.")]
+#[command(after_help = "Example: transom verify web/shop web/blog -o json\n\
+    Exit codes: 0 all are healthy, 1 one is not, 2 one does not exist or nobody could be asked.")]
 pub struct Args {
     /// What to look at: `web/shop`, `Web.bench.dev/shop`.
     #[arg(required = true, value_name = "KIND/NAME", value_parser = parse)]

@@ -27,6 +27,7 @@ use crate::plan::request::Children;
 use crate::plugin::Plugin;
 use crate::record::ring::Ring;
 use crate::telemetry::metrics;
+use crate::webhook::Hooks;
 
 /// How long an object is left alone that only a change can mend. Changes come by watch; this is for what a watch
 /// cannot tell, such as a permission that was granted meanwhile.
@@ -140,6 +141,8 @@ pub struct Controller {
     pub recordings: Arc<Ring>,
     /// Overlays of tenants.
     pub overlays: Arc<Store>,
+    /// Webhooks, where they are served.
+    pub hooks: Hooks,
     watches: Watches,
     shared: Arc<Shared>,
     active: RwLock<HashMap<TypeMeta, Arc<Serving>>>,
@@ -166,6 +169,7 @@ impl Controller {
             events: Events::start(cluster.clone(), move || worked.queue.waiting() > 0),
             recordings,
             overlays,
+            hooks: Hooks::default(),
             watches: Watches::new(Arc::new(observe)),
             cluster,
             shared,
@@ -218,6 +222,13 @@ impl Controller {
     #[must_use]
     pub fn versions(&self, kind: &TypeMeta) -> Option<Arc<Serving>> {
         self.active.read().unwrap_or_else(PoisonError::into_inner).get(kind).cloned()
+    }
+
+    /// All versions of a plugin that serve.
+    #[must_use]
+    pub fn versions_of(&self, plugin: &str) -> Option<Arc<Serving>> {
+        let active = self.active.read().unwrap_or_else(PoisonError::into_inner);
+        active.values().find(|serving| serving.stable.name == plugin).cloned()
     }
 
     /// Lets these versions serve the kinds of the stable one from now on, in place of what served before. Calls in flight

@@ -15,6 +15,7 @@ use super::compile::Compiled;
 use super::convert;
 use super::engine::{Engine, Running};
 use super::error::CallError;
+use super::webhook::Exports;
 use crate::api::plugin::Bounds;
 use crate::plan::contract::{Failure, Manifest, Request, Step};
 
@@ -57,6 +58,7 @@ pub struct Plugin {
     pre: InstancePre<State>,
     describe: ComponentExportIndex,
     reconcile: ComponentExportIndex,
+    exports: Exports,
     engine: Engine,
     name: Arc<str>,
     bounds: Bounds,
@@ -82,6 +84,7 @@ impl Plugin {
         let plugin = Self {
             describe: export("describe").ok_or_else(missing)?,
             reconcile: export("reconcile").ok_or_else(missing)?,
+            exports: Exports::find(compiled)?,
             pre,
             engine: engine.clone(),
             name: name.into(),
@@ -90,12 +93,27 @@ impl Plugin {
         // An instance with the types of its exports compared with ours: what `call` relies on.
         let mut store = store(engine, &plugin.name, &bounds);
         match checked.instantiate_async(&mut store).await {
-            Ok(_) => Ok(plugin),
+            Ok(_) => plugin.check_exports().await,
             Err(error) => match plugin.classify(&error, store.data(), CallError::Unavailable) {
                 CallError::Unavailable(text) => Err(LoadError::World(text)),
                 error => Err(LoadError::Describe(error)),
             },
         }
+    }
+
+    /// The same for the exports that it need not have.
+    async fn check_exports(self) -> Result<Self, LoadError> {
+        if self.exports.any() {
+            let mut store = store(&self.engine, &self.name, &self.bounds);
+            let instance = self.pre.instantiate_async(&mut store).await;
+            let instance = instance.map_err(|error| LoadError::World(format!("{error:#}")))?;
+            self.exports.check(&instance, &mut store)?;
+        }
+        Ok(self)
+    }
+
+    pub(super) fn exports(&self) -> Exports {
+        self.exports
     }
 
     /// The bounds of one call.
@@ -130,7 +148,11 @@ impl Plugin {
     }
 
     /// One call to a fresh instance.
-    async fn call<P, R>(&self, function: ComponentExportIndex, arguments: P) -> Result<(R, CallStats), CallError>
+    pub(super) async fn call<P, R>(
+        &self,
+        function: ComponentExportIndex,
+        arguments: P,
+    ) -> Result<(R, CallStats), CallError>
     where
         P: ComponentNamedList + Lower + Send + Sync,
         R: ComponentType + Lift + Send + Sync + 'static,

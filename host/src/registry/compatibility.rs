@@ -17,6 +17,7 @@ use super::crd::DefinitionError;
 use crate::control::cluster::{ApiError, Cluster, Served};
 use crate::plan::check::{Scope, shorten};
 use crate::plan::contract::TypeMeta;
+use crate::plugin::Plugin;
 use schema::{Fault, Schema};
 
 /// At most this many objects are named.
@@ -46,7 +47,10 @@ impl Breaks {
 
     /// Holds one object against the schema.
     fn look_at(&mut self, schema: &Schema<'_>, name: &str, object: &Value) {
-        let faults = schema.faults(object);
+        self.add(name, schema.faults(object));
+    }
+
+    fn add(&mut self, name: &str, faults: Vec<Fault>) {
         if faults.is_empty() {
             return;
         }
@@ -108,11 +112,16 @@ fn schema_of(version: &Value) -> Option<&Value> {
 /// Holds a new definition against the live one and the objects that are stored.
 ///
 /// Objects are read in the version that they are stored in now, all of them, a page at a time; only when the schema of
-/// the storage version changes at all.
+/// the storage version changes at all. Where another version becomes that of storage, the plugin converts each object as it
+/// will have to.
 ///
 /// # Errors
 /// When the objects cannot be read: then nothing is known, and the definition must not be applied.
-pub(super) async fn check(cluster: &Cluster, live: &Value, new: &Value) -> Result<Breaks, DefinitionError> {
+pub(super) async fn check(
+    cluster: &Cluster,
+    live: &Value,
+    (new, plugin): (&Value, Option<&Plugin>),
+) -> Result<Breaks, DefinitionError> {
     let mut breaks = Breaks { definition: definition_breaks(live, new), ..Breaks::default() };
     let (Some(before), Some(after)) = (storage(live), storage(new)) else {
         return Ok(breaks);
@@ -126,13 +135,50 @@ pub(super) async fn check(cluster: &Cluster, live: &Value, new: &Value) -> Resul
     let kind = TypeMeta::new(format!("{}/{version}", text("/spec/group")), text("/spec/names/kind"));
     let served = Served { kind, plural: text("/spec/names/plural").into(), scope };
     let schema = Schema::new(schema);
-    let look = |name: &str, object: &Value| breaks.look_at(&schema, name, object);
+    let target = after.get("name").and_then(Value::as_str).filter(|name| *name != version);
+    let converter = target.zip(plugin.filter(|plugin| plugin.has_conversion()));
+    let converter = converter.map(|(target, plugin)| (format!("{}/{target}", served.kind.group()), plugin));
+    let look = Look { breaks: &mut breaks, schema: &schema, converter };
     let looked = each_object(cluster, &served, look).await;
     looked.map_err(|error| DefinitionError(format!("stored objects of {} cannot be read: {error}", served.kind)))?;
     Ok(breaks)
 }
 
-async fn each_object(cluster: &Cluster, served: &Served, mut look: impl FnMut(&str, &Value)) -> Result<(), ApiError> {
+/// Holds objects against a schema, as they will be.
+struct Look<'a> {
+    breaks: &'a mut Breaks,
+    schema: &'a Schema<'a>,
+    /// API version that they will have, and who converts them; none where it is the one they have.
+    converter: Option<(String, &'a Plugin)>,
+}
+
+impl Look<'_> {
+    async fn at(&mut self, kind: &TypeMeta, name: &str, object: &Value) {
+        let Some((target, plugin)) = &self.converter else {
+            return self.breaks.look_at(self.schema, name, object);
+        };
+        match convert(plugin, kind, object, target).await {
+            Ok(object) => self.breaks.look_at(self.schema, name, &object),
+            Err(why) => self.breaks.add(name, vec![Fault { path: "spec".into(), why }]),
+        }
+    }
+}
+
+/// A stored object in another version.
+async fn convert(plugin: &Plugin, kind: &TypeMeta, object: &Value, target: &str) -> Result<Value, String> {
+    let mut object = object.clone();
+    if let Value::Object(fields) = &mut object {
+        // the items of a list have neither
+        fields.insert("apiVersion".into(), kind.api_version.clone().into());
+        fields.insert("kind".into(), kind.kind.clone().into());
+    }
+    let converted = plugin.convert(&object.to_string(), target).await;
+    let converted = converted.map_err(|error| format!("cannot be converted to {target}: {error}"))?;
+    let converted = converted.map_err(|why| format!("cannot be converted to {target}: {why}"))?;
+    serde_json::from_str(&converted).map_err(|_| format!("is not JSON when it is converted to {target}"))
+}
+
+async fn each_object(cluster: &Cluster, served: &Served, mut look: Look<'_>) -> Result<(), ApiError> {
     let resource = served.api_resource();
     let mut api: Api<DynamicObject> = Api::all_with(cluster.client().clone(), &resource);
     let mut page = ListParams::default().limit(PAGE);
@@ -153,8 +199,8 @@ async fn each_object(cluster: &Cluster, served: &Served, mut look: impl FnMut(&s
         for object in &list.items {
             let name = object.metadata.name.as_deref().unwrap_or_default();
             match &object.metadata.namespace {
-                Some(namespace) => look(&format!("{namespace}/{name}"), &object.data),
-                None => look(name, &object.data),
+                Some(namespace) => look.at(&served.kind, &format!("{namespace}/{name}"), &object.data).await,
+                None => look.at(&served.kind, name, &object.data).await,
             }
         }
         match list.metadata.continue_.filter(|token| !token.is_empty()) {

@@ -13,6 +13,7 @@ use crate::control::cluster::{Cluster, Served};
 use crate::plan::check::{Scope, digest};
 use crate::plan::contract::{ObjectRef, TypeMeta};
 use crate::plan::diff;
+use crate::plugin::Plugin;
 
 /// A server takes less than a second; a loaded one a few.
 const ESTABLISHED_DEADLINE: Duration = Duration::from_secs(60);
@@ -28,7 +29,7 @@ pub struct Definition {
 
 /// Why a definition was not applied.
 #[derive(Debug, thiserror::Error)]
-pub enum InstallError {
+pub(super) enum InstallError {
     /// Objects that are stored, or the definition that is there, do not allow it.
     #[error("{0}")]
     Incompatible(String),
@@ -74,6 +75,22 @@ impl Definition {
         Ok(Self { served, body })
     }
 
+    /// Are there versions that clients may use beside the one in which objects are stored?
+    #[must_use]
+    pub fn has_several_versions(&self) -> bool {
+        let versions = self.body.pointer("/spec/versions").and_then(Value::as_array);
+        versions.into_iter().flatten().filter(|version| version.get("served") == Some(&Value::Bool(true))).count() > 1
+    }
+
+    /// With this `spec.conversion` in place of the plugin's own.
+    #[must_use]
+    pub fn converted_by(mut self, conversion: Value) -> Self {
+        if let Some(Value::Object(spec)) = self.body.get_mut("spec") {
+            spec.insert("conversion".into(), conversion);
+        }
+        self
+    }
+
     fn reference(&self) -> ObjectRef {
         let name = self.body.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
         let kind = TypeMeta::new("apiextensions.k8s.io/v1", "CustomResourceDefinition");
@@ -100,16 +117,16 @@ impl Definition {
         Ok(Compared { body, live: live.map(|live| live.value()), is_current })
     }
 
-    /// May the definition be applied? Nothing is written.
+    /// May the definition be applied? Nothing is written. `plugin` converts stored objects, where it can.
     ///
     /// # Errors
     /// What it would break, or what kept that from being known.
-    pub async fn check(&self, cluster: &Cluster) -> Result<(), InstallError> {
+    pub(super) async fn check(&self, cluster: &Cluster, plugin: Option<&Plugin>) -> Result<(), InstallError> {
         let compared = self.compare(cluster).await?;
         let Some(live) = compared.live.as_ref().filter(|_| !compared.is_current) else {
             return Ok(());
         };
-        let breaks = compatibility::check(cluster, live, &compared.body).await?;
+        let breaks = compatibility::check(cluster, live, (&compared.body, plugin)).await?;
         if breaks.is_empty() {
             return Ok(());
         }

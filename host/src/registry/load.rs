@@ -252,7 +252,10 @@ pub(super) async fn prepare(
     let rails = Rails::new(&record.overlays).map_err(|message| failure("Fetched", "InvalidOverlayRules", message))?;
     let Component { wasm, digest, resolved } = fetcher.component(&Named::plugin(spec), sources).await?;
     resolved.into_iter().for_each(|one| learn(sources, one));
-    let loaded = loader.load(name, &wasm, &digest, bounds).await?;
+    let mut loaded = loader.load(name, &wasm, &digest, bounds).await?;
+    let definitions = std::mem::take(&mut loaded.definitions).into_iter();
+    loaded.definitions =
+        definitions.map(|one| converted(controller, name, &loaded.plugin, one)).collect::<Result<_, _>>()?;
     if spec.config.is_some() && loaded.manifest.config_schema.is_none() {
         return Err(failure(
             "Described",
@@ -272,7 +275,8 @@ pub(super) async fn prepare(
             return Err(failure("Installed", "KindTaken", format!("{kind} is served by the plugin {}", other.name)));
         }
         if !keep_definitions {
-            definition.check(&controller.cluster).await.map_err(|error| install_failure(&error))?;
+            let checked = definition.check(&controller.cluster, Some(&loaded.plugin)).await;
+            checked.map_err(|error| install_failure(&error))?;
         }
     }
     let config = spec.config.as_ref().map_or_else(|| "{}".into(), |c| serde_json::Value::from(c.clone()).to_string());
@@ -318,12 +322,21 @@ pub(super) async fn install(
     let Prepared { digest, revision, loaded, cluster, grants, rails, config } = prepared;
     let field_manager = names::field_manager(name);
     let mut primary_watches = Vec::new();
+    let converts = loaded.plugin.has_conversion();
+    let is_its_turn = !heritage.keep_definitions || heritage.relative.is_none();
+    if is_its_turn && converts {
+        // before the API server asks: what is stored in another version is converted from the first list on
+        controller.hooks.convert_with(name, &loaded.plugin);
+    }
     for definition in &loaded.definitions {
         let refused = |error| install_failure(&InstallError::Refused(error));
         // a definition that is not there at all is nobody else's
         if !heritage.keep_definitions || cluster.served(&definition.served.kind).await.is_err() {
             definition.install(&controller.cluster, &field_manager).await.map_err(refused)?;
         }
+    }
+    if is_its_turn && !converts {
+        controller.hooks.convert_no_more(name);
     }
     access::check(&cluster, &loaded.manifest, &loaded.definitions).await?;
     for definition in &loaded.definitions {
@@ -381,13 +394,60 @@ pub(super) async fn install(
 /// # Errors
 /// When objects rely on what the other one's allowed, or the API server refuses.
 pub(super) async fn reinstall(controller: &Arc<Controller>, active: &Active) -> Result<(), LoadFailure> {
+    let mut definitions = Vec::new();
     for text in &active.manifest.crds {
-        let definition = Definition::parse(text).map_err(|error| install_failure(&InstallError::Refused(error)))?;
-        definition.check(&controller.cluster).await.map_err(|error| install_failure(&error))?;
+        let mut definition = Definition::parse(text).map_err(|error| install_failure(&InstallError::Refused(error)))?;
+        if let Some(plugin) = &active.plugin {
+            definition = converted(controller, &active.name, plugin, definition)?;
+        }
+        let checked = definition.check(&controller.cluster, active.plugin.as_ref()).await;
+        checked.map_err(|error| install_failure(&error))?;
+        definitions.push(definition);
+    }
+    // whoever has converted until now goes on while the definitions stay
+    let plugin = active.plugin.as_ref().filter(|plugin| plugin.has_conversion());
+    if let Some(plugin) = plugin {
+        controller.hooks.convert_with(&active.name, plugin);
+    }
+    for definition in definitions {
         let installed = definition.install(&controller.cluster, &active.field_manager).await;
         installed.map_err(|error| install_failure(&InstallError::Refused(error)))?;
     }
+    if plugin.is_none() {
+        controller.hooks.convert_no_more(&active.name);
+    }
     Ok(())
+}
+
+/// The definition with the plugin's conversion, where it has versions to convert between.
+fn converted(
+    controller: &Controller,
+    name: &str,
+    plugin: &Plugin,
+    definition: Definition,
+) -> Result<Definition, LoadFailure> {
+    if !plugin.has_conversion() || !definition.has_several_versions() {
+        return Ok(definition);
+    }
+    let conversion = controller.hooks.conversion(name).ok_or_else(|| {
+        let kind = &definition.served.kind;
+        let message = format!(
+            "{kind} is served in several versions, and this host converts none: start it with --webhook-listen"
+        );
+        failure("Installed", "ConversionUnavailable", message)
+    })?;
+    Ok(definition.converted_by(conversion))
+}
+
+/// Puts definitions with conversion in place again where somebody has edited them, or the certificates are others.
+///
+/// # Errors
+/// When the API server refuses, or cannot be asked.
+pub(super) async fn keep_conversion(controller: &Arc<Controller>, active: &Active) -> Result<(), LoadFailure> {
+    match &active.plugin {
+        Some(plugin) if plugin.has_conversion() => reinstall(controller, active).await,
+        _ => Ok(()),
+    }
 }
 
 async fn fill(watches: impl Iterator<Item = &Arc<Watch>>) -> Result<(), LoadFailure> {

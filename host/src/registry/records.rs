@@ -10,11 +10,13 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, CustomResourceExt, ResourceExt};
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinHandle};
+use tokio::time::Instant;
 
 use super::crd::{Definition, DefinitionError};
 use super::fetch::Fetcher;
 use super::load::{self, Heritage, LoadFailure, Loader, Prepared, STEPS};
+use super::migrate;
 use super::policy::Policy;
 use super::rollout::health::{self, Health, Worse};
 use super::rollout::plan::{self, Plans};
@@ -32,6 +34,7 @@ use crate::plan::check::Scope;
 use crate::plan::contract::{Event, ObjectRef, TypeMeta};
 use crate::plan::object::Object;
 use crate::telemetry::{Readiness, metrics};
+use crate::webhook;
 
 /// Field manager of the host's own writes.
 const MANAGER: &str = "transom";
@@ -42,6 +45,12 @@ const MAX_HISTORY_SPEC: usize = 16 << 10;
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Failing objects that are looked into beyond those that may fail.
 const MAX_NAMED: u64 = 5;
+/// How often configurations of webhooks are held against what they should be: somebody may have edited them.
+const WEBHOOKS_EVERY: Duration = Duration::from_secs(60);
+/// The same after a failure.
+const WEBHOOKS_RETRY: Duration = Duration::from_secs(3);
+/// Servers of one cluster learn of a new definition within a second or two of each other.
+const MIGRATE_AFTER: Duration = Duration::from_secs(10);
 /// How often a record that is being deleted is looked at for objects that still need the plugin.
 const RETIRE_EVERY: Duration = Duration::from_secs(1);
 
@@ -141,6 +150,7 @@ impl Registry {
         if let Some(slot) = slots.remove(name) {
             slot.task.abort();
             self.controller.deactivate(name);
+            webhook::Hooks::retire(&self.controller, name);
             self.plans.forget(name);
             metrics().plugin_gone(name);
             tracing::info!(plugin = name, "plugin removed");
@@ -168,6 +178,17 @@ struct Record {
     /// Kinds of children that are on record.
     kinds: Arc<Kinds>,
     seen: Seen,
+    /// Writes objects again that are stored in a version before.
+    migration: Migration,
+}
+
+/// Begins a while after a definition was installed: other API servers must know it by then.
+#[derive(Default)]
+enum Migration {
+    #[default]
+    None,
+    Due(Instant),
+    Runs(JoinHandle<()>),
 }
 
 /// What is known of the objects of a version on its way, and can be found out again.
@@ -204,17 +225,20 @@ impl Record {
             pinned: Vec::new(),
             kinds: Arc::default(),
             seen: Seen::default(),
+            migration: Migration::None,
         }
     }
 
     async fn follow(mut self, mut records: watch::Receiver<Plugin>, tried: mpsc::UnboundedSender<String>) {
         let mut failures = 0u32;
+        let mut rotations = self.controller.hooks.rotations();
         loop {
             let plugin = records.borrow_and_update().clone();
             let next = self.handle(&plugin, &mut records).await;
             if self.load_pins(&plugin).await {
                 self.serve();
             }
+            let mut webhooks = self.webhooks(&plugin).await;
             let _ = tried.send(self.name.clone());
             if plugin.metadata.deletion_timestamp.is_some() {
                 return self.retire(&mut records).await;
@@ -237,6 +261,7 @@ impl Record {
                         break;
                     }
                     () = &mut wait => break,
+                    () = rotated(&mut rotations, webhooks) => webhooks = self.webhooks(&plugin).await,
                     () = kinds.asked() => self.record_kinds(&plugin).await,
                     () = controller.pin_missing() => {
                         if self.load_pins(&plugin).await {
@@ -367,6 +392,73 @@ impl Record {
     fn serve(&self) {
         let Some(stable) = self.stable.clone() else { return };
         self.controller.serve(Serving { stable, canary: self.canary.clone(), pinned: self.pinned.clone() });
+    }
+
+    /// Sees to it that objects are stored in the version of now. Returns when it is to be looked at again.
+    async fn migrate(&mut self, active: &Arc<Active>) -> Duration {
+        if !active.plugin.as_ref().is_some_and(crate::plugin::Plugin::has_conversion) {
+            self.migration = Migration::None;
+            return Duration::MAX;
+        }
+        if matches!(&self.migration, Migration::Runs(task) if !task.is_finished()) {
+            return WEBHOOKS_EVERY;
+        }
+        let pending = match migrate::pending(&self.controller, active).await {
+            Ok(pending) => pending,
+            Err(error) => {
+                tracing::warn!(plugin = self.name, %error, "stored versions could not be read");
+                return WEBHOOKS_EVERY;
+            }
+        };
+        if pending.is_empty() {
+            self.migration = Migration::None;
+            return Duration::MAX;
+        }
+        match self.migration {
+            Migration::Due(at) if at <= Instant::now() => {
+                let run = migrate::run(self.controller.clone(), active.clone(), pending);
+                self.migration = Migration::Runs(tokio::spawn(run));
+                WEBHOOKS_EVERY
+            }
+            Migration::Due(at) => at.saturating_duration_since(Instant::now()),
+            Migration::None | Migration::Runs(_) => {
+                self.migration = Migration::Due(Instant::now() + MIGRATE_AFTER);
+                MIGRATE_AFTER
+            }
+        }
+    }
+
+    /// Brings the webhooks of what serves in line with it. Returns when they are to be looked at again.
+    async fn webhooks(&mut self, plugin: &Plugin) -> Duration {
+        let versions: Vec<Arc<Active>> =
+            self.canary.iter().map(|(active, _)| active).chain(&self.stable).cloned().collect();
+        // the version whose definitions are installed
+        let conversion = match versions.first() {
+            Some(active) => load::keep_conversion(&self.controller, active).await,
+            None => return Duration::MAX,
+        };
+        let before = self.known(plugin);
+        let record = Plugin { status: Some(before.clone()), ..plugin.clone() };
+        let said = match conversion {
+            Ok(()) => webhook::publish(&self.controller, &record, &versions).await,
+            Err(LoadFailure { reason, message, .. }) => Some(("False", reason, message)),
+        };
+        let mut again = match &said {
+            None | Some((_, "Disabled", _)) => Duration::MAX,
+            Some(("True", ..)) => WEBHOOKS_EVERY,
+            Some(_) => WEBHOOKS_RETRY,
+        };
+        // what is let in by parts may still be taken back
+        if self.canary.is_none()
+            && let Some(stable) = self.stable.clone()
+        {
+            again = again.min(self.migrate(&stable).await);
+        }
+        let others = before.conditions.iter().filter(|condition| condition.type_ != webhook::CONDITION).cloned();
+        let said = said.map(|(status, reason, message)| (webhook::CONDITION, status, reason, message));
+        let conditions = others.chain(only(&before, plugin, said.into_iter())).collect();
+        let status = PluginStatus { conditions, ..before.clone() };
+        if self.publish(plugin, &before, status).await { again } else { WEBHOOKS_RETRY }
     }
 
     /// Takes the version of the record for all objects: the first one, and the one that serves already.
@@ -886,7 +978,7 @@ impl Record {
                 format!("needed to clean up after {held} {objects}: delete them, or wait until they are gone");
             let ready = (READY, "False", "Terminating", message);
             let kept = before.conditions.iter().filter(|condition| condition.type_ != READY).cloned();
-            let conditions = kept.chain(conditions(&before, plugin, [ready].into_iter())).collect();
+            let conditions = kept.chain(only(&before, plugin, [ready].into_iter())).collect();
             let status = PluginStatus { phase: Phase::Terminating, conditions, ..before.clone() };
             self.publish(plugin, &before, status).await;
             tokio::time::sleep(RETIRE_EVERY).await;
@@ -1106,7 +1198,28 @@ fn failed(before: &PluginStatus, plugin: &Plugin, failure: &LoadFailure) -> Plug
     status
 }
 
+/// Resolves when the certificates of webhooks are others, or after this time.
+async fn rotated(rotations: &mut Option<webhook::Rotations>, after: Duration) {
+    let rotated = async {
+        match rotations {
+            Some(rotations) if after < Duration::MAX => rotations.next().await,
+            _ => std::future::pending().await,
+        }
+    };
+    let _ = tokio::time::timeout(after, rotated).await;
+}
+
+/// Conditions of the steps, and the one about webhooks as it was.
 fn conditions(
+    before: &PluginStatus,
+    plugin: &Plugin,
+    steps: impl Iterator<Item = (&'static str, &'static str, &'static str, String)>,
+) -> Vec<Condition> {
+    let webhooks = before.conditions.iter().filter(|condition| condition.type_ == webhook::CONDITION).cloned();
+    only(before, plugin, steps).into_iter().chain(webhooks).collect()
+}
+
+fn only(
     before: &PluginStatus,
     plugin: &Plugin,
     steps: impl Iterator<Item = (&'static str, &'static str, &'static str, String)>,

@@ -33,6 +33,9 @@ pub struct Metrics {
     lookup_seconds: HistogramVec,
     lookup_hits: IntCounterVec,
     lookups_in_flight: IntGaugeVec,
+    webhooks: IntCounterVec,
+    webhook_seconds: HistogramVec,
+    webhook_certificate: IntGauge,
 }
 
 /// What a metric is.
@@ -90,6 +93,9 @@ impl Metrics {
             let metric = IntGaugeVec::new(Opts::new(name, help), labels).expect("literal");
             register(&registry, &described, "gauge", metric)
         };
+        let expires =
+            "Until when the serving certificate of the webhooks is valid, in seconds since 1970-01-01T00:00:00Z.";
+        let certificate = IntGauge::new("webhook_certificate_expiry_timestamp_seconds", expires).expect("literal");
         let waiting = IntGauge::new("queue_depth", "Primaries that wait for a worker.").expect("literal");
         Self {
             reconciles: counter("reconciles_total", "Reconciles by outcome.", &["plugin", "kind", "outcome"]),
@@ -125,6 +131,17 @@ impl Metrics {
             lookup_seconds: histogram("lookup_seconds", "Duration of a lookup that was sent.", &["kind"]),
             lookup_hits: counter("lookup_hits_total", "Lookups answered from memory, or by one on its way.", &["kind"]),
             lookups_in_flight: gauge("lookups_in_flight", "Lookups on their way.", &["kind"]),
+            webhooks: counter(
+                "webhooks_total",
+                "Calls of webhooks by the API server, by outcome.",
+                &["plugin", "webhook", "outcome"],
+            ),
+            webhook_seconds: histogram(
+                "webhook_seconds",
+                "Duration of a call of a webhook by the API server.",
+                &["plugin", "webhook"],
+            ),
+            webhook_certificate: register(&registry, &described, "gauge", certificate),
             registry,
             described: described.into_inner(),
         }
@@ -134,6 +151,17 @@ impl Metrics {
     #[must_use]
     pub fn described(&self) -> &[Described] {
         &self.described
+    }
+
+    /// The API server has called a webhook and been answered.
+    pub fn webhook(&self, plugin: &str, webhook: &str, outcome: &str, started: Instant) {
+        self.webhooks.with_label_values(&[plugin, webhook, outcome]).inc();
+        self.webhook_seconds.with_label_values(&[plugin, webhook]).observe(started.elapsed().as_secs_f64());
+    }
+
+    /// The serving certificate of the webhooks is valid until then, in seconds since 1970-01-01T00:00:00Z.
+    pub fn webhook_certificate(&self, expires: u64) {
+        self.webhook_certificate.set(i64::try_from(expires).unwrap_or(i64::MAX));
     }
 
     /// A lookup is sent. Times it, and counts it as on its way, until the timer is dropped.

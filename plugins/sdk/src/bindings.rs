@@ -1,4 +1,5 @@
-//! What wit-bindgen makes of `wit/`: the only file of the SDK that knows WIT types, and the only one with `unsafe`.
+//! What wit-bindgen makes of `wit/`: the only place of the SDK that knows WIT types, and the only one with `unsafe`. Each
+//! webhook is a world of its own, because the exports of a world go together; wit-component unites what is used.
 #![allow(
     unsafe_code,
     missing_docs,
@@ -10,6 +11,9 @@
     clippy::allow_attributes_without_reason,
     reason = "generated code"
 )]
+
+pub mod admission;
+pub mod conversion;
 
 wit_bindgen::generate!({
     path: "../../wit",

@@ -22,6 +22,27 @@ pub(crate) fn json<K: CustomResourceExt>() -> Result<String, serde_json::Error> 
     serde_json::to_string(&crd)
 }
 
+/// The CRD with the versions of others of the same kind, in which nothing is stored.
+pub(crate) fn with_versions(crd: String, others: &[String]) -> Result<String, serde_json::Error> {
+    if others.is_empty() {
+        return Ok(crd);
+    }
+    let mut crd: Value = serde_json::from_str(&crd)?;
+    for other in others {
+        let mut other: Value = serde_json::from_str(other)?;
+        let mut added = other.pointer_mut("/spec/versions").map(Value::take).unwrap_or_default();
+        for version in added.as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
+            version.insert("storage".into(), false.into());
+        }
+        if let (Some(versions), Value::Array(added)) =
+            (crd.pointer_mut("/spec/versions").and_then(Value::as_array_mut), added)
+        {
+            versions.extend(added);
+        }
+    }
+    serde_json::to_string(&crd)
+}
+
 /// What people read first in `kubectl explain` is what the author wrote about the spec, not that a macro made the type.
 fn describe(schema: &mut Value) {
     let Some(description) = schema.pointer("/properties/spec/description").cloned() else { return };

@@ -3,6 +3,7 @@
 //! A plugin says what should be for an object; the host makes it so. It has no client, no clock and no network, so the
 //! same input gives the same plan, and its tests run natively without a cluster.
 
+mod admission;
 mod answer;
 #[doc(hidden)]
 pub mod bindings;
@@ -10,11 +11,13 @@ pub mod bindings;
 pub mod component;
 mod condition;
 mod context;
+mod conversion;
 mod crd;
 mod failure;
 mod health;
 #[cfg(target_family = "wasm")]
 mod heap;
+mod json;
 mod kind;
 pub mod log;
 mod manifest;
@@ -24,9 +27,11 @@ mod observed;
 mod plan;
 pub mod testing;
 
+pub use admission::{Admission, Review, Validated, Verdict};
 pub use answer::{Answer, File, HttpResponse};
 pub use condition::{Condition, Status};
 pub use context::{CallOutcome, Context};
+pub use conversion::{Convert, Unconvertible};
 pub use failure::{Failure, Violations};
 pub use health::{Health, State};
 #[doc(hidden)]
@@ -48,20 +53,44 @@ pub mod prelude {
     pub use serde::{Deserialize, Serialize};
 
     pub use crate::{
-        ChildExt, Condition, Context, Delivery, Failure, Health, Manifest, Observed, Plan, Planned, Plugin, Protocol,
-        Reconcile, Violations,
+        Admission, ChildExt, Condition, Context, Convert, Delivery, Failure, Health, Manifest, Observed, Plan, Planned,
+        Plugin, Protocol, Reconcile, Review, Unconvertible, Verdict, Violations,
     };
 }
 
 /// Makes a WebAssembly component of a [`Plugin`]. Natively it does nothing.
+///
+/// A plugin with an [`Admission`] or with several versions of a kind ([`Convert`]) says so:
+/// `export!(MyPlugin, admission, conversion)`, or one of them. Without that the component has no such exports, and the
+/// host installs no webhook.
 #[macro_export]
 macro_rules! export {
     ($plugin:ty) => {
+        $crate::export!(@ $plugin, false, false, {});
+    };
+    ($plugin:ty, admission) => {
+        $crate::export!(@ $plugin, true, false, {
+            $crate::bindings::admission::export_admission!(Component with_types_in $crate::bindings::admission);
+        });
+    };
+    ($plugin:ty, conversion) => {
+        $crate::export!(@ $plugin, false, true, {
+            $crate::bindings::conversion::export_conversion!(Component with_types_in $crate::bindings::conversion);
+        });
+    };
+    ($plugin:ty, admission, conversion) => {
+        $crate::export!(@ $plugin, true, true, {
+            $crate::bindings::admission::export_admission!(Component with_types_in $crate::bindings::admission);
+            $crate::bindings::conversion::export_conversion!(Component with_types_in $crate::bindings::conversion);
+        });
+    };
+    (@ $plugin:ty, $admission:literal, $conversion:literal, { $($webhooks:tt)* }) => {
         #[cfg(target_family = "wasm")]
         #[allow(unsafe_code, reason = "the exports of a component are symbols with fixed names")]
         const _: () = {
-            type Component = $crate::component::Component<$plugin>;
-    $crate::bindings::export_plugin!(Component with_types_in $crate::bindings);
+            type Component = $crate::component::Component<$plugin, $admission, $conversion>;
+            $crate::bindings::export_plugin!(Component with_types_in $crate::bindings);
+            $($webhooks)*
         };
     };
 }

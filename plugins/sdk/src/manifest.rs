@@ -2,8 +2,10 @@ use kube::core::crd::CustomResourceExt;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
+use crate::admission::{Admission, AdmissionRoute, Validated};
 use crate::bindings::exports::transom::plugin::reconciler as wit;
 use crate::context::Context;
+use crate::conversion::{Convert, VersionRoute};
 use crate::crd;
 use crate::failure::Failure;
 use crate::kind::{Kind, TypeMeta};
@@ -72,6 +74,8 @@ pub struct Manifest<P> {
     name: String,
     version: String,
     pub(crate) routes: Vec<Route>,
+    pub(crate) admissions: Vec<AdmissionRoute>,
+    pub(crate) versions: Vec<VersionRoute>,
     pub(crate) children: Vec<(TypeMeta, Delivery)>,
     pub(crate) reads: Vec<(TypeMeta, Delivery)>,
     endpoints: Vec<wit::Endpoint>,
@@ -88,6 +92,8 @@ impl<P: Plugin> Manifest<P> {
             name: name.into(),
             version: version.into(),
             routes: Vec::new(),
+            admissions: Vec::new(),
+            versions: Vec::new(),
             children: Vec::new(),
             reads: Vec::new(),
             endpoints: Vec::new(),
@@ -104,6 +110,25 @@ impl<P: Plugin> Manifest<P> {
         P: Reconcile<K>,
     {
         self.routes.push(Route { kind: K::type_meta(), crd: crd::json::<K>, run: run::<P, K> });
+        self
+    }
+
+    /// The plugin defaults and validates primaries of this kind before they are stored; `export!` must say `admission`.
+    pub fn admission<K: Validated>(mut self) -> Self
+    where
+        P: Admission<K>,
+    {
+        self.admissions.push(AdmissionRoute::new::<P, K>());
+        self
+    }
+
+    /// The kind of the primary `K` is served in the API version of `V`, too, and stored in that of `K`: the only one that
+    /// `reconcile` and [`Admission`] see. `export!` must say `conversion`.
+    pub fn version<V: Validated, K: Validated>(mut self) -> Self
+    where
+        P: Convert<V, K> + Convert<K, V>,
+    {
+        self.versions.push(VersionRoute::new::<P, V, K>());
         self
     }
 
@@ -170,6 +195,13 @@ impl<P: Plugin> Manifest<P> {
         self
     }
 
+    /// With all its versions.
+    fn crd(&self, route: &Route) -> Result<String, serde_json::Error> {
+        let versions = self.versions.iter().filter(|version| version.primary == route.kind);
+        let others: Vec<String> = versions.map(|version| (version.crd)()).collect::<Result<_, _>>()?;
+        crd::with_versions((route.crd)()?, &others)
+    }
+
     pub(crate) fn to_wit(&self) -> Result<wit::Manifest, serde_json::Error> {
         let child = |(kind, delivery): &(TypeMeta, Delivery)| wit::ChildKind {
             kind: kind.to_wit(),
@@ -182,7 +214,7 @@ impl<P: Plugin> Manifest<P> {
         Ok(wit::Manifest {
             name: self.name.clone(),
             version: self.version.clone(),
-            crds: self.routes.iter().map(|route| (route.crd)()).collect::<Result<_, _>>()?,
+            crds: self.routes.iter().map(|route| self.crd(route)).collect::<Result<_, _>>()?,
             children: self.children.iter().map(child).collect(),
             reads: self.reads.iter().map(read).collect(),
             endpoints: self.endpoints.clone(),

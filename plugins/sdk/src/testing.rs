@@ -21,12 +21,14 @@ use std::fmt::Display;
 
 pub use plan::{Condition, Disposition, Plan, PlannedChild};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::bindings::admission::exports::transom::plugin::admission;
 use crate::bindings::transom::plugin::types::{Answer, Answered, Lookup, Problem};
 use crate::kind::TypeMeta;
 use crate::manifest::{Delivery, Manifest, Plugin};
-use crate::{Child, File, HttpResponse, Kind, component};
+use crate::{Child, File, HttpResponse, Kind, Verdict, component};
 
 /// The types that cross into the component, as generated from `wit/`.
 pub mod wire {
@@ -54,6 +56,52 @@ pub fn manifest<P: Plugin>() -> wire::Manifest {
 /// The plugin's failure.
 pub fn call<P: Plugin>(request: wire::Request) -> Result<wire::Step, wire::Failure> {
     component::reconcile::<P>(request)
+}
+
+fn review(new: &impl Child, old: Option<&impl Child>, config: &Value) -> admission::Review {
+    admission::Review {
+        operation: if old.is_some() { admission::Operation::Update } else { admission::Operation::Create },
+        object: parse(new).to_string(),
+        old_object: old.map(|old| parse(old).to_string()),
+        config: config.to_string(),
+    }
+}
+
+/// The primary as it is after `default`, when it is created.
+///
+/// # Panics
+///
+/// When what comes out does not fit the type.
+#[must_use]
+pub fn defaulted<P: Plugin, K: Child + DeserializeOwned>(primary: &K) -> K {
+    let text = crate::admission::default_of::<P>(&review(primary, None::<&K>, &json!({})));
+    let object = text.map_or_else(|| parse(primary), |text| serde_json::from_str(&text).unwrap_or_default());
+    serde_json::from_value(object).unwrap_or_else(|error| fail("the defaulted object does not fit its type", error))
+}
+
+/// What `validate` says of a primary that replaces `old`, or that is created.
+pub fn validated<P: Plugin, K: Child>(primary: &K, old: Option<&K>) -> Verdict {
+    validated_with::<P, K>(primary, old, &json!({}))
+}
+
+/// The same with a configuration.
+pub fn validated_with<P: Plugin, K: Child>(primary: &K, old: Option<&K>, config: &Value) -> Verdict {
+    Verdict::of_wire(crate::admission::verdict_of::<P>(&review(primary, old, config)))
+}
+
+/// The object in another version of its kind, by what the component exports as `convert`.
+///
+/// # Errors
+///
+/// The plugin's words.
+///
+/// # Panics
+///
+/// When what comes out does not fit the type.
+pub fn converted<P: Plugin, A: Child, B: Kind + DeserializeOwned>(object: &A) -> Result<B, String> {
+    let to = B::type_meta().api_version;
+    let text = crate::conversion::convert::<P>(&parse(object).to_string(), &to)?;
+    Ok(serde_json::from_str(&text).unwrap_or_else(|error| fail("the converted object does not fit its type", error)))
 }
 
 /// As many rounds as a host grants.

@@ -18,6 +18,7 @@ mod compatibility;
 mod crash;
 mod deletion;
 mod describe;
+mod dev;
 mod domain;
 mod domain_database;
 mod domain_workload;
@@ -41,7 +42,9 @@ mod signatures;
 mod sources;
 mod steady;
 mod swap;
+mod tutorial;
 mod verify;
+mod webhooks;
 
 use std::collections::BTreeMap;
 

@@ -126,6 +126,17 @@ async fn a_plugin_is_installed_shown_and_removed_from_the_command_line() {
     assert!(shown.stdout.contains("kind: ClusterRole") && shown.stdout.contains("configmaps"), "{}", shown.stdout);
     assert!(ns.find(transom_tests::of::<sample::Plugin>(&name)).await.is_none(), "nothing was done");
 
+    let as_json = async |more: &[&str]| -> Value {
+        let output = transom_as(&registry, &[more, &["-o", "json"]].concat()).await;
+        serde_json::from_str(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+    };
+    let shown = as_json(&arguments).await;
+    assert_eq!((&shown["digest"], &shown["serves"]), (&json!(good.digest), &Value::Null), "{shown}");
+    assert_eq!(shown["record"]["spec"]["source"]["oci"]["reference"], format!("{reference}@{digest}"));
+    let file = good.path.display().to_string();
+    let pushed = as_json(&["plugin", "push", &file, &reference, "--ca", &ca]).await;
+    assert_eq!((&pushed["digest"], &pushed["tag"]), (&json!(digest), &json!("1")));
+
     arguments.push("--yes");
     let installed = transom_as(&registry, &arguments).await.printed();
     assert!(installed.contains(&format!("plugin {name} ")) && installed.contains(" serves"), "{installed}");
@@ -139,7 +150,8 @@ async fn a_plugin_is_installed_shown_and_removed_from_the_command_line() {
     let json: Value = serde_json::from_str(&run(&["plugin", "show", &name, "-o", "json"]).await.printed()).unwrap();
     assert_eq!(json["status"]["digest"], good.digest);
     assert!(run(&["plugin", "remove", &name]).await.stderr.contains("--yes"));
-    run(&["plugin", "remove", &name, "--yes"]).await.succeeded();
+    let removed = as_json(&["plugin", "remove", &name, "--yes"]).await;
+    assert_eq!((&removed["deleted"], &removed["kinds"][0]["kind"]), (&json!(true), &json!("Hostile")), "{removed}");
     ns.wait_gone(&record).await;
     assert!(run(&["plugin", "show", &name]).await.stderr.contains("there is no Plugin"));
 }

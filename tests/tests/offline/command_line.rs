@@ -28,6 +28,8 @@ async fn help_names_every_command_and_none_that_is_not_for_people() {
 #[case("replay")]
 #[case("crds")]
 #[case("plugin")]
+#[case("dev")]
+#[case("completion")]
 #[tokio::test]
 async fn every_command_explains_itself(#[case] command: &str) {
     let help = transom(&[command, "--help"], "").await.printed();
@@ -37,6 +39,17 @@ async fn every_command_explains_itself(#[case] command: &str) {
         lines.windows(2).filter(|pair| pair[0].starts_with('-') && !pair[0].starts_with("- ") && pair[1].is_empty());
     let undocumented: Vec<&str> = options.map(|pair| pair[0]).collect();
     assert_eq!(undocumented, Vec::<&str>::new(), "an option without a word about it");
+}
+
+#[rstest]
+#[case("bash", "complete -F _transom")]
+#[case("zsh", "#compdef transom")]
+#[case("fish", "complete -c transom")]
+#[tokio::test]
+async fn completion_is_a_script_of_the_shell(#[case] shell: &str, #[case] says: &str) {
+    let script = transom(&["completion", shell], "").await.printed();
+    assert!(script.contains(says) && script.contains("rollback") && script.contains("plugin-selector"), "{script}");
+    assert!(transom(&["completion", "csh"], "").await.stderr.contains("[possible values: bash, zsh, fish]"));
 }
 
 #[tokio::test]
@@ -151,4 +164,39 @@ async fn a_wrong_command_line_is_answered_with_what_would_be_right(
     let output = transom(arguments, "").await;
     assert_eq!((output.code, &*output.stdout), (Some(code), ""), "{}", output.stderr);
     assert!(output.stderr.contains(message), "{}", output.stderr);
+}
+
+#[tokio::test]
+async fn the_reference_is_what_the_program_says() {
+    let folder = tempfile::tempdir().unwrap();
+    transom(&["reference", path(folder.path())], "").await.succeeded();
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference");
+    for page in ["cli.md", "plugin.md", "overlay.md"] {
+        let read = |folder: &Path| std::fs::read_to_string(folder.join(page)).unwrap();
+        let advice = format!("docs/reference/{page} is old: `cargo run -p transom -- reference docs/reference`");
+        assert!(read(folder.path()) == read(&docs), "{advice}");
+    }
+}
+
+#[tokio::test]
+async fn a_new_project_is_refused_where_kubernetes_would_refuse_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = path(folder.path());
+    for (arguments, said) in [
+        (["Web", "--group", "shop.example"], "must be small letters"),
+        (["web", "--group", "shop"], "must be a domain name"),
+        (["web", "--group", "apps.k8s.io"], "take a domain that is yours"),
+        (["web", "--kind", "web"], "begin with a capital"),
+        (["web", "--sdk", "next"], "neither a folder nor a version"),
+    ] {
+        let output = transom(&[&["plugin", "new"], &arguments[..], &["--dir", dir]].concat(), "").await;
+        assert_eq!((output.code, &*output.stdout), (Some(1), ""), "{arguments:?}");
+        assert!(output.stderr.contains(said), "{}", output.stderr);
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing was written");
+    let made = transom(&["plugin", "new", "web-shop", "--dir", dir], "").await.printed();
+    assert_eq!(made.lines().count(), 5, "{made}");
+    assert!(folder.path().join("src/lib.rs").is_file());
+    let again = transom(&["plugin", "new", "web-shop", "--dir", dir], "").await;
+    assert!(again.stderr.contains("is there already"), "{}", again.stderr);
 }

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use rstest::rstest;
 use serde_json::{Value, json};
 use transom::api::plugin::Bounds;
+use transom::overlay::Overlaid;
 use transom::plan::check::{Checker, Scope};
 use transom::plan::contract::{Answer, Answered, Failure, Lookup, ObjectRef, Request, Step, TypeMeta, Value as Found};
 use transom::plan::object::Object;
@@ -207,6 +208,43 @@ async fn what_differs_is_named_and_another_component_is_said() {
     assert!(output.stdout.contains("spec.replicas\n  - 2\n  + 3"), "{}", output.stdout);
     let said = format!("another component: recorded {}, replayed {}", component.digest, other.digest);
     assert!(output.stdout.starts_with(&said), "{}", output.stdout);
+}
+
+#[tokio::test]
+async fn recorded_overlays_are_laid_again_and_what_became_of_them_is_compared() {
+    let (component, folder) = (component("web").await, tempfile::tempdir().unwrap());
+    let loaded = native::load(&component).await;
+    let mut recording = recording(&component, &loaded, &snapshot(sample::web("shop"), Children::new()), vec![]).await;
+    let overlay = json!({
+        "name": "more", "namespace": "default", "uid": "u", "generation": 1,
+        "spec": {
+            "target": { "apiVersion": "bench.dev/v1", "kind": "Web" },
+            "patches": [{
+                "target": { "apiVersion": "apps/v1", "kind": "Deployment" }, "patch": { "spec": { "replicas": 5 } },
+            }],
+        },
+    });
+    let mut overlays: Overlaid =
+        serde_json::from_value(json!({ "rules": {}, "overlays": [overlay], "outcomes": [] })).unwrap();
+    let Outcome::Planned(plan) = &recording.outcome else { panic!("a plan") };
+    overlays.outcomes = overlays.on_plan(plan, "default").unwrap().outcomes;
+    assert_eq!(overlays.outcomes[0].children.len(), 1, "{:?}", overlays.outcomes);
+    recording.overlays = Some(overlays);
+    let mut bundle = Bundle::of(&recording).await.unwrap();
+    let replayed = async |bundle: &Bundle| {
+        let file = write(folder.path(), bundle);
+        transom(&["replay", &file, "--plugin", component.path.to_str().unwrap()], "").await
+    };
+    let same = replayed(&bundle).await.printed();
+    assert!(same.starts_with("overlay more: applied\nsame plan"), "{same}");
+
+    // rules of another record, or of another version of the host
+    let rules = json!({ "deny": [{ "path": "spec.replicas" }] });
+    bundle.overlays.as_mut().unwrap().rules = serde_json::from_value(rules).unwrap();
+    let output = replayed(&bundle).await;
+    assert_eq!(output.code, Some(1), "{}", output.stdout);
+    assert!(output.stdout.starts_with("overlay more: Refused\noverlay more"), "{}", output.stdout);
+    assert!(output.stderr.contains("1 differences from the recording"), "{}", output.stderr);
 }
 
 #[rstest]

@@ -5,26 +5,44 @@ use std::process::Stdio;
 
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
-use tokio::process::Command;
 use wit_component::ComponentEncoder;
 
 use super::remote::check_component;
+use super::toolchain::{TARGET, Toolchain};
 
-const TARGET: &str = "wasm32-unknown-unknown";
+/// How much time the compiler takes; a variable of the environment says otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::cli) enum Speed {
+    /// What makes a component fast and small.
+    Release,
+    /// What makes the next build fast.
+    Dev,
+}
 
-/// What makes a guest fast and small, where the crate's own profile does not say otherwise.
-const PROFILE: [(&str, &str); 5] = [
-    ("CARGO_PROFILE_RELEASE_OPT_LEVEL", "3"),
-    ("CARGO_PROFILE_RELEASE_LTO", "true"),
-    ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1"),
-    ("CARGO_PROFILE_RELEASE_PANIC", "abort"),
-    ("CARGO_PROFILE_RELEASE_STRIP", "true"),
-];
+impl Speed {
+    fn profile(self) -> [(&'static str, &'static str); 6] {
+        let [level, lto, units, incremental] = match self {
+            Self::Release => ["3", "true", "1", "false"],
+            Self::Dev => ["1", "off", "16", "true"],
+        };
+        [
+            ("CARGO_PROFILE_RELEASE_OPT_LEVEL", level),
+            ("CARGO_PROFILE_RELEASE_LTO", lto),
+            ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", units),
+            ("CARGO_PROFILE_RELEASE_INCREMENTAL", incremental),
+            ("CARGO_PROFILE_RELEASE_PANIC", "abort"),
+            ("CARGO_PROFILE_RELEASE_STRIP", "true"),
+        ]
+    }
+}
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: transom plugin build plugins/web --output web.wasm\n\
-    Needs cargo, and the target once: rustup target add wasm32-unknown-unknown.\n\
+#[command(after_help = "Examples:\n  \
+    transom plugin build                                # the crate of this folder\n  \
+    transom plugin build plugins/web --output web.wasm\n\
+    Needs cargo, and the target once: rustup target add wasm32-unknown-unknown; or Debian's rustc-web, cargo-web,\n\
+    rust-web-src and lld.\n\
     Plugins in other languages are built with the tools of those; any component for the world of wit/ will do.")]
 pub struct Args {
     /// Folder of the crate; it must be a library with crate-type cdylib.
@@ -40,45 +58,67 @@ pub struct Args {
 
 impl Args {
     pub(super) async fn run(self) -> anyhow::Result<()> {
-        let manifest = self.dir.join("Cargo.toml");
-        ensure!(manifest.is_file(), "{} is no folder of a crate: it has no Cargo.toml", self.dir.display());
-        let module = self.compile(&manifest).await?;
-        let bytes = std::fs::read(&module).with_context(|| format!("cannot read {}", module.display()))?;
-        let component = componentize(&bytes).with_context(|| {
-            format!("{} does not make a component: does it export a plugin (transom_sdk::export!)?", module.display())
-        })?;
-        let name = module.file_name().map(PathBuf::from).unwrap_or_default();
-        let output = self.output.unwrap_or(name);
-        check_component(&component, &output.display().to_string())?;
+        let Built { component, module } =
+            build(&Toolchain::find().await?, &self.dir, &self.cargo, Speed::Release).await?;
+        let output = self.output.unwrap_or_else(|| module.file_name().map(PathBuf::from).unwrap_or_default());
         std::fs::write(&output, &component).with_context(|| format!("cannot write {}", output.display()))?;
         eprintln!("{} KiB, {}", component.len() / 1024, crate::registry::digest_of(&component));
         println!("{}", output.display());
         Ok(())
     }
+}
 
-    /// The core module that cargo says it has built.
-    async fn compile(&self, manifest: &Path) -> anyhow::Result<PathBuf> {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut build = Command::new(cargo);
-        build.args(["build", "--lib", "--release", "--target", TARGET, "--message-format", "json-render-diagnostics"]);
-        build.arg("--manifest-path").arg(manifest).args(&self.cargo);
-        for (name, value) in PROFILE {
-            if std::env::var_os(name).is_none() {
-                build.env(name, value);
-            }
+/// What a crate was built to.
+#[derive(Debug)]
+pub(in crate::cli) struct Built {
+    /// The component's bytes.
+    pub(in crate::cli) component: Vec<u8>,
+    /// The core module that it was made of, in cargo's target folder.
+    pub(in crate::cli) module: PathBuf,
+}
+
+/// Builds the crate in a folder. cargo's words go to stderr.
+pub(in crate::cli) async fn build(
+    toolchain: &Toolchain,
+    dir: &Path,
+    arguments: &[String],
+    speed: Speed,
+) -> anyhow::Result<Built> {
+    let manifest = dir.join("Cargo.toml");
+    ensure!(manifest.is_file(), "{} is no folder of a crate: it has no Cargo.toml", dir.display());
+    let module = compile(toolchain, &manifest, arguments, speed).await?;
+    let bytes = std::fs::read(&module).with_context(|| format!("cannot read {}", module.display()))?;
+    let component = componentize(&bytes).with_context(|| {
+        format!("{} does not make a component: does it export a plugin (transom_sdk::export!)?", module.display())
+    })?;
+    check_component(&component, &module.display().to_string())?;
+    Ok(Built { component, module })
+}
+
+/// The core module that cargo says it has built.
+async fn compile(
+    toolchain: &Toolchain,
+    manifest: &Path,
+    arguments: &[String],
+    speed: Speed,
+) -> anyhow::Result<PathBuf> {
+    let mut build = toolchain.cargo()?;
+    build.arg("build").args(toolchain.flags());
+    build.args(["--lib", "--release", "--target", TARGET, "--message-format", "json-render-diagnostics"]);
+    build.arg("--manifest-path").arg(manifest).args(arguments);
+    for (name, value) in speed.profile() {
+        if std::env::var_os(name).is_none() {
+            build.env(name, value);
         }
-        // flags for this machine's processor are not for WebAssembly
-        build.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
-        build.stdin(Stdio::null()).stdout(Stdio::piped());
-        let child = build.spawn().context("cannot run cargo: install Rust from https://rustup.rs")?;
-        let built = child.wait_with_output().await.context("cargo cannot be waited for")?;
-        if !built.status.success() {
-            bail!("cargo could not build it (above). Is the target there? rustup target add {TARGET}");
-        }
-        artifact(&built.stdout, manifest).with_context(|| {
-            format!("{}: cargo built no .wasm: [lib] needs crate-type = [\"cdylib\"]", manifest.display())
-        })
     }
+    build.stdout(Stdio::piped()).kill_on_drop(true);
+    let child = build.spawn().context("cannot run cargo: install Rust from https://rustup.rs")?;
+    let built = child.wait_with_output().await.context("cargo cannot be waited for")?;
+    if !built.status.success() {
+        bail!("cargo could not build {} (above)", manifest.display());
+    }
+    artifact(&built.stdout, manifest)
+        .with_context(|| format!("{}: cargo built no .wasm: [lib] needs crate-type = [\"cdylib\"]", manifest.display()))
 }
 
 /// The `.wasm` of the crate in this folder among cargo's messages.

@@ -17,7 +17,7 @@ use kube::{Api, ResourceExt};
 use serde_json::{Map, Value, json};
 
 use super::remote::{RemoteArgs, check_component, explained};
-use super::{roles, show};
+use super::{Output, roles, show};
 use crate::api::names::READY;
 use crate::api::plugin::{Bounds, Plugin};
 use crate::control::cluster::Cluster;
@@ -25,7 +25,7 @@ use crate::lookup::registry::is_digest;
 use crate::plugin::{Cache, Engine};
 use crate::registry::signature::VerifyingKey;
 use crate::registry::source::Chain;
-use crate::registry::{Loader, digest_of};
+use crate::registry::{Loaded, Loader, digest_of};
 
 /// Field manager: what else is in a record (endpoints, limits, configuration) stays.
 const MANAGER: &str = "transom-plugin-install";
@@ -71,14 +71,20 @@ pub struct Args {
     /// Take over fields of the record that somebody else has set.
     #[arg(long)]
     force: bool,
+    /// Do not wait until the version serves.
+    #[arg(long, conflicts_with = "timeout")]
+    no_wait: bool,
     /// How long to wait until the version serves, in seconds.
     #[arg(long, default_value_t = 120, value_name = "SECONDS")]
     timeout: u64,
+    /// How the result looks.
+    #[arg(long, short, default_value = "text")]
+    output: Output,
     #[command(flatten)]
     remote: RemoteArgs,
 }
 
-fn pair<const SEPARATOR: char>(text: &str) -> Result<(String, String), String> {
+pub(in crate::cli) fn pair<const SEPARATOR: char>(text: &str) -> Result<(String, String), String> {
     match text.split_once(SEPARATOR) {
         Some((left, right)) if !left.is_empty() && !right.is_empty() => Ok((left.into(), right.into())),
         _ => Err(format!("must be two words with {SEPARATOR} between them")),
@@ -91,6 +97,37 @@ struct Found {
     source: Value,
     /// To be made first.
     config_map: Option<Value>,
+}
+
+/// What would be, or was, done.
+struct Installation<'a> {
+    loaded: &'a Loaded,
+    digest: &'a str,
+    /// What the plugin has to be allowed.
+    role: Value,
+    /// To the account that was named.
+    binding: Option<Value>,
+    /// Kinds that this cluster does not serve.
+    unknown: Vec<String>,
+    record: Value,
+}
+
+impl Installation<'_> {
+    fn kinds(&self) -> Vec<String> {
+        self.loaded.definitions.iter().map(|one| one.served.kind.to_string()).collect()
+    }
+
+    /// For programs; `version` serves now.
+    fn json(&self, name: &str, version: Option<&str>) -> Value {
+        let manifest = &self.loaded.manifest;
+        let endpoints = manifest.endpoints.iter().filter(|endpoint| !endpoint.optional);
+        json!({
+            "plugin": name, "digest": self.digest, "kinds": self.kinds(), "offered": manifest.version,
+            "serves": version, "clusterRole": self.role, "clusterRoleBinding": self.binding,
+            "unknownKinds": self.unknown, "makesAnyKind": manifest.makes_any_kind(), "engines": manifest.engines, "record": self.record,
+            "endpoints": endpoints.map(|endpoint| &endpoint.name).collect::<Vec<_>>(),
+        })
+    }
 }
 
 impl Args {
@@ -113,35 +150,26 @@ impl Args {
         }
         let cluster = Cluster::new(client.clone(), None);
         let (role, unknown) = roles::needed(&cluster, name, manifest, &loaded.definitions).await;
-        let kinds: Vec<String> = loaded.definitions.iter().map(|one| one.served.kind.to_string()).collect();
-        println!("# plugin {} {}, {digest}, serves {}", manifest.name, manifest.version, kinds.join(", "));
-        match &self.service_account {
-            Some((namespace, account)) => {
-                println!("# what the ServiceAccount {namespace}/{account} has to be allowed: `kubectl apply -f` this");
-                println!("{}", serde_saphyr::to_string(&role)?.trim_end());
-                let binding = roles::binding(name, (namespace, account));
-                println!("---\n{}", serde_saphyr::to_string(&binding)?.trim_end());
-            }
-            None => {
-                println!("# what it has to be allowed, if it is to act as an account of its own (--service-account):");
-                println!("{}", serde_saphyr::to_string(&role)?.trim_end());
-            }
-        }
-        for kind in &unknown {
-            println!("# and {kind}, which this cluster does not serve yet");
-        }
-        if manifest.makes_any_kind() {
-            println!("# and every kind that its templates make: get, list, watch, create, patch, delete");
-        }
-        for endpoint in manifest.endpoints.iter().filter(|endpoint| !endpoint.optional) {
-            println!("# spec.endpoints must name {} ({}: {})", endpoint.name, endpoint.protocol, endpoint.purpose);
-        }
-        for engine in &manifest.engines {
-            println!("# spec.engines must name {engine}");
-        }
         let record = self.record(name, &found.source, &digest, &keys);
+        let binding = self.service_account.as_ref();
+        let binding = binding.map(|(namespace, account)| roles::binding(name, (namespace, account)));
+        let installation = Installation {
+            loaded: &loaded,
+            digest: &digest,
+            role,
+            binding,
+            unknown: unknown.iter().map(ToString::to_string).collect(),
+            record,
+        };
+        let of = |version: Option<&str>| installation.json(name, version);
+        if self.output == Output::Text {
+            self.print(&installation)?;
+        }
         if !self.yes {
-            println!("---\n{}", serde_saphyr::to_string(&record)?.trim_end());
+            match self.output.of(&of(None))? {
+                Some(text) => println!("{text}"),
+                None => println!("---\n{}", serde_saphyr::to_string(&installation.record)?.trim_end()),
+            }
             bail!("nothing was changed: this record would be applied; call it again with --yes");
         }
         if let Some(map) = &found.config_map {
@@ -153,7 +181,7 @@ impl Args {
         }
         let api = Api::<Plugin>::all(client);
         let parameters = PatchParams { force: self.force, ..PatchParams::apply(MANAGER) };
-        let applied = match api.patch(name, &parameters, &Patch::Apply(&record)).await {
+        let applied = match api.patch(name, &parameters, &Patch::Apply(&installation.record)).await {
             Ok(applied) => applied,
             Err(kube::Error::Api(status)) if status.code == 409 => {
                 bail!("somebody else has set these fields: {}; --force takes them over", status.message)
@@ -163,14 +191,54 @@ impl Args {
             }
             Err(error) => return Err(error).context("cannot apply the Plugin record"),
         };
+        if self.no_wait {
+            let result = self.output.of(&of(None))?;
+            println!("{}", result.unwrap_or_else(|| format!("plugin {name}: the version is asked for")));
+            return Ok(());
+        }
         let generation = applied.metadata.generation.unwrap_or_default();
         let wait = ready(&api, name, generation);
         match tokio::time::timeout(Duration::from_secs(self.timeout), wait).await {
-            Ok(version) => println!("plugin {name} {} serves", version?),
+            Ok(version) => {
+                let version = version?;
+                let result = self.output.of(&of(Some(&version)))?;
+                println!("{}", result.unwrap_or_else(|| format!("plugin {name} {version} serves")));
+            }
             Err(_) => {
                 let now = api.get_opt(name).await.ok().flatten().map(|plugin| said(&plugin)).unwrap_or_default();
                 bail!("plugin {name} does not serve after {} s: {now}; `transom plugin show {name}`", self.timeout)
             }
+        }
+        Ok(())
+    }
+
+    /// What it is and needs, for people.
+    fn print(&self, installation: &Installation<'_>) -> anyhow::Result<()> {
+        let Installation { loaded, digest, role, binding, unknown, .. } = installation;
+        let (manifest, kinds) = (&loaded.manifest, installation.kinds());
+        println!("# plugin {} {}, {digest}, serves {}", manifest.name, manifest.version, kinds.join(", "));
+        match (&self.service_account, binding) {
+            (Some((namespace, account)), Some(binding)) => {
+                println!("# what the ServiceAccount {namespace}/{account} has to be allowed: `kubectl apply -f` this");
+                println!("{}", serde_saphyr::to_string(role)?.trim_end());
+                println!("---\n{}", serde_saphyr::to_string(binding)?.trim_end());
+            }
+            _ => {
+                println!("# what it has to be allowed, if it is to act as an account of its own (--service-account):");
+                println!("{}", serde_saphyr::to_string(role)?.trim_end());
+            }
+        }
+        for kind in unknown {
+            println!("# and {kind}, which this cluster does not serve yet");
+        }
+        if manifest.makes_any_kind() {
+            println!("# and every kind that its templates make: get, list, watch, create, patch, delete");
+        }
+        for endpoint in manifest.endpoints.iter().filter(|endpoint| !endpoint.optional) {
+            println!("# spec.endpoints must name {} ({}: {})", endpoint.name, endpoint.protocol, endpoint.purpose);
+        }
+        for engine in &manifest.engines {
+            println!("# spec.engines must name {engine}");
         }
         Ok(())
     }
@@ -208,16 +276,9 @@ impl Args {
     fn found_in_file(&self, path: &Path) -> anyhow::Result<Found> {
         let wasm = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         check_component(&wasm, &self.what)?;
-        let mut packed = GzEncoder::new(Vec::new(), Compression::best());
-        packed.write_all(&wasm)?;
-        let packed = packed.finish()?;
-        if packed.len() > MAX_CONFIG_MAP {
+        let Some(mut map) = config_map(&wasm)? else {
             bail!("{} is too large for a ConfigMap: push it to a registry, and install that", self.what);
-        }
-        let mut map = json!({
-            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {},
-            "binaryData": { "plugin.wasm": STANDARD.encode(packed) },
-        });
+        };
         let signature = std::fs::read_to_string(format!("{}.sig", self.what)).ok();
         if let (Some(map), Some(signature)) = (map.as_object_mut(), signature) {
             map.insert("data".into(), json!({ "plugin.wasm.sig": signature }));
@@ -242,7 +303,21 @@ impl Args {
     }
 }
 
-fn config_map_name(plugin: &str) -> String {
+/// A ConfigMap with the component, packed; none when it does not fit. Without a name.
+pub(in crate::cli) fn config_map(wasm: &[u8]) -> anyhow::Result<Option<Value>> {
+    let mut packed = GzEncoder::new(Vec::new(), Compression::best());
+    packed.write_all(wasm)?;
+    let packed = packed.finish()?;
+    let fits = packed.len() <= MAX_CONFIG_MAP;
+    Ok(fits.then(|| {
+        json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {},
+            "binaryData": { "plugin.wasm": STANDARD.encode(packed) },
+        })
+    }))
+}
+
+pub(in crate::cli) fn config_map_name(plugin: &str) -> String {
     format!("transom-plugin-{plugin}")
 }
 
@@ -271,7 +346,7 @@ async fn ready(api: &Api<Plugin>, name: &str, generation: i64) -> anyhow::Result
 }
 
 /// What keeps it from serving.
-fn said(plugin: &Plugin) -> String {
+pub(in crate::cli) fn said(plugin: &Plugin) -> String {
     let conditions = plugin.status.as_ref().map_or(&[][..], |status| &status.conditions);
     match conditions.iter().find(|condition| condition.type_ == READY) {
         Some(condition) => format!("{}: {}", condition.reason, condition.message),

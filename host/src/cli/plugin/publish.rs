@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 use serde_json::json;
 
+use super::Output;
 use super::remote::{RemoteArgs, check_component, explained};
 use crate::lookup::registry::is_digest;
+use crate::registry::digest_of;
 use crate::registry::publish::{self, Form};
 use crate::registry::signature::Signature;
 use crate::registry::signing::SigningKey;
@@ -21,6 +23,9 @@ pub struct PushArgs {
     file: PathBuf,
     /// Where it goes: registry/repository:tag.
     reference: String,
+    /// How the result looks.
+    #[arg(long, short, default_value = "text")]
+    output: Output,
     #[command(flatten)]
     remote: RemoteArgs,
 }
@@ -37,7 +42,10 @@ impl PushArgs {
         let title = self.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let annotations = json!({ "org.opencontainers.image.title": title });
         let digest = publish::push(&registry, wasm.into(), annotations).await.map_err(explained)?;
-        println!("{}/{}:{which}@{digest}", registry.reference.authority, registry.reference.repository);
+        let repository = format!("{}/{}", registry.reference.authority, registry.reference.repository);
+        let pushed = format!("{repository}:{which}@{digest}");
+        let result = json!({ "reference": pushed, "tag": which, "digest": digest });
+        println!("{}", self.output.of(&result)?.unwrap_or(pushed));
         Ok(())
     }
 }
@@ -56,6 +64,9 @@ pub struct SignArgs {
     /// How it is written to the registry; repeatable.
     #[arg(long = "format", value_name = "FORM", default_value = "bundle")]
     forms: Vec<Form>,
+    /// How the result looks.
+    #[arg(long, short, default_value = "text")]
+    output: Output,
     #[command(flatten)]
     remote: RemoteArgs,
 }
@@ -73,7 +84,8 @@ impl SignArgs {
             };
             let path = format!("{}.sig", self.what);
             std::fs::write(&path, text).with_context(|| format!("cannot write {path}"))?;
-            println!("{path}");
+            let result = json!({ "signature": path, "digest": digest_of(&file) });
+            println!("{}", self.output.of(&result)?.unwrap_or(path));
             return Ok(());
         }
         let registry = self.remote.open(&self.what).await?;
@@ -83,7 +95,9 @@ impl SignArgs {
         for form in &self.forms {
             publish::sign(&registry, &digest, &key, *form).await.map_err(explained)?;
         }
-        println!("{}/{}@{digest}", registry.reference.authority, registry.reference.repository);
+        let signed = format!("{}/{}@{digest}", registry.reference.authority, registry.reference.repository);
+        let result = json!({ "reference": signed, "digest": digest });
+        println!("{}", self.output.of(&result)?.unwrap_or(signed));
         Ok(())
     }
 }

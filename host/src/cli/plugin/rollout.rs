@@ -26,8 +26,10 @@ pub enum Command {
     /// Shows what the newest version of a plugin changes: every object and field, without values of Secrets.
     Plan(PlanArgs),
     /// Lets a version that waits, or was stopped by a gate, go on by one step.
+    #[command(after_help = "Example: transom plugin approve web")]
     Approve(Name),
     /// Takes a version back that does not serve all objects yet.
+    #[command(after_help = "Example: transom plugin abort web")]
     Abort(Name),
     /// Goes back to the version that served before, at once.
     Rollback(RollbackArgs),
@@ -42,6 +44,7 @@ pub struct Name {
 
 /// Arguments of `plan`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  transom plugin plan web\n  transom plugin plan web -o json")]
 pub struct PlanArgs {
     #[command(flatten)]
     plugin: Name,
@@ -55,6 +58,9 @@ pub struct PlanArgs {
 
 /// Arguments of `rollback`.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  transom plugin rollback web\n  transom plugin rollback web --to sha256:0123456789ab"
+)]
 pub struct RollbackArgs {
     #[command(flatten)]
     plugin: Name,
@@ -222,6 +228,11 @@ impl PlanArgs {
         }
         Ok(full)
     }
+}
+
+/// What the newest version of a plugin changes, for people, as `transom plugin plan` shows it.
+pub(in crate::cli) async fn plan(api: &Api<Plugin>, name: &str, host: SocketAddr) -> anyhow::Result<String> {
+    PlanArgs { plugin: Name { name: name.into() }, host, output: Output::Text }.run(api).await
 }
 
 /// Where the version is.

@@ -2,10 +2,11 @@
 
 use std::fmt::Write as _;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::DeleteParams;
 use kube::{Api, ResourceExt};
+use serde_json::{Value, json};
 
 use super::Output;
 use crate::api::plugin::{Phase, Plugin, Source};
@@ -45,6 +46,9 @@ pub struct RemoveArgs {
     /// Do it; without this only what would remain is shown.
     #[arg(long)]
     yes: bool,
+    /// How the result looks.
+    #[arg(long, short, default_value = "text")]
+    output: Output,
 }
 
 pub(super) async fn client() -> anyhow::Result<kube::Client> {
@@ -155,16 +159,29 @@ impl RemoveArgs {
         let api = Api::<Plugin>::all(client.clone());
         let plugin = find(&api, &self.name).await?;
         let counts = counts(&Cluster::new(client, None), &plugin).await;
-        for (kind, count) in &counts {
-            let count = count.as_deref().unwrap_or("objects that cannot be counted");
-            println!("{kind}: {count} stay with their children, and are not reconciled any more");
+        let kinds: Vec<Value> = counts
+            .iter()
+            .map(|(kind, count)| json!({ "apiVersion": kind.api_version, "kind": kind.kind, "remain": count }))
+            .collect();
+        let result = self.output.of(&json!({ "plugin": self.name, "deleted": self.yes, "kinds": kinds }))?;
+        if result.is_none() {
+            for (kind, count) in &counts {
+                let count = count.as_deref().unwrap_or("objects that cannot be counted");
+                println!("{kind}: {count} stay with their children, and are not reconciled any more");
+            }
+            println!("the definitions of these kinds stay: `kubectl delete crd` deletes them with all their objects");
         }
-        println!("the definitions of these kinds stay: `kubectl delete crd` deletes them with all their objects");
-        if !self.yes {
-            bail!("nothing was deleted: call it again with --yes");
+        if self.yes {
+            api.delete(&self.name, &DeleteParams::default()).await.context("cannot delete the Plugin record")?;
         }
-        api.delete(&self.name, &DeleteParams::default()).await.context("cannot delete the Plugin record")?;
-        println!("plugin {} is deleted, or will be when no object needs it to clean up", self.name);
+        match result {
+            Some(text) => println!("{text}"),
+            None if self.yes => {
+                println!("plugin {} is deleted, or will be when no object needs it to clean up", self.name);
+            }
+            None => {}
+        }
+        ensure!(self.yes, "nothing was deleted: call it again with --yes");
         Ok(())
     }
 }

@@ -147,18 +147,22 @@ pub(in crate::registry) async fn make(
             let problem = Problem { reason: reason.into(), message: message.into() };
             ObjectChange::unknown(primary.reference(&kind), &problem)
         };
-        let skipped = if served(&kind) {
-            None
-        } else {
-            Some(unknown("KindNotServed", "the version does not serve this kind in this version of the API"))
-        };
+        let skipped = unknown("KindNotServed", "the version does not serve this kind in this version of the API");
+        let is_served = served(&kind);
         let late = unknown("DeadlineExceeded", "there was no time left to evaluate it");
         let snapshot = shadow::snapshot(serving, &kind, &primary, new);
         async move {
-            match skipped {
-                Some(skipped) => skipped,
-                None if started.elapsed() > DEADLINE => late,
-                None => shadow::compare(controller, (new, Version::loaded(serving)), snapshot).await,
+            if started.elapsed() > DEADLINE {
+                return late;
+            }
+            let for_new =
+                if is_served { Some(Ok(snapshot.clone())) } else { shadow::converted(&snapshot, prepared).await };
+            match for_new {
+                None => skipped,
+                Some(Ok(for_new)) => {
+                    shadow::compare(controller, (new, Version::loaded(serving)), (for_new, snapshot)).await
+                }
+                Some(Err(problem)) => ObjectChange::failed(snapshot.reference(), &problem, false),
             }
         }
     };

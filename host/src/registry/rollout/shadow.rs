@@ -168,19 +168,48 @@ pub(in crate::registry) fn snapshot(
     Snapshot { kind: kind.clone(), primary: primary.clone(), children, config: version.config.to_owned() }
 }
 
+/// The same object in the storage version of a version that has another one. None when it does not have the kind at all.
+pub(in crate::registry) async fn converted(
+    snapshot: &Snapshot,
+    prepared: &Prepared,
+) -> Option<Result<Snapshot, Problem>> {
+    let kind = same_kind(prepared, &snapshot.kind).filter(|_| prepared.loaded.plugin.has_conversion())?;
+    let problem = |reason: &str, message: &str| Problem { reason: reason.into(), message: shorten(message, 512) };
+    let mut object = snapshot.primary.value();
+    if let serde_json::Value::Object(fields) = &mut object {
+        fields.insert("apiVersion".into(), snapshot.kind.api_version.clone().into());
+        fields.insert("kind".into(), snapshot.kind.kind.clone().into());
+    }
+    let answer = prepared.loaded.plugin.convert(&object.to_string(), &kind.api_version).await;
+    Some(match answer {
+        Ok(Ok(text)) => match Object::parse(&text) {
+            Ok(primary) => Ok(Snapshot { kind: kind.clone(), primary: Arc::new(primary), ..snapshot.clone() }),
+            Err(error) => Err(problem("ConversionFailed", &error.to_string())),
+        },
+        Ok(Err(why)) => Err(problem("ConversionFailed", &why)),
+        Err(error) => Err(problem(error.reason(), &error.to_string())),
+    })
+}
+
+/// The kind as a version has it.
+fn same_kind<'a>(prepared: &'a Prepared, kind: &TypeMeta) -> Option<&'a TypeMeta> {
+    let kinds = prepared.loaded.definitions.iter().map(|definition| &definition.served.kind);
+    let mut same = kinds.filter(|one| one.kind == kind.kind && one.group() == kind.group());
+    same.next()
+}
+
 /// What `new` would change for one object that `old` serves.
 pub(super) async fn compare(
     controller: &Controller,
     (new, old): (Version<'_>, Option<Version<'_>>),
-    snapshot_for_new: Snapshot,
+    (snapshot, seen_by_old): (Snapshot, Snapshot),
 ) -> ObjectChange {
-    let snapshot = snapshot_for_new;
     let object = snapshot.reference();
     let evaluated = evaluate(controller, new, &snapshot).await;
     // the old one only where something is different: it says what was there before, and whose fault a failure is
     let before = async || match old {
         Some(old) => {
-            let snapshot = Snapshot { config: old.config.to_owned(), ..snapshot.clone() };
+            let snapshot = Snapshot { config: old.config.to_owned(), ..seen_by_old.clone() };
             Some(evaluate(controller, old, &snapshot).await)
         }
         None => None,
