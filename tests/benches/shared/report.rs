@@ -25,6 +25,9 @@ impl Report {
 
     /// A figure that must not exceed its bar.
     pub(crate) fn bar(&mut self, name: &str, value: f64, at_most: f64) {
+        if at_most.is_infinite() {
+            return self.figure(name, value);
+        }
         let verdict = if value <= at_most { "ok" } else { "OVER" };
         println!("  {name:<34} {:>12}   at most {}: {verdict}", shown(value), shown(at_most));
         self.keep(name, value);
