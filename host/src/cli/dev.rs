@@ -106,10 +106,12 @@ impl Args {
             ended,
         };
         let result = tokio::select! {
-            never = session.work() => match never {},
-            Some(ended) = host_ended.recv() => ended.and_then(|()| bail!("the host ended")),
+            // a host in this process hears the same signals, and may have ended by now
+            biased;
             _ = term.recv() => session.end(&mut host_ended).await,
             _ = int.recv() => session.end(&mut host_ended).await,
+            Some(ended) = host_ended.recv() => ended.and_then(|()| bail!("the host ended")),
+            never = session.work() => match never {},
         };
         if let Some(name) = &session.name {
             println!("Plugin {name} and its objects stay; `transom plugin remove {name} --yes` removes the record");

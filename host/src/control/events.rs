@@ -48,13 +48,16 @@ impl Events {
         tokio::spawn(async move {
             let instance = std::env::var("POD_NAME").unwrap_or_else(|_| "transom".into());
             let mut recorder = Recorder { cluster, instance: shorten(&instance, 128), series: HashMap::new() };
-            while let Some((about, event)) = receiver.recv().await {
-                if is_busy() {
-                    tokio::time::sleep(PAUSE_WHILE_BUSY).await;
-                }
-                if let Err(error) = recorder.publish(&about, &event).await {
-                    metrics().event_dropped("Refused");
-                    tracing::warn!(error = &error as &dyn std::error::Error, "event could not be sent");
+            let mut batch = Vec::new();
+            while receiver.recv_many(&mut batch, WAITING).await > 0 {
+                for Waiting { about, event, times } in merged(batch.drain(..)) {
+                    if is_busy() {
+                        tokio::time::sleep(PAUSE_WHILE_BUSY).await;
+                    }
+                    if let Err(error) = recorder.publish(&about, &event, times).await {
+                        metrics().event_dropped("Refused");
+                        tracing::warn!(error = &error as &dyn std::error::Error, "event could not be sent");
+                    }
                 }
             }
         });
@@ -73,6 +76,33 @@ fn kind() -> TypeMeta {
     TypeMeta::new("events.k8s.io/v1", "Event")
 }
 
+/// An Event that waits to be sent, and how often it came.
+struct Waiting {
+    about: About,
+    event: Event,
+    times: u32,
+}
+
+/// The same Events once, in the order in which they came first: what piles up while the API server is slow is written once.
+fn merged(events: impl Iterator<Item = (About, Event)>) -> Vec<Waiting> {
+    let (mut waiting, mut places) = (Vec::<Waiting>::new(), HashMap::new());
+    for (about, event) in events {
+        let place = *places.entry(same(&about, &event)).or_insert(waiting.len());
+        match waiting.get_mut(place) {
+            Some(before) => before.times = before.times.saturating_add(1),
+            None => waiting.push(Waiting { about, event, times: 1 }),
+        }
+    }
+    waiting
+}
+
+/// Digest of everything that makes Events the same.
+fn same(about: &About, event: &Event) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (about, &event.reason, &event.note, event.warning).hash(&mut hasher);
+    hasher.finish()
+}
+
 /// Writes Events, and counts up those that come again.
 struct Recorder {
     cluster: Arc<Cluster>,
@@ -89,17 +119,15 @@ struct Series {
 }
 
 impl Recorder {
-    async fn publish(&mut self, about: &About, event: &Event) -> Result<(), ApiError> {
+    async fn publish(&mut self, about: &About, event: &Event, times: u32) -> Result<(), ApiError> {
         let (now, at) = (Instant::now(), jiff::Timestamp::now());
         let time = at.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string();
-        let mut hasher = DefaultHasher::new();
-        (about, &event.reason, &event.note, event.warning).hash(&mut hasher);
-        let same = hasher.finish();
+        let same = same(about, event);
         // cluster-scoped objects have their Events there, as everywhere in Kubernetes
         let namespace = if about.0.namespace.is_empty() { "default" } else { &about.0.namespace };
         let reference = |name: &str| ObjectRef { kind: kind(), namespace: namespace.into(), name: name.into() };
         if let Some(series) = self.series.get_mut(&same).filter(|series| now.duration_since(series.last) < SERIES_FOR) {
-            (series.count, series.last) = (series.count.saturating_add(1), now);
+            (series.count, series.last) = (series.count.saturating_add(times), now);
             let patch = json!({"series": {"count": series.count, "lastObservedTime": time}});
             match self.cluster.merge(&reference(&series.name), CONTROLLER, &patch).await {
                 // Events live for an hour
@@ -108,8 +136,12 @@ impl Recorder {
             }
         }
         let name = name(&about.0.name, at.as_nanosecond());
-        self.cluster.create(&reference(&name), &self.body(about, event, &time, &name, namespace)).await?;
-        self.remember(same, Series { name: name.into(), count: 1, last: now });
+        let mut body = self.body(about, event, &time, &name, namespace);
+        if let (Value::Object(fields), 2..) = (&mut body, times) {
+            fields.insert("series".into(), json!({"count": times, "lastObservedTime": time}));
+        }
+        self.cluster.create(&reference(&name), &body).await?;
+        self.remember(same, Series { name: name.into(), count: times, last: now });
         Ok(())
     }
 
@@ -161,6 +193,19 @@ mod tests {
         assert_eq!(name("shop", 255), "shop.ff");
         let long = name(&"a.".repeat(126), i128::from(i64::MAX));
         assert!(long.len() <= 253 && !long.contains(".."), "{long}");
+    }
+
+    #[test]
+    fn what_comes_again_while_it_waits_is_sent_once() {
+        let about = |name: &str| {
+            let reference = ObjectRef { kind: TypeMeta::new("v1", "A"), namespace: "n".into(), name: name.into() };
+            (reference, format!("uid of {name}"))
+        };
+        let event = |note: &str| Event { warning: false, reason: "Updated".into(), note: note.into() };
+        let came = [("a", "x"), ("b", "x"), ("a", "y"), ("a", "x"), ("a", "x")];
+        let sent = merged(came.into_iter().map(|(name, note)| (about(name), event(note))));
+        let sent: Vec<_> = sent.iter().map(|w| (&*w.about.0.name, &*w.event.note, w.times)).collect();
+        assert_eq!(sent, [("a", "x", 3), ("b", "x", 1), ("a", "y", 1)]);
     }
 
     #[tokio::test]

@@ -38,7 +38,7 @@ impl Release {
             format!("host.pluginSelector={selector}"),
             // many hosts share this machine
             format!(
-                "host.extraArgs={{--listen=127.0.0.1:0,--recordings-listen=127.0.0.1:0,--cache-dir={}}}",
+                "host.extraArgs={{--listen=127.0.0.1:0,--webhook-listen=127.0.0.1:0,--recordings-listen=127.0.0.1:0,--cache-dir={}}}",
                 cache_dir().display()
             ),
         ];
@@ -191,6 +191,7 @@ async fn whatever_is_switched_on_is_taken_by_the_api_server() {
             "PrometheusRule",
             "Role",
             "RoleBinding",
+            "Service",
             "Service",
             "ServiceAccount",
             "ServiceMonitor",
