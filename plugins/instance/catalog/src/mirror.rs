@@ -95,8 +95,9 @@ impl Mirror {
     async fn lead(&self) -> anyhow::Result<()> {
         let (config, tls) = self.database.own();
         let (client, mut connection) = config.connect(tls).await.context("the database cannot be reached")?;
+        // not bounded: the loop below never waits for anything but news, and a payload is a word and an id
         let (sender, mut notifications) = mpsc::unbounded_channel();
-        // Everything that this look at the cluster starts ends with it.
+        // what is started here ends with this function
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             let mut messages = stream::poll_fn(move |cx| connection.poll_message(cx));

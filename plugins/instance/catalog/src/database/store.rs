@@ -301,7 +301,7 @@ pub async fn change_instance(client: &impl GenericClient, id: Uuid, change: Chan
             overrides = coalesce($3, overrides),
             secrets = CASE WHEN $4 THEN $5 ELSE secrets END,
             generation = generation + 1,
-            status = CASE WHEN status = 'Pending' AND release_revision IS NULL THEN status ELSE 'Upgrading' END,
+            status = CASE WHEN release_revision IS NULL THEN 'Pending' ELSE 'Upgrading' END,
             message = ''
         WHERE id = $1 RETURNING {INSTANCE}"
     );

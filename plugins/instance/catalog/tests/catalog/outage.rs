@@ -124,3 +124,52 @@ async fn nothing_is_lost_while_the_api_server_cannot_be_reached() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn the_database_is_reached_by_tls_if_its_certificate_is_good() {
+    let (cluster, postgres) = (TestCluster::get().await, Postgres::start().await);
+    let ns = cluster.namespace("tls", None).await;
+    let url = postgres.database(&ns.name, None).await;
+    postgres.stop();
+    let files = tempfile::tempdir().unwrap();
+    let ca = files.path().join("ca.pem");
+    std::fs::write(&ca, postgres.offer_tls()).unwrap();
+    postgres.resume().await;
+    let url = format!("{url}?sslmode=require");
+    let trusting = format!("--database-ca-file={}", ca.display());
+    let service = Service::start(&ns, &url, &[&trusting]).await;
+    template(&service).await;
+    let sql = postgres.connect(&ns.name).await.unwrap();
+    let ours = "SELECT bool_and(ssl) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid)
+        WHERE application_name = 'transom-catalog'";
+    assert_eq!(sql.query_one(ours, &[]).await.unwrap().get::<_, Option<bool>>(0), Some(true));
+
+    let mut other = Service::prepare(&ns, &url, &[]);
+    other.resume();
+    until("it says why not", async || other.log().contains("invalid peer certificate").then_some(())).await;
+    assert_eq!(other.ready().await.unwrap().status, 503);
+}
+
+#[tokio::test]
+async fn a_catalog_that_is_told_to_stop_answers_first() {
+    let mut world = World::new("stop").await;
+    let template = world.template().await;
+    let http = world.service.http.clone();
+    let name = http.post("/instances", ALICE, &order(&template)).await.expect(201).id();
+    let mut sql = world.sql().await;
+    let held = sql.transaction().await.unwrap();
+    held.execute("SELECT 1 FROM deployment_instance FOR UPDATE", &[]).await.unwrap();
+    let path = format!("/instances/{name}");
+    let waiting = tokio::spawn(async move { http.delete(&path, ALICE).await });
+    let watcher = world.sql().await;
+    let waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+    until("the request waits for the row", async || {
+        (!watcher.query(waits, &[]).await.unwrap().is_empty()).then_some(())
+    })
+    .await;
+    world.service.terminate();
+    until("it stops", async || world.service.log().contains("stops").then_some(())).await;
+    held.commit().await.unwrap();
+    waiting.await.unwrap().expect(202);
+    assert!(world.service.ended().await.success());
+}

@@ -134,9 +134,6 @@ async fn run(cluster: &TestCluster, postgres: &Postgres, seed: u64) -> u64 {
     };
     to_database.restore();
     to_cluster.restore();
-    if !service.is_running() {
-        service.resume();
-    }
     // all is ordered by now, and not all is done
     for _ in 0..3 {
         trouble.strike(&mut service).await;

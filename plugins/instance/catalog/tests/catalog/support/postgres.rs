@@ -1,4 +1,5 @@
-use std::os::unix::fs::chown;
+use std::io::Write as _;
+use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -50,6 +51,20 @@ impl Postgres {
         let postgres = Self { port: free_port(), server: Mutex::default(), folder };
         postgres.resume().await;
         postgres
+    }
+
+    /// From its next start on it offers TLS, with a certificate for 127.0.0.1. Returns that as PEM.
+    pub(crate) fn offer_tls(&self) -> String {
+        let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        let data = self.folder.path().join("data");
+        let key = data.join("server.key");
+        std::fs::write(data.join("server.crt"), made.cert.pem()).unwrap();
+        std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+        give(&key);
+        let mut settings = std::fs::File::options().append(true).open(data.join("postgresql.conf")).unwrap();
+        settings.write_all(b"ssl = on\n").unwrap();
+        made.cert.pem()
     }
 
     /// Starts the server that was stopped.

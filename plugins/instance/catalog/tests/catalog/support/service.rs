@@ -52,7 +52,8 @@ impl Service {
         std::fs::write(folder.path().join("keys"), transom_catalog::seal::new_line("first").unwrap().as_str()).unwrap();
         let (api, operations) = (free_port(), free_port());
         let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-        let mut arguments: Vec<String> = ["--log-level=info,transom_catalog=debug", "serve"].map(str::to_owned).into();
+        // all that the libraries say, too: nothing of it may be a secret
+        let mut arguments: Vec<String> = ["--log-level=debug", "serve"].map(str::to_owned).into();
         arguments.extend([format!("--listen=127.0.0.1:{api}"), format!("--operations-listen=127.0.0.1:{operations}")]);
         arguments.extend([format!("--tokens-file={}", file("tokens")), format!("--keys-file={}", file("keys"))]);
         arguments.extend([format!("--database-url-file={}", file("url")), format!("--namespace={}", ns.name)]);
@@ -92,10 +93,6 @@ impl Service {
         self.operations.try_get("/readyz", "").await
     }
 
-    pub(crate) fn is_running(&self) -> bool {
-        self.process.is_some()
-    }
-
     /// SIGKILL.
     pub(crate) fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
@@ -104,11 +101,22 @@ impl Service {
         }
     }
 
+    /// SIGTERM.
+    pub(crate) fn terminate(&self) {
+        let process = self.process.as_ref().expect("it runs");
+        kill_process(Pid::from_raw(process.id().cast_signed()).unwrap(), Signal::TERM).unwrap();
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        let mut process = self.process.take().expect("it runs");
+        until("the catalog ends", async || process.try_wait().unwrap()).await
+    }
+
     /// SIGTERM, and waits for its end.
     pub(crate) async fn stop(&mut self) -> ExitStatus {
-        let mut process = self.process.take().expect("it runs");
-        kill_process(Pid::from_raw(process.id().cast_signed()).unwrap(), Signal::TERM).unwrap();
-        until("the catalog ends", async || process.try_wait().unwrap()).await
+        self.terminate();
+        self.ended().await
     }
 
     fn log_file(&self) -> PathBuf {
