@@ -24,11 +24,10 @@ use crate::database::{Database, store};
 use crate::metrics::metrics;
 use crate::seal::Keyring;
 use command::{Command, Once};
-use problem::Problem;
 use request::{Id, IdempotencyKey, Json, Parameters};
 use view::{InstanceView, NewInstance, NewTemplateVersion, Page, PageQuery, TemplateVersionView, Upgrade};
 
-pub use problem::{FieldError, Problem as ProblemView};
+pub use problem::{FieldError, Problem};
 
 /// The longest that a request is worked on; longer, its transaction is given up.
 const DEADLINE: Duration = Duration::from_secs(30);

@@ -25,7 +25,7 @@ async fn an_instance_goes_from_a_request_to_the_cluster_and_its_status_comes_bac
     // 1.0 comes back as 1
     let rounded: Value = serde_json::from_str(&spec.to_string().replace("1.0", "1")).unwrap();
     assert_eq!(object.data["spec"], rounded);
-    let shown = ns.templates().get(&template).await.unwrap();
+    let shown = until("the template version", async || ns.templates().get_opt(&template).await.unwrap()).await;
     assert_eq!(shown.data["spec"]["chart"]["oci"]["reference"], "charts/shop");
     assert_eq!(shown.data["spec"]["defaultValues"], json!({ "replicas": 1 }));
 
