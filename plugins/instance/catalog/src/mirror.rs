@@ -123,23 +123,23 @@ impl Mirror {
         let cluster = Cluster::watch(self.client.clone(), &self.namespace, catalog, sender);
         let (database, keyring) = (self.database.clone(), self.keyring.clone());
         let context = Arc::new(Context { database, keyring, cluster, catalog });
-        let mut work = Work { context, queue: Queue::default(), looks: JoinSet::new(), unlisted: 3 };
+        let mut work = Work { context, agenda: Agenda::new(), looks: JoinSet::new() };
         let mut resync = interval_at(Instant::now() + self.resync, self.resync);
         loop {
-            metrics().waiting.set(i64::try_from(work.queue.len()).unwrap_or(i64::MAX));
+            metrics().waiting.set(i64::try_from(work.agenda.queue.len()).unwrap_or(i64::MAX));
             work.start();
             let next = work.next_at();
             tokio::select! {
                 notified = notifications.recv() => match notified {
-                    Some(payload) => work.notified(&payload),
+                    Some(payload) => work.agenda.notified(&payload),
                     None => anyhow::bail!("the connection to the database is lost"),
                 },
                 // the database no longer answers, or the connection has ended
                 _ = tasks.join_next() => anyhow::bail!("the connection to the database is lost"),
-                Some(news) = news.recv() => work.told(news),
+                Some(news) = news.recv() => work.agenda.told(news),
                 Some(ended) = work.looks.join_next_with_id(), if !work.looks.is_empty() => work.ended(ended)?,
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
-                _ = resync.tick() => work.all("interval"),
+                _ = resync.tick() => work.agenda.all("interval"),
             }
         }
     }
@@ -158,16 +158,14 @@ async fn ping(client: tokio_postgres::Client) {
 /// What one leader has to do.
 struct Work {
     context: Arc<Context>,
-    queue: Queue,
+    agenda: Agenda,
     looks: JoinSet<(Key, Result<Vec<Key>, Error>)>,
-    /// Watches whose first list is not there yet: before, nothing is looked at.
-    unlisted: usize,
 }
 
 impl Work {
     fn start(&mut self) {
-        while self.unlisted == 0 && self.looks.len() < PARALLEL {
-            let Some(key) = self.queue.take() else { return };
+        while self.looks.len() < PARALLEL {
+            let Some(key) = self.agenda.take() else { return };
             let context = self.context.clone();
             self.looks.spawn(async move {
                 let look = timeout(LOOK, context.reconcile(&key)).await;
@@ -178,7 +176,40 @@ impl Work {
     }
 
     fn next_at(&self) -> Option<Instant> {
-        self.queue.next_at().filter(|_| self.unlisted == 0 && self.looks.len() < PARALLEL)
+        self.agenda.next_at().filter(|_| self.looks.len() < PARALLEL)
+    }
+
+    fn ended(&mut self, ended: Ended) -> anyhow::Result<()> {
+        // a look that panics would leave its key behind: start over
+        let (_, (key, result)) = ended.context("a look was cut off")?;
+        metrics().reconcile(key.kind(), result.is_ok());
+        self.agenda.queue.finish(&key, result.is_ok());
+        match result {
+            Ok(keys) => keys.into_iter().for_each(|key| self.agenda.queue.add(key)),
+            Err(error) => tracing::warn!(?key, error = chain(&error), "a look failed and is taken again"),
+        }
+        Ok(())
+    }
+}
+
+/// What is to be looked at, as both sides tell.
+struct Agenda {
+    queue: Queue,
+    /// Watches whose first list is not there yet: before, nothing is looked at.
+    unlisted: usize,
+}
+
+impl Agenda {
+    fn new() -> Self {
+        Self { queue: Queue::default(), unlisted: cluster::WATCHES }
+    }
+
+    fn take(&mut self) -> Option<Key> {
+        if self.unlisted == 0 { self.queue.take() } else { None }
+    }
+
+    fn next_at(&self) -> Option<Instant> {
+        self.queue.next_at().filter(|_| self.unlisted == 0)
     }
 
     fn notified(&mut self, payload: &str) {
@@ -208,18 +239,36 @@ impl Work {
         metrics().resync(cause);
         self.queue.add(Key::All);
     }
-
-    fn ended(&mut self, ended: Ended) -> anyhow::Result<()> {
-        // a look that panics would leave its key behind: start over
-        let (_, (key, result)) = ended.context("a look was cut off")?;
-        metrics().reconcile(key.kind(), result.is_ok());
-        self.queue.finish(&key, result.is_ok());
-        match result {
-            Ok(keys) => keys.into_iter().for_each(|key| self.queue.add(key)),
-            Err(error) => tracing::warn!(?key, error = chain(&error), "a look failed and is taken again"),
-        }
-        Ok(())
-    }
 }
 
 type Ended = Result<(tokio::task::Id, (Key, Result<Vec<Key>, Error>)), tokio::task::JoinError>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_looked_at_before_all_lists_and_everything_after_each_gap() {
+        let mut agenda = Agenda::new();
+        agenda.notified("instance:a");
+        tokio::time::advance(Duration::from_millis(1)).await;
+        agenda.told(News::Listed("template"));
+        agenda.told(News::Listed("instance"));
+        assert_eq!((agenda.take(), agenda.next_at()), (None, None));
+        agenda.told(News::Listed("secret"));
+        let take = |agenda: &mut Agenda| {
+            let key = agenda.take();
+            key.iter().for_each(|key| agenda.queue.finish(key, true));
+            key
+        };
+        assert_eq!(take(&mut agenda), Some(Key::Instance("a".into())));
+        assert_eq!(take(&mut agenda), Some(Key::All));
+        assert_eq!(take(&mut agenda), None);
+        // a watch whose version is too old (410) lists again
+        agenda.told(News::Listed("instance"));
+        assert_eq!(take(&mut agenda), Some(Key::All));
+        agenda.notified("something that a later version sends");
+        assert_eq!(take(&mut agenda), Some(Key::All));
+        assert_eq!(take(&mut agenda), None);
+    }
+}

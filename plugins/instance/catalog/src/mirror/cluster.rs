@@ -27,6 +27,9 @@ use crate::metrics::metrics;
 /// Who writes.
 const MANAGER: &str = "transom-catalog";
 
+/// How many [`Cluster::watch`] starts.
+pub(super) const WATCHES: usize = 3;
+
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LAST_PAUSE: Duration = Duration::from_secs(5);
 
@@ -40,7 +43,7 @@ pub(super) enum Error {
     #[error("{verb} of Secret {what} failed: {reason}")]
     Secret { verb: &'static str, what: String, reason: String },
     /// Made by another catalog.
-    #[error("{what} was made by the catalog {other:?}: remove its label {label} if that one is no more", label = desired::CATALOG)]
+    #[error("{what} was made by the catalog {other}: remove its label {label} if that one is no more", label = desired::CATALOG)]
     Foreign { what: String, other: String },
 }
 
@@ -134,18 +137,18 @@ impl Cluster {
     }
 
     pub(super) fn template(&self, name: &str) -> Option<Arc<DynamicObject>> {
-        find(&self.known_templates, name, self.templates_namespace(), desired::template_resource())
+        find(&self.known_templates, name, self.namespace(), desired::template_resource())
     }
 
     pub(super) fn instance(&self, name: &str) -> Option<Arc<DynamicObject>> {
-        find(&self.known_instances, name, self.templates_namespace(), desired::instance_resource())
+        find(&self.known_instances, name, self.namespace(), desired::instance_resource())
     }
 
     pub(super) fn secret(&self, name: &str) -> Option<Arc<Secret>> {
-        find(&self.known_secrets, name, self.templates_namespace(), ())
+        find(&self.known_secrets, name, self.namespace(), ())
     }
 
-    fn templates_namespace(&self) -> &str {
+    fn namespace(&self) -> &str {
         self.templates.namespace().unwrap_or_default()
     }
 

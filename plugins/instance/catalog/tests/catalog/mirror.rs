@@ -67,6 +67,24 @@ async fn drift_is_repaired_and_objects_without_a_row_go_if_they_are_ours() {
 }
 
 #[tokio::test]
+async fn what_another_catalog_has_made_is_not_taken_over() {
+    let world = World::new("foreign").await;
+    let (http, ns, sql) = (&world.service.http, &world.ns, world.sql().await);
+    let template = world.template().await;
+    let name = http.post("/instances", ALICE, &order(&template)).await.expect(201).id();
+    let mut foreign = ns.instance(&name, |_| true).await;
+    let id = uuid::Uuid::now_v7();
+    let labels = json!({ "caelus.io/catalog": "another" });
+    foreign.metadata = serde_json::from_value(json!({ "name": id.to_string(), "labels": labels })).unwrap();
+    let made = ns.instances().create(&PostParams::default(), &foreign).await.unwrap();
+    let insert = "INSERT INTO deployment_instance (id, user_id, product_template_version_id, namespace, domain_name)
+        SELECT $1, 'alice', product_template_version_id, 'elsewhere', 'a.name' FROM deployment_instance";
+    sql.execute(insert, &[&id]).await.unwrap();
+    until("it is said", async || world.service.log().contains("was made by the catalog another").then_some(())).await;
+    assert_eq!(ns.instances().get(&id.to_string()).await.unwrap(), made);
+}
+
+#[tokio::test]
 async fn comparing_everything_again_writes_nothing() {
     let world = World::with("idle", None, &["--resync-seconds=1"]).await;
     let (http, ns) = (&world.service.http, &world.ns);

@@ -155,7 +155,9 @@ impl Service {
 impl Drop for Service {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("log of the catalog:\n{}", self.log());
+            let log = self.log();
+            let ours: Vec<&str> = log.lines().filter(|line| line.contains(" transom_catalog::")).collect();
+            eprintln!("log of the catalog:\n{}", ours.join("\n"));
         }
         self.kill();
     }
