@@ -186,6 +186,8 @@ impl Work {
         self.agenda.queue.finish(&key, result.is_ok());
         match result {
             Ok(keys) => keys.into_iter().for_each(|key| self.agenda.queue.add(key)),
+            // it happens whenever somebody deletes what was just made
+            Err(error @ Error::Unheard) => tracing::debug!(?key, %error, "a look is taken again"),
             Err(error) => tracing::warn!(?key, error = chain(&error), "a look failed and is taken again"),
         }
         Ok(())

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use kube::api::DynamicObject;
 use uuid::Uuid;
 
 use super::cluster::{self, Cluster};
@@ -22,6 +21,9 @@ pub(super) enum Error {
     Cluster(#[from] cluster::Error),
     #[error("it took too long")]
     Late,
+    /// It is too new, or has lost our label: nothing will tell when it is gone.
+    #[error("an object is there that the watch has not told of")]
+    Unheard,
 }
 
 /// What all looks need.
@@ -143,13 +145,13 @@ impl Context {
     /// The Secret last, because deleting the instance may still need it. A row is buried only when the API server itself
     /// says that nothing is left.
     async fn remove(&self, name: &str, id: Uuid) -> Result<(), Error> {
-        let live = match self.cluster.instance(name) {
-            Some(live) => Some(DynamicObject::clone(&live)),
-            None => self.cluster.get_instance(name).await?,
-        };
-        if let Some(live) = live {
+        if let Some(live) = self.cluster.instance(name) {
             // the watch tells when it is gone
             return Ok(self.cluster.delete_instance(&live).await?);
+        }
+        if let Some(live) = self.cluster.get_instance(name).await? {
+            self.cluster.delete_instance(&live).await?;
+            return Err(Error::Unheard);
         }
         self.cluster.clear_secret(&desired::secret_name(name)).await?;
         if store::bury_instance(&**self.database.get().await?, id).await? {

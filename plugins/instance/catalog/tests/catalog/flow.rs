@@ -1,6 +1,6 @@
 //! From a request to the cluster and back (I4, I5, I6).
 
-use kube::api::ListParams;
+use kube::api::{ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
 use crate::support::{ADMIN, ALICE, Operator, report, until};
@@ -105,6 +105,16 @@ async fn a_deleted_instance_is_shown_until_nothing_of_it_is_left() {
     let upgrade = json!({ "productTemplateVersion": template });
     http.post(&format!("{path}/upgrade"), ADMIN, &upgrade).await.expect(409);
     assert_eq!(http.post("/instances", ALICE, &new).await.expect(409).field(), "domainName");
+
+    // without its label the watch no longer shows it: it is not gone for that
+    let labels = json!({ "metadata": { "labels": null } });
+    ns.instances().patch(&name, &PatchParams::default(), &Patch::Merge(labels)).await.unwrap();
+    until("the mirror has looked for it", async || {
+        world.service.log().contains("an object is there that the watch has not told of").then_some(())
+    })
+    .await;
+    assert!(http.get(&path, ALICE).await.expect(200).body["deletedAt"].is_string());
+    assert_eq!(ns.secret_names().await.len(), 1);
 
     let _operator = Operator::start(ns);
     until("it is gone", async || (http.get(&path, ALICE).await.status == 404).then_some(())).await;

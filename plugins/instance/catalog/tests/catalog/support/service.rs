@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
@@ -9,8 +10,18 @@ use tempfile::TempDir;
 
 use super::{ADMIN, ALICE, Answer, BOB, Http, Namespace, until};
 
+/// A port that nobody gets by chance while a server that was killed is about to take it again: below those that the
+/// system gives away (32768 and up), and no other test of this process has it.
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    const FIRST: u16 = 20_000;
+    const COUNT: u32 = 12_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let start = std::process::id().wrapping_mul(97);
+    let ports = (0..COUNT).map(|_| {
+        let offset = start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT;
+        FIRST + u16::try_from(offset).unwrap()
+    });
+    ports.into_iter().find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("a free port")
 }
 
 /// The catalog's program.
@@ -156,8 +167,8 @@ impl Drop for Service {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let log = self.log();
-            let ours: Vec<&str> = log.lines().filter(|line| line.contains(" transom_catalog::")).collect();
-            eprintln!("log of the catalog:\n{}", ours.join("\n"));
+            let said: Vec<&str> = log.lines().filter(|line| !line.contains(" DEBUG ")).collect();
+            eprintln!("log of the catalog:\n{}", said.join("\n"));
         }
         self.kill();
     }
