@@ -145,7 +145,15 @@ impl Oidc {
         if let Some(keys) = known().filter(is_good) {
             return Ok(keys);
         }
-        let mut asked = self.asked.lock().await;
+        // those that were good an hour ago will do while somebody else asks: a provider that hangs must not hold up everybody
+        let is_usable = |keys: &Arc<Keys>| keys.since.elapsed() < STALE;
+        let mut asked = match self.asked.try_lock() {
+            Ok(asked) => asked,
+            Err(_) => match known().filter(|keys| is_usable(keys) && keys.by_id.contains_key(id)) {
+                Some(keys) => return Ok(keys),
+                None => self.asked.lock().await,
+            },
+        };
         // somebody else may have asked meanwhile
         let keys = known();
         if let Some(keys) = keys.clone().filter(is_good) {
@@ -163,7 +171,7 @@ impl Oidc {
                 Err(error) => tracing::warn!(error = format!("{error:#}"), "the identity provider gives no keys"),
             }
         }
-        keys.filter(|keys| keys.since.elapsed() < STALE).ok_or(Refusal::Unavailable)
+        keys.filter(is_usable).ok_or(Refusal::Unavailable)
     }
 
     async fn fetch(&self) -> anyhow::Result<Keys> {

@@ -138,7 +138,7 @@ impl ServeArgs {
                     issuer: issuer.clone(),
                     audience: audience.clone(),
                     admin_claim: self.oidc_admin_claim.clone(),
-                    admin_value: self.oidc_admin_value.clone(),
+                    admin_value: self.oidc_admin_value.clone().filter(|value| !value.is_empty()),
                 };
                 Some(Oidc::new(settings, &Tls::new(self.oidc_ca_file.as_deref())?)?)
             }
