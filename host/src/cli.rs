@@ -124,6 +124,11 @@ impl Cli {
     }
 }
 
+/// A client for the cluster of KUBECONFIG, or the one that we run in.
+async fn client() -> anyhow::Result<kube::Client> {
+    kube::Client::try_default().await.context("no cluster: set KUBECONFIG, or run inside one")
+}
+
 /// What the program exits with after an error.
 #[must_use]
 pub fn exit_code(error: &anyhow::Error) -> u8 {
