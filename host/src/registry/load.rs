@@ -266,7 +266,7 @@ pub(super) async fn prepare(
             return Err(failure("Installed", "KindTaken", format!("{kind} is served by the plugin {}", other.name)));
         }
         if !keep_definitions {
-            let checked = definition.check(&controller.cluster, Some(&loaded.plugin)).await;
+            let checked = definition.check(&controller.cluster, &cluster, Some(&loaded.plugin)).await;
             checked.map_err(|error| install_failure(&error))?;
         }
     }
@@ -391,7 +391,7 @@ pub(super) async fn reinstall(controller: &Arc<Controller>, active: &Active) -> 
         if let Some(plugin) = &active.plugin {
             definition = converted(controller, &active.name, plugin, definition)?;
         }
-        let checked = definition.check(&controller.cluster, active.plugin.as_ref()).await;
+        let checked = definition.check(&controller.cluster, &active.cluster, active.plugin.as_ref()).await;
         checked.map_err(|error| install_failure(&error))?;
         definitions.push(definition);
     }
