@@ -42,6 +42,7 @@ mod signatures;
 mod sources;
 mod steady;
 mod swap;
+mod traces;
 mod tutorial;
 mod verify;
 mod webhooks;
