@@ -278,6 +278,12 @@ impl Plan {
         self.push_held(&object.type_meta, object.namespace.as_deref(), &object.name, observed, Some(&waits_for))
     }
 
+    /// As [`hold`](Self::hold), for an object whose kind only a template knows.
+    pub fn hold_any(&mut self, child: &AnyObject) -> Planned<AnyObject> {
+        let observed = self.position_any(child);
+        self.push_held(&child.type_meta, child.namespace.as_deref(), &child.name, observed, None)
+    }
+
     fn position_any(&self, object: &AnyObject) -> Option<usize> {
         let kind = &object.type_meta;
         self.observed.position(&kind.api_version, &kind.kind, object.namespace.as_deref(), &object.name)
@@ -364,7 +370,7 @@ impl Plan {
 
     /// The live object of this child, if there is one.
     #[must_use]
-    pub fn observed<K: Kind>(&self, child: &Planned<K>) -> Option<Observed<K>> {
+    pub fn observed<K>(&self, child: &Planned<K>) -> Option<Observed<K>> {
         let index = self.children.get(child.index)?.observed?;
         Some(Observed::at(&self.observed, index))
     }
@@ -376,23 +382,32 @@ impl Plan {
         self.judge(child.index)
     }
 
+    /// Whether the live object was written as it is planned now, so that [`health`](Self::health) speaks of that and not
+    /// of an older version. The child gets the annotation of [`apply_after`](Self::apply_after) for it. False for what is
+    /// held.
+    pub fn is_as_planned<K>(&mut self, child: &Planned<K>) -> bool {
+        self.is_current(child.index)
+    }
+
     fn judge(&self, index: usize) -> Health {
         let observed = self.children.get(index).and_then(|entry| self.observed.get(entry.observed?));
         observed.map_or_else(Health::missing, |found| Health::of(&found.ref_, &found.object))
     }
 
     fn is_done(&mut self, index: usize) -> bool {
-        let ready = self.judge(index).is_ready();
+        // this first, so that it is marked
+        self.is_current(index) && self.judge(index).is_ready()
+    }
+
+    fn is_current(&mut self, index: usize) -> bool {
         let Some(entry) = self.children.get_mut(index) else { return false };
+        let live = entry.observed.and_then(|index| self.observed.get(index));
         match entry.child.disposition {
             wit::Disposition::Hold => false,
-            wit::Disposition::CreateOnce => ready,
-            wit::Disposition::Apply if entry.is_immutable => ready,
+            wit::Disposition::CreateOnce => live.is_some(),
+            wit::Disposition::Apply if entry.is_immutable => live.is_some(),
             wit::Disposition::Apply => match entry.mark() {
-                Ok(mark) => {
-                    let live = entry.observed.and_then(|index| self.observed.get(index));
-                    ready && live.is_some_and(|live| annotation(&live.object, MARK).as_deref() == Some(&mark))
-                }
+                Ok(mark) => live.is_some_and(|live| annotation(&live.object, MARK).as_deref() == Some(&mark)),
                 Err(error) => {
                     self.fail(format!("what others wait for is no object: {error}"));
                     false
