@@ -303,9 +303,16 @@ impl Plan {
 
     /// Every live child that is not in the plan so far is left as it is.
     pub fn hold_rest(&mut self) {
+        self.hold_rest_but(&[]);
+    }
+
+    /// As [`hold_rest`](Self::hold_rest), but these are left out, and so deleted.
+    pub fn hold_rest_but(&mut self, but: &[AnyObject]) {
         let observed = Rc::clone(&self.observed);
+        let but: Vec<Option<usize>> = but.iter().map(|object| self.position_any(object)).collect();
         for (index, found) in observed.0.iter().enumerate() {
-            if self.children.iter().all(|entry| entry.observed != Some(index)) {
+            let is_open = self.children.iter().all(|entry| entry.observed != Some(index));
+            if is_open && !but.contains(&Some(index)) {
                 let which = &found.ref_;
                 let namespace = Some(which.namespace.as_str()).filter(|namespace| !namespace.is_empty());
                 let object = header(&which.api_version, &which.kind, namespace, &which.name, None);
