@@ -228,6 +228,7 @@ fn go_on(
 ) -> Result<Plan, Failure> {
     let mut plan = cx.plan();
     isolation::plan(&mut plan, instance, config, Ground::Owned, false);
+    keep_record(&mut plan, state)?;
     let current = settle(current(cx, &state.current, seed))?;
     let step = match &current {
         Ok(rendered) => settle(release::drive(&mut plan, cx, state, rendered))?,
@@ -245,7 +246,6 @@ fn go_on(
             write_down(plan, instance, cx, redactor, &next)
         }
         Ok(Step::Stay(workloads)) => {
-            keep_record(&mut plan, state)?;
             let facts = Facts { state: Some(state), problem, workloads: Some(workloads) };
             report::publish(&mut plan, instance, cx, redactor, &facts)?;
             Ok(plan)

@@ -25,6 +25,7 @@ mod domain_workload;
 mod drift;
 mod faults;
 mod hostile;
+mod instance;
 mod kinds;
 mod loading;
 mod lookups;
