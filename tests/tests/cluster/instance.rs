@@ -184,9 +184,12 @@ async fn i1_i2_i3_i7_an_instance_is_a_release_in_a_namespace_of_its_own() {
 
     // what is kept survives with its namespace, the rest goes
     let claim = own.get(of::<PersistentVolumeClaim>("data")).await;
+    let farewell = own.recording(of::<Job>("farewell")).await;
     ns.delete(&object).await;
     ns.wait_gone(&object).await;
     own.wait_gone(of::<Deployment>("shop")).await;
+    let ran = farewell.changes(|job| job["status"]["succeeded"].clone());
+    assert!(ran.contains(&Some(json!(1))), "the hook before the deletion ran: {ran:?}");
     own.wait_gone(of::<Secret>("caelus-release")).await;
     assert_eq!(own.get(of::<PersistentVolumeClaim>("data")).await["metadata"]["uid"], claim["metadata"]["uid"]);
     own.get(of::<ConfigMap>("kept")).await;

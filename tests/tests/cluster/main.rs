@@ -26,6 +26,8 @@ mod drift;
 mod faults;
 mod hostile;
 mod instance;
+mod instance_upgrade;
+mod instance_values;
 mod kinds;
 mod loading;
 mod lookups;
