@@ -293,7 +293,7 @@ fn may_read(
     // a namespaced primary is a tenant's: through it the tenant must not see what is in other namespaces, but for those
     // that the plugin made for it
     let foreign = namespace.is_none_or(|asked| !asked.is_empty() && asked != &*key.namespace);
-    if foreign && !key.namespace.is_empty() && !namespace.is_some_and(|asked| owns(asked)) {
+    if foreign && !key.namespace.is_empty() && !namespace.is_some_and(owns) {
         let asked = namespace.unwrap_or("all namespaces");
         let message =
             format!("{kind} in {asked}: only the primary's own namespace, and those that it owns, may be read");

@@ -94,8 +94,13 @@ const EGRESS: &str = "caelus-allow-egress";
 
 /// Is it one of the objects that keep the instance apart?
 pub(crate) fn is_part(object: &AnyObject) -> bool {
-    [QUOTA, LIMITS, DENY, OWN, DNS, INGRESS, EGRESS].contains(&object.name())
-        && ["NetworkPolicy", "ResourceQuota", "LimitRange"].contains(&&*object.type_meta().kind)
+    is_named(&object.type_meta().kind, object.name())
+}
+
+/// The same, by kind and name.
+pub(crate) fn is_named(kind: &str, name: &str) -> bool {
+    [QUOTA, LIMITS, DENY, OWN, DNS, INGRESS, EGRESS].contains(&name)
+        && ["NetworkPolicy", "ResourceQuota", "LimitRange"].contains(&kind)
 }
 
 /// Plans namespace, policies and quota; `keep` leaves the namespace behind.

@@ -8,8 +8,9 @@ use transom_sdk::prelude::*;
 use transom_sdk::{Answer, AnyObject, TypeMeta};
 
 use crate::chart::Fetched;
+use crate::isolation;
 use crate::problem::{Problem, Stop};
-use crate::state::{Inputs, LookedUp};
+use crate::state::{self, Inputs, LookedUp};
 
 /// The engine in the `Plugin` record.
 pub(crate) const ENGINE: &str = "helm";
@@ -280,6 +281,9 @@ fn prepared(source: &str, object: Value, namespace: &str) -> Result<Map<String, 
         }
         _ => metadata.insert("namespace".into(), namespace.into()),
     };
+    if isolation::is_named(&kind, &name) || (kind == "Secret" && name == state::NAME) {
+        return Err(wrong(format!("{kind} {name}: the name is that of an object of the instance itself")));
+    }
     let own = api_version.split('/').next().unwrap_or_default();
     if (api_version == "v1" && kind == "Namespace") || own == "transom.dev" || own == "caelus.io" {
         return Err(wrong(format!("{kind} {name}: instances may not make {kind} objects")));

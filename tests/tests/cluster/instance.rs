@@ -14,6 +14,8 @@ use transom_tests::{
     Host, HostOptions, Namespace, TestCluster, component, component_at, condition, condition_of, of, sample,
 };
 
+use crate::samples::keeps;
+
 pub(crate) const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/shop");
 
 /// A host with the plugin, charts in a folder, and the namespace that an instance is to have.
@@ -263,4 +265,20 @@ async fn i1_i7_wrong_input_names_the_field_and_what_runs_stays() {
     ns.delete(&thief).await;
     ns.wait_gone(&thief).await;
     platform.end().await;
+}
+
+/// I1: the samples of the guide.
+#[tokio::test]
+async fn i1_samples_are_objects_that_the_api_server_takes() {
+    let platform = Platform::start("instance-samples").await;
+    let Platform { ns, host, .. } = platform;
+    // nobody is to act on them
+    assert!(host.stop().await.success());
+    let samples: Vec<Value> =
+        serde_saphyr::from_multiple(include_str!("../../../docs/samples/instances.yaml")).unwrap();
+    assert!(samples.len() >= 4);
+    for sample in samples {
+        let created = ns.create(sample.clone()).await;
+        assert!(keeps(&sample["spec"], &created["spec"]), "{sample:#} became {created:#}");
+    }
 }

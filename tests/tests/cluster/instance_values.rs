@@ -8,9 +8,11 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::api::events::v1::Event;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use transom::plan::contract::{Answer, Answered, Lookup, Value as Found};
 use transom_tests::{Registry, condition, helm, of, sample};
 
 use crate::instance::{CHART, Platform, template};
+use crate::record::recorded;
 
 const PASSWORD: &str = "correct-horse-battery";
 
@@ -56,6 +58,21 @@ async fn i6_secret_values_reach_the_chart_and_are_told_nowhere() {
             assert!(!told.contains(&spelling), "{spelling} is told");
         }
     }
+    // nor does a recording hold them, in which the engine's input and output are
+    let file = platform.folder.path().join("shop.json");
+    let bundle = recorded(ns, host, "CaelusInstance", "shop", file.to_str().unwrap()).await;
+    let mut engines = 0;
+    for Answered { lookup, answer } in &bundle.request.answers {
+        let (Lookup::Engine { input, .. }, Answer::Found(Found::Bytes(output))) = (lookup, answer) else { continue };
+        engines += 1;
+        for bytes in [input, output] {
+            let is_in = |text: &str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
+            assert!(!is_in(second) && !is_in(encoded(second).as_str().unwrap()), "the engine's bytes");
+        }
+    }
+    assert_eq!(engines, 1);
+    let rest = json!([bundle.request.object, bundle.request.children, bundle.outcome]).to_string();
+    assert!(!rest.contains(second) && !rest.contains(encoded(second).as_str().unwrap()), "{rest}");
     platform.end().await;
 }
 
