@@ -15,7 +15,7 @@ use crate::release::{self, Workloads};
 use crate::render::{self, Rendered};
 use crate::report::{self, Facts};
 use crate::spec::CaelusInstance;
-use crate::state::{self, Operation, Stage, State};
+use crate::state::{self, Cause, Operation, Stage, State};
 
 /// On live objects that are released instead of deleted.
 const KEEP: &str = "transom.dev/keep";
@@ -25,6 +25,9 @@ pub(crate) fn plan(instance: &CaelusInstance, cx: &Context) -> Result<Plan, Fail
     let name = &instance.spec.namespace;
     let mut plan = cx.plan();
     if cx.child::<Namespace>(name).is_none() {
+        if isolation::was_left(instance, cx)? {
+            plan.event("NamespaceKept", format!("the namespace {name} stays: volume claims or kept objects are in it"));
+        }
         plan.finalized();
         return Ok(plan);
     }
@@ -39,7 +42,7 @@ pub(crate) fn plan(instance: &CaelusInstance, cx: &Context) -> Result<Plan, Fail
         Err(problem) => (Rendered::default(), Some(problem)),
     };
     if let Some(problem) = unknown {
-        plan.warning("HooksSkipped", format!("hooks of the deletion are not known: {}", problem.reason));
+        transom_sdk::log::warn(format!("hooks of the deletion are not known: {}", problem.reason));
     }
     let mut redactor = Redactor::default();
     for inputs in state.iter().flat_map(|state| std::iter::once(&state.current).chain(&state.good)) {
@@ -65,7 +68,9 @@ fn staged(
     rendered: &Rendered,
 ) -> Result<Plan, Failure> {
     let next = |stage: Stage| -> Result<State, Failure> {
-        Ok(State { operation: Operation::Delete, ..state.at(stage, release::now(cx, 1)?) })
+        // what failed before the deletion began is another matter
+        let failure = state.failure.clone().filter(|_| state.operation == Operation::Delete);
+        Ok(State { operation: Operation::Delete, failure, ..state.at(stage, release::now(cx, 1)?) })
     };
     let fresh = |cx: &Context| {
         let mut plan = cx.plan();
@@ -104,9 +109,9 @@ fn staged(
             crate::write_down(fresh(cx), instance, cx, redactor, &next)
         }
         Ok(Progress::Failed(cause)) => {
-            let mut plan = fresh(cx);
-            plan.warning("HookFailed", redactor.clean(&cause.message));
-            crate::write_down(plan, instance, cx, redactor, &next(after)?)
+            let message = redactor.clean(&cause.message);
+            let next = State { failure: Some(Cause { message, ..cause }), ..next(after)? };
+            crate::write_down(fresh(cx), instance, cx, redactor, &next)
         }
         waiting => {
             let message = match waiting {
@@ -116,9 +121,10 @@ fn staged(
             };
             let now = release::now(cx, (timeout / 10).clamp(1, 10))?;
             if now >= state.since.saturating_add(timeout.into()) {
-                let mut plan = fresh(cx);
-                plan.warning("HookFailed", redactor.clean(&format!("not done within {timeout} s: {message}")));
-                return crate::write_down(plan, instance, cx, redactor, &next(after)?);
+                let message = redactor.clean(&format!("not done within {timeout} s: {message}"));
+                let cause = Cause { reason: "HookFailed".into(), message };
+                let next = State { failure: Some(cause), ..next(after)? };
+                return crate::write_down(fresh(cx), instance, cx, redactor, &next);
             }
             plan.hold_rest_but(&but);
             tell(&mut plan, instance, cx, redactor, state, message)?;
@@ -135,8 +141,10 @@ fn tell(
     state: &State,
     message: String,
 ) -> Result<(), Failure> {
-    let (is_ready, is_failed, is_late) = (false, false, false);
-    let workloads = Workloads { is_ready, is_failed, is_late, reason: "Deleting".into(), message };
+    if let Some(cause) = state.failure.as_ref().filter(|_| state.operation == Operation::Delete) {
+        plan.warning("HookFailed", cause.message.clone());
+    }
+    let workloads = Workloads::waiting("Deleting", message);
     let facts = Facts { state: Some(state), problem: None, workloads: Some(workloads) };
     report::publish(plan, instance, cx, redactor, &facts)
 }
@@ -167,12 +175,6 @@ fn end(
         isolation::plan(&mut plan, instance, config, Ground::Owned, true);
         plan.hold_rest();
         return Ok(plan);
-    }
-    if stays {
-        plan.event(
-            "NamespaceKept",
-            format!("the namespace {name} stays, because volume claims or kept objects are in it"),
-        );
     }
     plan.finalized();
     Ok(plan)

@@ -52,8 +52,7 @@ pub(crate) fn survey(instance: &CaelusInstance, cx: &Context) -> Result<Ground, 
     match cx.try_get_in::<Namespace>("", name)? {
         Answer::Absent => Ok(Ground::Free),
         Answer::Found(live) => {
-            let of = live.metadata.annotations.unwrap_or_default().remove(OF);
-            if of.is_some_and(|of| of == identity(instance)) {
+            if live.metadata.annotations.unwrap_or_default().get(OF) == Some(&identity(instance)) {
                 return Ok(Ground::Left);
             }
             Err(foreign("exists and is somebody else's").into())
@@ -65,6 +64,16 @@ pub(crate) fn survey(instance: &CaelusInstance, cx: &Context) -> Result<Ground, 
             let message = other.into_found().err().map(|failure| failure.to_string()).unwrap_or_default();
             Err(Problem::passing("NamespaceUnknown", format!("spec.namespace: {message}")).into())
         }
+    }
+}
+
+/// Was the namespace left behind by the instance?
+pub(crate) fn was_left(instance: &CaelusInstance, cx: &Context) -> Result<bool, Failure> {
+    match cx.try_get_in::<Namespace>("", &instance.spec.namespace)? {
+        Answer::Found(live) if live.metadata.deletion_timestamp.is_none() => {
+            Ok(live.metadata.annotations.unwrap_or_default().get(OF) == Some(&identity(instance)))
+        }
+        _ => Ok(false),
     }
 }
 

@@ -189,6 +189,7 @@ fn begin(
         stage: if has_hooks { Stage::Before } else { Stage::Apply },
         hooks_done: 0,
         since: release::now(cx, 1)?,
+        extended: false,
         current: wanted,
         good,
         rejected: None,

@@ -27,11 +27,14 @@ pub(crate) struct Workloads {
     pub(crate) message: String,
     /// It has taken longer than it may.
     pub(crate) is_late: bool,
+    /// Something is not there as the chart has it.
+    pub(crate) is_open: bool,
 }
 
 impl Workloads {
-    fn waiting(reason: &str, message: impl Into<String>) -> Self {
-        Self { is_ready: false, is_failed: false, reason: reason.into(), message: message.into(), is_late: false }
+    pub(crate) fn waiting(reason: &str, message: impl Into<String>) -> Self {
+        let (reason, message) = (reason.into(), message.into());
+        Self { is_ready: false, is_failed: false, reason, message, is_late: false, is_open: false }
     }
 }
 
@@ -79,15 +82,24 @@ fn follow(cx: &Context, state: &State, progress: Progress, next: Stage) -> Resul
     }
 }
 
-/// Gives up what takes too long, if there is something to go back to.
+/// Seconds after which the end of a stage is looked at for certain while a host runs.
+const MISSED: i64 = 60;
+
+/// Gives up what takes too long: if there is something to go back to, and where the API server does not take what the
+/// chart makes, since nothing else of the plan is heard of as long as that is tried.
 fn overdue(cx: &Context, state: &State, workloads: Workloads) -> Result<Step, Stop> {
     let timeout = state.current.timeout_seconds;
     let now = now(cx, (timeout / 10).clamp(1, 10))?;
     if now < state.since.saturating_add(timeout.into()) {
         return Ok(Step::Stay(workloads));
     }
+    if now > state.since.saturating_add(timeout.into()).saturating_add(MISSED) && !state.extended {
+        // no host ran, so nothing was done meanwhile that could have failed
+        return Ok(Step::Next(Box::new(State { extended: true, since: now, ..state.clone() })));
+    }
     let message = format!("not done within {timeout} s: {}", workloads.message);
-    if state.operation == Operation::Upgrade && state.good.is_some() {
+    let can_go_back = state.operation == Operation::Upgrade && state.good.is_some();
+    if can_go_back || (workloads.is_open && state.operation != Operation::Rollback) {
         let cause = Cause { reason: "DeadlineExceeded".into(), message };
         return Ok(Step::Next(Box::new(state.after_failure(cause, now))));
     }
@@ -175,15 +187,17 @@ fn apply(plan: &mut Plan, rendered: &Rendered, is_deployed: bool) -> Workloads {
             ready += 1;
             continue;
         }
+        judged.is_open |= !is_as_planned;
         let is_failed = is_as_planned && health.is_failed();
         if judged.is_ready || (is_failed && !judged.is_failed) {
             let (reason, message) = if is_as_planned {
                 (health.reason, health.message)
             } else {
-                ("NotApplied".to_owned(), "it is not as the chart has it; see the condition Synced".to_owned())
+                let why = "the API server has not taken it as the chart has it; the Event ApplyFailed says why";
+                ("NotApplied".to_owned(), why.to_owned())
             };
             let message = format!("{kind} {}: {message}", made.object.name());
-            judged = Workloads { is_failed, ..Workloads::waiting(&reason, message) };
+            judged = Workloads { is_failed, is_open: judged.is_open, ..Workloads::waiting(&reason, message) };
         }
     }
     if judged.is_ready {

@@ -141,6 +141,9 @@ pub(crate) struct State {
     pub(crate) hooks_done: usize,
     /// When the stage began: seconds since 1970.
     pub(crate) since: i64,
+    /// The stage has got its time once more, because nobody looked when it was over.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) extended: bool,
     pub(crate) current: Inputs,
     /// The last one that was deployed, when that is not the current one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -204,7 +207,7 @@ impl State {
     /// The next stage.
     pub(crate) fn at(&self, stage: Stage, now: i64) -> Self {
         let good = if stage == Stage::Deployed { None } else { self.good.clone() };
-        Self { stage, hooks_done: 0, since: now, good, ..self.clone() }
+        Self { stage, hooks_done: 0, since: now, extended: false, good, ..self.clone() }
     }
 
     /// What follows a failure: the last good release again, if there was one.

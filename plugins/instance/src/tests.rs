@@ -58,8 +58,18 @@ fn reply(values: &Value, hooks: &[Value]) -> Value {
     json!({ "manifests": [manifest(claim), manifest(map), manifest(deployment)], "hooks": hooks })
 }
 
-/// A case in which the engine knows what it makes of these values in this revision.
+/// A case in which the engine knows what it makes of these values in this revision, an upgrade from the second on.
 fn rendering(case: Case<InstancePlugin>, values: &Value, revision: u32, reply: &Value) -> Case<InstancePlugin> {
+    rendering_as(case, values, (revision, revision > 1), reply)
+}
+
+/// The same, with whether it is an upgrade.
+fn rendering_as(
+    case: Case<InstancePlugin>,
+    values: &Value,
+    (revision, is_upgrade): (u32, bool),
+    reply: &Value,
+) -> Case<InstancePlugin> {
     let chart =
         ChartSource { folder: Some(Location { endpoint: None, reference: "shop".into() }), ..Default::default() };
     let layers = [json!({ "a": 1 }), json!({ "global": { "domain": "shop.example.com" } }), values.clone()];
@@ -72,7 +82,7 @@ fn rendering(case: Case<InstancePlugin>, values: &Value, revision: u32, reply: &
         name: "shop".into(),
         namespace: "shop-ann".into(),
         timeout_seconds: 60,
-        seen: state::Seen { revision, is_upgrade: revision > 1, now: NOW, ..state::Seen::default() },
+        seen: state::Seen { revision, is_upgrade, now: NOW, ..state::Seen::default() },
     };
     let seed: String = "helm".bytes().chain(0..).take(32).map(|byte| format!("{byte:02x}")).collect();
     let files = files().into_iter().map(|File { path, content }| (path, content)).collect();
@@ -203,7 +213,11 @@ fn i3_what_a_revision_was_made_with_comes_back_when_the_next_one_is_late() {
     let case = settled(case.status::<Deployment>("shop", json!({ "observedGeneration": 1, "replicas": 1 })));
     let data = |plan: &Plan| plan.child::<ConfigMap>("settings").unwrap().data.unwrap().remove("values").unwrap();
     assert_eq!(data(&case.plan()), r#"{"b":2}"#);
-    let case = settled(case.now(u64::try_from(NOW).unwrap() + 61));
+    let later = |seconds: u64| u64::try_from(NOW).unwrap() + seconds;
+    // nobody looked in time: it gets its time once more
+    let case = settled(case.now(later(200)));
+    assert_eq!(data(&case.plan()), r#"{"b":2}"#);
+    let case = settled(case.now(later(261)));
     let plan = case.plan();
     assert_eq!(data(&plan), "{}");
     assert_eq!((&state(&plan)["operation"], &state(&plan)["revision"]), (&json!("rollback"), &json!(3)));
@@ -271,4 +285,89 @@ fn i3_what_a_chart_may_not_make_is_refused() {
         assert_eq!(plan.condition("Ready"), Some(("False", reason)), "{object}");
         assert_eq!(gist(&plan).0, "Failed");
     }
+}
+
+/// A hook's pod that has failed, and what it said in the end.
+fn failed_pod(hook: &str, said: &str) -> Value {
+    let terminated = json!({ "exitCode": 1, "message": said, "finishedAt": "2026-01-01T00:00:00Z" });
+    let container = json!({ "name": "c", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
+        "state": { "terminated": terminated } });
+    json!({ "apiVersion": "v1", "kind": "Pod",
+        "metadata": { "name": "p", "namespace": "shop-ann", "labels": { "batch.kubernetes.io/job-name": hook } },
+        "status": { "phase": "Failed", "containerStatuses": [container] } })
+}
+
+fn failed_job() -> Value {
+    json!({ "conditions": [{ "type": "Failed", "status": "True", "reason": "BackoffLimitExceeded", "message": "m" }] })
+}
+
+#[test]
+fn i3_a_first_release_whose_hook_fails_stays_as_it_is_until_something_else_is_asked_for() {
+    let hooks = [hook("before", 0, &["pre-install"], &["hook-failed"])];
+    let case = settled(world(&hooks)).foreign_object(failed_pod("before", "no such table\nthe end"));
+    let case = settled(case.status::<Job>("before", failed_job()));
+    let plan = case.plan();
+    let (phase, revision, message) = gist(&plan);
+    assert_eq!((phase, revision), (json!("Failed"), json!(1)));
+    let expected = "the hook Job before (pre-install) has failed: BackoffLimitExceeded: m; its log ends with: \
+        no such table / the end";
+    assert_eq!(message, expected);
+    assert_eq!((plan.names::<Job>(), plan.names::<Deployment>()), (vec![], vec![]), "it goes, as its policy says");
+    let values = json!({ "b": 2 });
+    let case = rendering_as(case.change(&instance(values.clone())), &values, (2, false), &reply(&values, &[]));
+    let plan = settled(case).plan();
+    assert_eq!(plan.disposition::<Deployment>("shop"), Some(Disposition::Apply));
+    assert_eq!(gist(&plan).0, "Pending", "it is a first release still");
+}
+
+#[test]
+fn i3_a_hook_that_fails_after_an_upgrade_rolls_it_back() {
+    let hooks = [hook("after", 0, &["post-upgrade"], &[]), hook("back", 0, &["post-rollback"], &[])];
+    let case = deployed(&hooks);
+    let values = json!({ "b": 2 });
+    let case = rendering(case.change(&instance(values.clone())), &values, 2, &reply(&values, &hooks));
+    let case = settled(settled(case).ready::<Deployment>("shop"));
+    assert_eq!(gist(&case.plan()).2, "the hook Job after (post-upgrade) runs");
+    let case = settled(settled(case.status::<Job>("after", failed_job())).ready::<Deployment>("shop"));
+    let plan = case.plan();
+    assert_eq!((plan.disposition::<Job>("back"), &gist(&plan).0), (Some(Disposition::Apply), &json!("Upgrading")));
+    // a hook of a roll-back that fails does not stand in the way of what runs well
+    let plan = settled(case.status::<Job>("back", failed_job())).plan();
+    assert_eq!((&state(&plan)["stage"], &gist(&plan).1), (&json!("deployed"), &json!(3)));
+    assert_eq!(plan.condition("Ready"), Some(("False", "UpgradeFailed")));
+}
+
+#[test]
+fn i3_what_the_api_server_never_takes_is_given_up() {
+    let case = world(&[]).reconciled().reconciled(); // on record, and nothing of it is ever there
+    let plan = case.plan();
+    assert_eq!(gist(&plan).0, "Pending");
+    let case = case.now(u64::try_from(NOW).unwrap() + 61).reconciled();
+    let plan = case.plan();
+    let (phase, _, message) = gist(&plan);
+    assert_eq!(phase, "Failed");
+    let message = message.as_str().unwrap();
+    assert!(
+        message.starts_with("not done within 60 s: PersistentVolumeClaim data: the API server has not"),
+        "{message}"
+    );
+    assert_eq!(plan.names::<Deployment>(), [""; 0], "so that the status can be told");
+}
+
+#[test]
+fn i3_hooks_of_a_deletion_run_and_one_that_fails_is_told_and_left_behind() {
+    let hooks = [hook("farewell", 0, &["pre-delete"], &[]), hook("gone", 0, &["post-delete"], &[])];
+    let case = settled(deployed(&hooks).deleting());
+    let plan = case.plan();
+    assert_eq!(plan.disposition::<Job>("farewell"), Some(Disposition::Apply));
+    assert_eq!(plan.disposition::<Deployment>("shop"), Some(Disposition::Hold));
+    let case = case.status::<Job>("farewell", failed_job()).reconciled();
+    let plan = case.plan();
+    assert_eq!(plan.names::<Deployment>(), [""; 0], "the release goes");
+    assert!(plan.events.iter().any(|(reason, _)| reason == "HookFailed"), "{:?}", plan.events);
+    let case = settled(case);
+    assert_eq!(case.plan().disposition::<Job>("gone"), Some(Disposition::Apply));
+    let plan = settled(case.ready::<Job>("gone")).plan();
+    let namespace = plan.children.iter().find(|child| child.object["kind"] == "Namespace").unwrap();
+    assert_eq!(namespace.options, ["keep"], "the end: it has a claim in it");
 }
