@@ -365,3 +365,22 @@ fn is_digest(text: &str) -> bool {
     let digits = text.split_once(':').map_or(text, |(_, digits)| digits);
     digits.len() >= 32 && digits.bytes().all(|b| b.is_ascii_hexdigit())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_at_the_ends_of_a_document_are_found() {
+        let document = serde_json::json!({ "db": { "password": "hunter2", "port": 5432 }, "hosts": ["a", null, true] });
+        let mut found = Vec::new();
+        leaves(&document, &mut found);
+        assert_eq!(found, ["hunter2", "a"]);
+    }
+
+    #[test]
+    fn bytes_are_searched_whatever_is_around_them() {
+        assert_eq!(replaced(b"\xff\x00hunter2hunter2 hunter\xfe", b"hunter2", b"-"), b"\xff\x00-- hunter\xfe");
+        assert_eq!(replaced(b"", b"a", b"b"), b"");
+    }
+}

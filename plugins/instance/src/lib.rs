@@ -22,7 +22,10 @@ mod wanted;
 
 pub use config::Config;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, LimitRange, Namespace, PersistentVolumeClaim, Pod, ResourceQuota, Secret, Service, ServiceAccount,
+};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 pub use spec::{
     CaelusInstance, CaelusInstanceSpec, CaelusInstanceStatus, ChartSource, ChartStatus, Location, Phase,
@@ -56,6 +59,10 @@ impl Plugin for InstancePlugin {
             .child::<Deployment>(Delivery::Full)
             .child::<StatefulSet>(Delivery::Full)
             .child::<Secret>(Delivery::Full)
+            .child::<Namespace>(Delivery::Metadata)
+            .child::<NetworkPolicy>(Delivery::Metadata)
+            .child::<ResourceQuota>(Delivery::Metadata)
+            .child::<LimitRange>(Delivery::Metadata)
             .read::<ProductTemplateVersion>(Delivery::Full)
             .read::<Namespace>(Delivery::Metadata)
             .read::<CustomResourceDefinition>(Delivery::Status)

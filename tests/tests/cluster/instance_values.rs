@@ -9,7 +9,7 @@ use k8s_openapi::api::events::v1::Event;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use transom::plan::contract::{Answer, Answered, Lookup, Value as Found};
-use transom_tests::{Registry, condition, helm, of, sample};
+use transom_tests::{Registry, component, condition, from_environment, helm, of, sample, transom_with_cluster};
 
 use crate::instance::{CHART, Platform, template};
 use crate::record::recorded;
@@ -144,7 +144,8 @@ async fn i2_a_second_look_at_many_instances_renders_nothing() {
     let platform = Platform::start("instance-many").await;
     let Platform { ns, host, .. } = &platform;
     platform.template("v1", "shop", json!({ "hooks": false })).await;
-    let names: Vec<String> = (0..6).map(|number| format!("many-{number}")).collect();
+    let count: u16 = from_environment("TRANSOM_TEST_INSTANCES").unwrap_or(6);
+    let names: Vec<String> = (0..count).map(|number| format!("many-{number}")).collect();
     let spaces: Vec<_> = names.iter().map(|name| ns.other(&format!("{}-{name}", ns.name))).collect();
     for (name, space) in names.iter().zip(&spaces) {
         let mut body = platform.instance_body("v1", json!({}));
@@ -159,11 +160,12 @@ async fn i2_a_second_look_at_many_instances_renders_nothing() {
     let runs = async || host.metrics().await.sum("transom_lookups_total", &["kind=\"engine\""]);
     let calls = async || host.metrics().await.sum("transom_plugin_calls_total", &[]);
     let (ran, called) = (runs().await, calls().await);
-    assert!(ran >= 6.0, "each is rendered once: {ran}");
+    let count = f64::from(count);
+    assert!(ran >= count, "each is rendered once: {ran}");
     for name in &names {
         ns.merge(of::<sample::CaelusInstance>(name), json!({ "metadata": { "labels": { "looked": "at" } } })).await;
     }
-    host.wait_for_metrics(|metrics| metrics.sum("transom_plugin_calls_total", &[]) >= called + 6.0).await;
+    host.wait_for_metrics(|metrics| metrics.sum("transom_plugin_calls_total", &[]) >= called + count).await;
     host.settle(std::time::Duration::from_secs(1)).await;
     assert_eq!(runs().await, ran, "nothing is rendered again");
     for name in &names {
@@ -172,4 +174,36 @@ async fn i2_a_second_look_at_many_instances_renders_nothing() {
     for name in &names {
         ns.wait_gone(of::<sample::CaelusInstance>(name)).await;
     }
+}
+
+/// I7: the rights that `transom plugin install` prints, and those for what the chart makes.
+#[tokio::test]
+async fn i7_an_instance_is_made_with_the_rights_that_are_printed() {
+    let platform = Platform::start("instance-rights").await;
+    let Platform { ns, record, .. } = &platform;
+    ns.account("plugin").await;
+    let path = component("instance").await.path.display().to_string();
+    let account = format!("{}/plugin", ns.name);
+    let shown = transom_with_cluster(&["plugin", "install", &path, "--service-account", &account]).await;
+    let role: Value = serde_saphyr::from_str(shown.stdout.split("---\n").next().unwrap_or_default()).unwrap();
+    let mut rules = role["rules"].as_array().unwrap().clone();
+    let all = ["get", "list", "watch", "create", "patch", "delete"];
+    let chart = [
+        ("", "configmaps"),
+        ("", "services"),
+        ("", "persistentvolumeclaims"),
+        ("batch", "jobs"),
+        ("shop.tests.transom.dev", "shopthings"),
+        ("apiextensions.k8s.io", "customresourcedefinitions"),
+    ];
+    rules.extend(chart.map(|(group, name)| json!({ "apiGroups": [group], "resources": [name], "verbs": all })));
+    ns.allow_everywhere("plugin", json!(rules)).await;
+    let account = json!({ "spec": { "serviceAccount": { "namespace": ns.name, "name": "plugin" } } });
+    let record = ns.merge(record, account).await;
+    ns.wait_for(&record, condition("Ready", "True")).await;
+    platform.template("v1", "shop", json!({})).await;
+    let object = platform.instance("v1", json!({})).await;
+    platform.phase("Running", 1).await;
+    ns.wait_for(&object, condition("Synced", "True")).await;
+    platform.end().await;
 }
