@@ -39,6 +39,10 @@ pub struct Args {
     /// Only objects of this namespace (default: all namespaces).
     #[arg(long, env = "TRANSOM_WATCH_NAMESPACE", value_name = "NAMESPACE")]
     watch_namespace: Option<String>,
+    /// With --watch-namespace: follow children in the namespaces that those objects own, too. Needs the right to list and
+    /// watch them in all namespaces.
+    #[arg(long, env = "TRANSOM_OWN_NAMESPACES", requires = "watch_namespace")]
+    own_namespaces: bool,
     /// Only Plugin records with these labels (default: all records).
     #[arg(long, env = "TRANSOM_PLUGIN_SELECTOR", default_value = "", value_name = "SELECTOR")]
     plugin_selector: String,
@@ -97,7 +101,7 @@ impl Args {
         config.default_namespace = self.watch_namespace.clone().unwrap_or(config.default_namespace);
         let namespace = self.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
         let client = kube::Client::try_from(config).context("the kubeconfig cannot be used")?;
-        let cluster = Arc::new(Cluster::new(client, self.watch_namespace));
+        let cluster = Arc::new(Cluster::new(client, self.watch_namespace).following_owned(self.own_namespaces));
         let readiness = Readiness::default();
         let address = serve(self.listen, readiness.clone())
             .await

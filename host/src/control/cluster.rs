@@ -152,6 +152,8 @@ pub struct Cluster {
     account: Option<Account>,
     /// Restricts everything namespaced to one namespace.
     namespace: Option<String>,
+    /// Children are followed in all namespaces all the same.
+    follows_owned: bool,
     kinds: Arc<RwLock<HashMap<TypeMeta, Served>>>,
 }
 
@@ -159,14 +161,23 @@ impl Cluster {
     /// Through this client, for one namespace or all.
     #[must_use]
     pub fn new(client: kube::Client, namespace: Option<String>) -> Self {
-        Self { client, account: None, namespace, kinds: Arc::default() }
+        Self { client, account: None, namespace, follows_owned: false, kinds: Arc::default() }
+    }
+
+    /// Restricted to its namespace as far as primaries go; children, and what lookups read, may be in namespaces that
+    /// primaries own.
+    #[must_use]
+    pub fn following_owned(mut self, follows: bool) -> Self {
+        self.follows_owned = follows;
+        self
     }
 
     /// The same API server in the name of an account, over the same connections.
     #[must_use]
     pub fn acting_as(&self, account: Account) -> Self {
         let client = account.client(&self.client);
-        Self { client, account: Some(account), namespace: self.namespace.clone(), kinds: self.kinds.clone() }
+        let (namespace, kinds) = (self.namespace.clone(), self.kinds.clone());
+        Self { client, account: Some(account), namespace, follows_owned: self.follows_owned, kinds }
     }
 
     /// In whose name requests are made; none for the host's own.
@@ -185,6 +196,12 @@ impl Cluster {
     #[must_use]
     pub fn namespace(&self) -> Option<&str> {
         self.namespace.as_deref()
+    }
+
+    /// The namespace that children are followed in, and what lookups read; none: all.
+    #[must_use]
+    pub fn namespace_of_children(&self) -> Option<&str> {
+        self.namespace().filter(|_| !self.follows_owned)
     }
 
     /// How a kind is served, if that is known already.

@@ -502,7 +502,10 @@ impl Reconcile<'_> {
     fn asker(&self) -> Asker<'_> {
         let uid = self.active.primary(self.key).map(|primary| primary.uid.clone()).unwrap_or_default();
         let Active { name, manifest, grants, cluster, .. } = self.active;
-        Asker { key: self.key, uid, plugin: name, manifest, grants, cluster }
+        let (active, owner) = (self.active, uid.clone());
+        let owns =
+            Box::new(move |namespace: &str| active.children(&owner).keys().any(|child| child.is_namespace(namespace)));
+        Asker { key: self.key, uid, plugin: name, manifest, grants, cluster, owns }
     }
 
     /// The primary and its children as the caches have them.

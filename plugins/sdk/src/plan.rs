@@ -275,6 +275,15 @@ impl Plan {
         self.push_held(&object.type_meta, object.namespace.as_deref(), &object.name, Some(&waits_for))
     }
 
+    /// As [`hold`](Self::hold), for an object whose kind only a template knows.
+    pub fn hold_any(&mut self, child: &AnyObject) -> Planned<AnyObject> {
+        self.push_held(&child.type_meta, child.namespace.as_deref(), &child.name, None)
+    }
+
+    fn position_any(&self, object: &AnyObject) -> Option<usize> {
+        self.position(&object.type_meta, object.namespace.as_deref(), &object.name)
+    }
+
     /// This object is created when it does not exist, and never touched again.
     pub fn create_once<K: Child>(&mut self, child: impl Into<Desired<K>>) -> Planned<K> {
         self.add(child.into(), wit::Disposition::CreateOnce)
@@ -288,9 +297,16 @@ impl Plan {
 
     /// Every live child that is not in the plan so far is left as it is.
     pub fn hold_rest(&mut self) {
+        self.hold_rest_but(&[]);
+    }
+
+    /// As [`hold_rest`](Self::hold_rest), but these are left out, and so deleted.
+    pub fn hold_rest_but(&mut self, but: &[AnyObject]) {
         let observed = Rc::clone(&self.observed);
+        let but: Vec<Option<usize>> = but.iter().map(|object| self.position_any(object)).collect();
         for (index, found) in observed.0.iter().enumerate() {
-            if self.children.iter().all(|entry| entry.observed != Some(index)) {
+            let is_open = self.children.iter().all(|entry| entry.observed != Some(index));
+            if is_open && !but.contains(&Some(index)) {
                 let which = &found.ref_;
                 let namespace = Some(which.namespace.as_str()).filter(|namespace| !namespace.is_empty());
                 let object = header(&which.api_version, &which.kind, namespace, &which.name, None);
@@ -365,7 +381,7 @@ impl Plan {
 
     /// The live object of this child, if there is one.
     #[must_use]
-    pub fn observed<K: Kind>(&self, child: &Planned<K>) -> Option<Observed<K>> {
+    pub fn observed<K>(&self, child: &Planned<K>) -> Option<Observed<K>> {
         let index = self.children.get(child.index)?.observed?;
         Some(Observed::at(&self.observed, index))
     }
@@ -377,23 +393,32 @@ impl Plan {
         self.judge(child.index)
     }
 
+    /// Whether the live object was written as it is planned now, so that [`health`](Self::health) speaks of that and not
+    /// of an older version. The child gets the annotation of [`apply_after`](Self::apply_after) for it. False for what is
+    /// held.
+    pub fn is_as_planned<K>(&mut self, child: &Planned<K>) -> bool {
+        self.is_current(child.index)
+    }
+
     fn judge(&self, index: usize) -> Health {
         let observed = self.children.get(index).and_then(|entry| self.observed.get(entry.observed?));
         observed.map_or_else(Health::missing, |found| Health::of(&found.ref_, &found.object))
     }
 
     fn is_done(&mut self, index: usize) -> bool {
-        let ready = self.judge(index).is_ready();
+        // this first, so that it is marked
+        self.is_current(index) && self.judge(index).is_ready()
+    }
+
+    fn is_current(&mut self, index: usize) -> bool {
         let Some(entry) = self.children.get_mut(index) else { return false };
+        let live = entry.observed.and_then(|index| self.observed.get(index));
         match entry.child.disposition {
             wit::Disposition::Hold => false,
-            wit::Disposition::CreateOnce => ready,
-            wit::Disposition::Apply if entry.is_immutable => ready,
+            wit::Disposition::CreateOnce => live.is_some(),
+            wit::Disposition::Apply if entry.is_immutable => live.is_some(),
             wit::Disposition::Apply => match entry.mark() {
-                Ok(mark) => {
-                    let live = entry.observed.and_then(|index| self.observed.get(index));
-                    ready && live.is_some_and(|live| annotation(&live.object, MARK).as_deref() == Some(&mark))
-                }
+                Ok(mark) => live.is_some_and(|live| annotation(&live.object, MARK).as_deref() == Some(&mark)),
                 Err(error) => {
                     self.fail(format!("what others wait for is no object: {error}"));
                     false
