@@ -192,10 +192,22 @@ impl Context {
     ///
     /// Pending.
     pub fn try_list<K: Kind + DeserializeOwned>(&self, selector: &str) -> Result<Answer<Vec<K>>, Failure> {
-        let namespace = (!self.namespace.is_empty()).then(|| self.namespace.clone());
+        self.try_list_in(&self.namespace, selector)
+    }
+
+    /// As [`try_list`](Self::try_list), in another namespace; empty for everywhere.
+    ///
+    /// # Errors
+    ///
+    /// Pending.
+    pub fn try_list_in<K: Kind + DeserializeOwned>(
+        &self,
+        namespace: &str,
+        selector: &str,
+    ) -> Result<Answer<Vec<K>>, Failure> {
         let lookup = Lookup::Objects(types::ObjectsQuery {
             kind: K::type_meta().to_wit(),
-            namespace,
+            namespace: (!namespace.is_empty()).then(|| namespace.to_owned()),
             label_selector: selector.to_owned(),
         });
         self.answer(lookup, |value| match value {
