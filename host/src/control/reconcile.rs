@@ -37,7 +37,7 @@ use crate::plan::contract::{
 };
 use crate::plan::decide::{self, Apply, Experience, Prune, Writes};
 use crate::plan::object::Object;
-use crate::plan::request::Snapshot;
+use crate::plan::request::{Snapshot, namespaces};
 use crate::plan::rounds::{self, Conversation, NoPlan, RoundsError, Session};
 use crate::plan::status::{self, INVALID, Report, Synced};
 use crate::plan::{check::Desired, diff};
@@ -496,7 +496,10 @@ impl Reconcile<'_> {
     fn asker(&self) -> Asker<'_> {
         let uid = self.active.primary(self.key).map(|primary| primary.uid.clone()).unwrap_or_default();
         let Active { name, manifest, grants, cluster, .. } = self.active;
-        Asker { key: self.key, uid, plugin: name, manifest, grants, cluster }
+        // most plugins make none, and need not look
+        let makes_some = manifest.delivery(&TypeMeta::new("v1", "Namespace")).is_some();
+        let owned = if makes_some { namespaces(&self.active.children(&uid)) } else { Vec::new() };
+        Asker { key: self.key, uid, owned, plugin: name, manifest, grants, cluster }
     }
 
     /// The primary and its children as the caches have them.
