@@ -33,6 +33,14 @@ kind!(
     Process, "ameide.io", "v1", "processes"
 );
 kind!(
+    /// Of the plugin `environment`.
+    Environment, "catalyst.catalyst.dev", "v1alpha1", "environments"
+);
+kind!(
+    /// Of the plugin `environment`.
+    Project, "catalyst.catalyst.dev", "v1alpha1", "projects"
+);
+kind!(
     /// Of the plugin `hostile`.
     Hostile, "tests.transom.dev", "v1", "hostiles"
 );
