@@ -314,9 +314,7 @@ impl Reconcile<Environment> for EnvironmentPlugin {
             Err(Stop::Problem(problem)) => {
                 plan.hold_rest();
                 report.problem(&problem);
-                if report.url.is_none() {
-                    report.url = environment.status.as_ref().and_then(|status| status.url.clone());
-                }
+                report.keep(environment.status.clone().unwrap_or_default());
             }
         }
         report.publish(&mut plan);
@@ -375,7 +373,7 @@ fn arrange(
     let mut builds = template.map(|template| template.builds.clone()).unwrap_or_default();
     builds.extend(loaded.iter().flat_map(|loaded| loaded.builds()));
     let Some(images) = build::plan(plan, cx, &site, &builds, report)? else {
-        report.url = environment.status.as_ref().and_then(|status| status.url.clone());
+        report.keep(environment.status.clone().unwrap_or_default());
         return Ok(());
     };
     report.phase = Phase::Deploying;

@@ -415,7 +415,7 @@ pub(crate) fn workspace(
     let name = names::with_suffix(&format!("workspace-{}", site.project.name()), &short.to_ascii_lowercase());
     let labels = labels([
         ("catalyst.dev/pod-type", "workspace"),
-        ("catalyst.dev/commit", commit),
+        ("catalyst.dev/commit", &crate::namespace::label_value(commit)),
         ("catalyst.dev/project", &crate::namespace::label_value(site.project.name())),
         ("catalyst.dev/environment", &crate::namespace::label_value(site.environment.name())),
     ]);

@@ -108,6 +108,15 @@ impl Report {
         self.say(problem.step, false, &problem.reason, problem.message.as_str());
     }
 
+    /// What runs stays as it is, and so does what is known of it.
+    pub(crate) fn keep(&mut self, known: EnvironmentStatus) {
+        self.url = self.url.take().or(known.url);
+        self.namespace = self.namespace.take().or(known.namespace);
+        if self.images.is_empty() {
+            self.images = known.images;
+        }
+    }
+
     /// What all that runs adds up to; `parts` are names for people and states.
     pub(crate) fn deployed(&mut self, parts: &[(String, Health)]) {
         let find = |state: State| parts.iter().find(|(_, health)| health.state == state);

@@ -51,7 +51,8 @@ fn environment(kind: &str) -> Environment {
     };
     let mut environment = Environment::new("pr-7", spec);
     environment.metadata.namespace = Some("acme".into());
-    let labels = [("catalyst.dev/team", "acme"), ("catalyst.dev/project", "shop"), ("catalyst.dev/environment", "pr-7")];
+    let labels =
+        [("catalyst.dev/team", "acme"), ("catalyst.dev/project", "shop"), ("catalyst.dev/environment", "pr-7")];
     environment.metadata.labels = Some(labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
     environment
 }

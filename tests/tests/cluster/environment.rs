@@ -190,10 +190,18 @@ async fn e1_e2_e3_e7_an_environment_has_a_guarded_namespace_that_goes_with_it() 
         "image": IMAGE, "ports": [{ "containerPort": 8080 }], "env": [{ "name": "LOG_LEVEL", "value": "debug" }],
         "resources": { "limits": { "cpu": 1, "memory": "256Mi" } },
     });
+    let recording = team.ns.recording(&environment).await;
     let environment = team.ns.create(environment).await;
     let ready = team.ns.wait_for(&environment, condition("Ready", "True")).await;
     let inside = team.inside("pr-1");
     assert_eq!(phase(&ready), "Ready");
+    // statuses are written when nothing is left to write, so a phase that is over in no time may never be seen
+    const ORDER: [&str; 3] = ["Initializing", "Deploying", "Ready"];
+    let phases = recording.changes(|object| phase(object).clone());
+    let seen: Vec<usize> =
+        phases.iter().flatten().filter_map(|seen| ORDER.iter().position(|known| seen == known)).collect();
+    assert!(seen.is_sorted() && seen.last() == Some(&2), "{phases:?}");
+    drop(recording);
     assert_eq!(ready["status"]["namespace"], inside.name);
     assert_eq!(ready["status"]["url"], format!("https://{}.preview.example/", inside.name));
     for kind in ["NamespaceReady", "BuildReady", "DeploymentReady"] {
@@ -227,6 +235,12 @@ async fn e1_e2_e3_e7_an_environment_has_a_guarded_namespace_that_goes_with_it() 
         .await;
     inside.delete(of::<Deployment>("web")).await;
     inside.wait_until(of::<Deployment>("web"), |web| web["metadata"]["deletionTimestamp"].is_null()).await;
+
+    // and so is the namespace itself
+    inside.delete(&namespace).await;
+    inside.wait_replaced(&namespace).await;
+    inside.wait_until(of::<Deployment>("web"), |web| web["metadata"]["deletionTimestamp"].is_null()).await;
+    team.ns.wait_for(&environment, condition("Ready", "True")).await;
 
     team.end(&environment).await;
     inside.wait_gone(of::<KubeNamespace>(&inside.name)).await;
