@@ -23,6 +23,7 @@ mod domain;
 mod domain_database;
 mod domain_workload;
 mod drift;
+mod environment;
 mod faults;
 mod hostile;
 mod instance;
