@@ -31,15 +31,24 @@ pub struct Namespace {
     pub(crate) environment: Environment,
     client: Client,
     hosts: AtomicU32,
+    /// It is the test's own, and goes with it.
+    is_own: bool,
 }
 
 impl Namespace {
     pub(crate) async fn create_new(environment: Environment, client: Client, name: String) -> Self {
-        let ns = Self { name, environment, client, hosts: AtomicU32::new(0) };
+        let ns = Self { name, environment, client, hosts: AtomicU32::new(0), is_own: true };
         ns.create(json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": ns.name } })).await;
         // Pods wait for it.
         ns.wait_until(of::<ServiceAccount>("default"), |_| true).await;
         ns
+    }
+
+    /// Another namespace, which somebody else makes and clears.
+    #[must_use]
+    pub fn other(&self, name: &str) -> Self {
+        let (environment, client) = (self.environment.clone(), self.client.clone());
+        Self { name: name.to_owned(), environment, client, hosts: AtomicU32::new(0), is_own: false }
     }
 
     // ---------------------------------------------------------------- hosts
@@ -442,7 +451,8 @@ impl Namespace {
         let plugins: Api<DynamicObject> = Api::all_with(client.clone(), &of::<sample::Plugin>("").resource());
         let records_of = ListParams::default().labels(&self.selector());
         absent_is_fine(plugins.delete_collection(&DeleteParams::default(), &records_of).await)?;
-        Api::<KubeNamespace>::all(client.clone()).delete(&self.name, &DeleteParams::background()).await?;
+        let namespaces = Api::<KubeNamespace>::all(client.clone());
+        absent_is_fine(namespaces.delete(&self.name, &DeleteParams::background()).await)?;
         for record in absent_is_fine(plugins.list(&records_of).await)?.into_iter().flatten() {
             let none = Patch::Merge(json!({ "metadata": { "finalizers": null } }));
             let name = record.meta().name.clone().unwrap_or_default();
@@ -452,8 +462,11 @@ impl Namespace {
             of::<sample::Web>(""),
             of::<sample::Domain>(""),
             of::<sample::Process>(""),
+            of::<sample::CaelusInstance>(""),
+            of::<sample::ProductTemplateVersion>(""),
             of::<sample::Hostile>(""),
             of::<sample::Asker>(""),
+            of::<sample::Environment>(""),
         ] {
             let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &self.name, &target.resource());
             let Some(primaries) = absent_is_fine(api.list(&ListParams::default()).await)? else { continue };
@@ -471,6 +484,9 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
+        if !self.is_own {
+            return;
+        }
         if std::thread::panicking() {
             eprintln!("the namespace {} is kept, and the Plugin records with {}", self.name, self.selector());
             return;

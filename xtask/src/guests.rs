@@ -33,6 +33,8 @@ const GUESTS: &[Guest] = &[
     // The same with a visible difference: what it is swapped for while the host runs.
     Guest { name: "domain-next", package: "transom-plugin-domain", features: &["next"] },
     Guest { name: "process", package: "transom-plugin-process", features: &[] },
+    Guest { name: "environment", package: "transom-plugin-environment", features: &[] },
+    Guest { name: "instance", package: "transom-plugin-instance", features: &[] },
     Guest { name: "web", package: "transom-plugin-web", features: &[] },
     Guest { name: "hostile", package: "transom-plugin-hostile", features: &[] },
     Guest { name: "asker", package: "transom-plugin-asker", features: &[] },
@@ -166,7 +168,19 @@ mod tests {
         assert_eq!(
             names,
             [
-                vec!["domain", "process", "web", "hostile", "asker", "chameleon", "turner", "gate", "parcel"],
+                vec![
+                    "domain",
+                    "process",
+                    "environment",
+                    "instance",
+                    "web",
+                    "hostile",
+                    "asker",
+                    "chameleon",
+                    "turner",
+                    "gate",
+                    "parcel"
+                ],
                 vec!["domain-next"],
                 vec!["gate-old", "parcel-old"]
             ]
@@ -178,7 +192,7 @@ mod tests {
         let error = select(&["dom".into()]).unwrap_err().to_string();
         assert_eq!(
             error,
-            r#"there is no plugin "dom"; there are domain, domain-next, process, web, hostile, asker, chameleon, turner, gate, parcel, gate-old, parcel-old, helm, kustomize"#
+            r#"there is no plugin "dom"; there are domain, domain-next, process, environment, instance, web, hostile, asker, chameleon, turner, gate, parcel, gate-old, parcel-old, helm, kustomize"#
         );
     }
 

@@ -207,14 +207,13 @@ impl<P: Plugin> Case<P> {
         self.observe(&plan)
     }
 
-    /// The live child of this name has this status.
+    /// The live child of this name, in whatever namespace, has this status.
     ///
     /// # Panics
     ///
     /// When there is no such child.
     pub fn status<K: Kind>(mut self, name: &str, status: Value) -> Self {
-        let namespace = self.namespace().to_owned();
-        let child = self.children.iter_mut().find(|(key, _)| is::<K>(key, &namespace, name));
+        let child = self.children.iter_mut().find(|(key, _)| is::<K>(key, name));
         match child {
             Some((_, child)) => child["status"] = status,
             None => panic!("there is no live {} {name}", K::type_meta().kind),
@@ -222,14 +221,13 @@ impl<P: Plugin> Case<P> {
         self
     }
 
-    /// The live child of this name does what it is for.
+    /// The live child of this name, in whatever namespace, does what it is for.
     ///
     /// # Panics
     ///
     /// When there is no such child.
     pub fn ready<K: Kind>(self, name: &str) -> Self {
-        let namespace = self.namespace();
-        let child = self.children.iter().find(|(key, _)| is::<K>(key, namespace, name));
+        let child = self.children.iter().find(|(key, _)| is::<K>(key, name));
         let Some((_, child)) = child else { panic!("there is no live {} {name}", K::type_meta().kind) };
         let generation = child["metadata"]["generation"].as_i64().unwrap_or(1);
         let replicas = child["spec"]["replicas"].as_i64().unwrap_or(1);
@@ -549,8 +547,8 @@ fn applied(live: &Value, desired: &Value) -> Value {
     next
 }
 
-fn is<K: Kind>(key: &Key, namespace: &str, name: &str) -> bool {
-    K::type_meta().is(&key.0, &key.1) && key.2 == namespace && key.3 == name
+fn is<K: Kind>(key: &Key, name: &str) -> bool {
+    K::type_meta().is(&key.0, &key.1) && key.3 == name
 }
 
 fn declared(kinds: &[(TypeMeta, Delivery)], api_version: &str, kind: &str) -> Option<Delivery> {

@@ -4,7 +4,7 @@ use serde_json::Value;
 use transom_tests::{TestCluster, component};
 
 /// Everything in `given` is in `kept`.
-fn keeps(given: &Value, kept: &Value) -> bool {
+pub(crate) fn keeps(given: &Value, kept: &Value) -> bool {
     match (given, kept) {
         (Value::Object(given), Value::Object(kept)) => {
             given.iter().all(|(name, value)| kept.get(name).is_some_and(|kept| keeps(value, kept)))
