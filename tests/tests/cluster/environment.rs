@@ -40,7 +40,9 @@ struct Servers {
 impl Drop for Shared {
     fn drop(&mut self) {
         // a runtime cannot be waited for inside another
-        self.runtime.take().map(Runtime::shutdown_background);
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 
