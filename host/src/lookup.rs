@@ -64,8 +64,6 @@ pub struct Asker<'a> {
     pub key: &'a PrimaryKey,
     /// Its UID.
     pub uid: String,
-    /// Namespaces that are its children: what is in them may be read like what is in its own.
-    pub owned: Vec<String>,
     /// Name of the `Plugin` record.
     pub plugin: &'a str,
     /// What the plugin declares.
@@ -74,6 +72,8 @@ pub struct Asker<'a> {
     pub grants: &'a Grants,
     /// The API server in the name of the plugin's account.
     pub cluster: &'a Arc<Cluster>,
+    /// Does a namespace of this name belong to the primary, as a child of it?
+    pub owns: Box<dyn Fn(&str) -> bool + Send + Sync + 'a>,
 }
 
 /// What fetching an answer needs.
@@ -167,7 +167,8 @@ impl Lookups {
             }
             Lookup::Engine { engine, input } => self.engines.answer(grants.engine(engine)?, input).await,
             Lookup::Object(reference) => {
-                let delivery = may_read(asker, &reference.kind, Some(&reference.namespace))?;
+                let delivery =
+                    may_read(asker.key, asker.manifest, &asker.owns, &reference.kind, Some(&reference.namespace))?;
                 self.kinds.watch(asker.cluster, &reference.kind, Some(&reference.namespace)).await;
                 let reference = reference.clone();
                 self.watched(asker, lookup, delivery, move |cluster| {
@@ -177,7 +178,7 @@ impl Lookups {
                 .await
             }
             Lookup::Objects { kind, namespace, label_selector } => {
-                let delivery = may_read(asker, kind, namespace.as_deref())?;
+                let delivery = may_read(asker.key, asker.manifest, &asker.owns, kind, namespace.as_deref())?;
                 self.kinds.watch(asker.cluster, kind, namespace.as_deref()).await;
                 let asked = (kind.clone(), namespace.clone(), label_selector.clone());
                 self.watched(asker, lookup, delivery, move |cluster| {
@@ -279,19 +280,24 @@ pub(crate) async fn read_secret(cluster: Arc<Cluster>, reference: SecretRef) -> 
 }
 
 /// May this plugin read this kind in this namespace for this primary, and how much of it?
-fn may_read(asker: &Asker<'_>, kind: &TypeMeta, namespace: Option<&str>) -> Result<Delivery, Answer> {
-    let Asker { key, manifest, owned, .. } = asker;
+fn may_read(
+    key: &PrimaryKey,
+    manifest: &Manifest,
+    owns: &(dyn Fn(&str) -> bool + Send + Sync),
+    kind: &TypeMeta,
+    namespace: Option<&str>,
+) -> Result<Delivery, Answer> {
     let Some((_, delivery)) = manifest.reads.iter().find(|(declared, _)| declared == kind) else {
         return Err(Answer::Denied(format!("the plugin did not declare that it reads {kind}")));
     };
-    // a namespaced primary is a tenant's: through it the tenant must not see what is in other namespaces
-    let is_own = |asked: &str| asked.is_empty() || asked == &*key.namespace || owned.iter().any(|own| own == asked);
-    let foreign = !namespace.is_some_and(is_own);
-    if foreign && !key.namespace.is_empty() {
+    // a namespaced primary is a tenant's: through it the tenant must not see what is in other namespaces, but for those
+    // that the plugin made for it
+    let foreign = namespace.is_none_or(|asked| !asked.is_empty() && asked != &*key.namespace);
+    if foreign && !key.namespace.is_empty() && !namespace.is_some_and(owns) {
         let asked = namespace.unwrap_or("all namespaces");
-        return Err(Answer::Denied(format!(
-            "{kind} in {asked}: only the primary's own namespace, and those that it has made, may be read"
-        )));
+        let message =
+            format!("{kind} in {asked}: only the primary's own namespace, and those that it owns, may be read");
+        return Err(Answer::Denied(message));
     }
     Ok(*delivery)
 }
@@ -314,26 +320,16 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_tenant_reads_declared_kinds_in_its_own_namespace_and_those_that_it_has_made() {
+    #[test]
+    fn a_tenant_reads_declared_kinds_in_its_own_namespaces_only() {
         let key = PrimaryKey::new(Arc::new(TypeMeta::new("g/v1", "K")), "mine", "a");
-        let (manifest, grants) = (manifest(), Grants::default());
-        let client = kube::Client::try_from(kube::Config::new("http://127.0.0.1:9".parse().unwrap())).unwrap();
-        let cluster = Arc::new(Cluster::new(client, None));
-        let asker = Asker {
-            key: &key,
-            uid: "u".into(),
-            owned: vec!["made".into()],
-            plugin: "p",
-            manifest: &manifest,
-            grants: &grants,
-            cluster: &cluster,
-        };
         let secret = TypeMeta::new("v1", "Secret");
-        assert_eq!(may_read(&asker, &secret, Some("mine")), Ok(Delivery::Full));
-        assert_eq!(may_read(&asker, &secret, Some("made")), Ok(Delivery::Full));
-        assert!(may_read(&asker, &secret, Some("other")).is_err());
-        assert!(may_read(&asker, &secret, None).is_err());
-        assert!(may_read(&asker, &TypeMeta::new("v1", "Pod"), Some("mine")).is_err());
+        let manifest = manifest();
+        let read = |kind: &TypeMeta, namespace| may_read(&key, &manifest, &|name| name == "made", kind, namespace);
+        assert_eq!(read(&secret, Some("mine")), Ok(Delivery::Full));
+        assert_eq!(read(&secret, Some("made")), Ok(Delivery::Full), "a namespace of its own");
+        assert!(read(&secret, Some("other")).is_err());
+        assert!(read(&secret, None).is_err());
+        assert!(read(&TypeMeta::new("v1", "Pod"), Some("mine")).is_err());
     }
 }

@@ -30,8 +30,6 @@ pub struct HostOptions {
     pub token: Option<String>,
     /// Arguments of `transom run` beside those that every host of a test has.
     pub arguments: Vec<String>,
-    /// It watches all namespaces, as for plugins that make some. There must be no other host for the same kinds.
-    pub everywhere: bool,
     /// Where that API server writes its audit log, if it is not the one that all tests share.
     pub audit_log: Option<PathBuf>,
 }
@@ -52,7 +50,7 @@ impl Immortal {
         let task = tokio::spawn(async move {
             let _folder = folder;
             loop {
-                let mut command = command(Some(&namespace), &namespace, &selector, &cache_dir(), &kubeconfig);
+                let mut command = command(&namespace, &selector, &cache_dir(), &kubeconfig);
                 let mut child = command.stderr(Stdio::null()).spawn().expect("the host's program");
                 proxy.aim(pid(&child));
                 child.wait().await.expect("a child can be waited for");
@@ -69,11 +67,10 @@ impl Drop for Immortal {
     }
 }
 
-fn command(watched: Option<&str>, namespace: &str, selector: &str, cache_dir: &Path, kubeconfig: &Path) -> Command {
+fn command(namespace: &str, selector: &str, cache_dir: &Path, kubeconfig: &Path) -> Command {
     let mut command = Command::new(environment::program());
     command.args(["run", "--listen", "127.0.0.1:0", "--recordings-listen", "127.0.0.1:0", "--log-format", "json"]);
-    command.args(["--namespace", namespace, "--plugin-selector", selector]);
-    command.args(watched.map(|namespace| ["--watch-namespace", namespace]).into_iter().flatten());
+    command.args(["--namespace", namespace, "--watch-namespace", namespace, "--plugin-selector", selector]);
     command.arg("--cache-key-file").arg(cache_key()).arg("--cache-dir");
     command.arg(cache_dir).env("KUBECONFIG", kubeconfig).stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
     command
@@ -116,8 +113,7 @@ impl Host {
         };
         std::fs::write(&kubeconfig, text).unwrap();
         let cache_dir = options.cache_dir.unwrap_or_else(cache_dir);
-        let watched = (!options.everywhere).then_some(namespace);
-        let mut command = command(watched, namespace, selector, &cache_dir, &kubeconfig);
+        let mut command = command(namespace, selector, &cache_dir, &kubeconfig);
         command.args(&options.arguments);
         let mut child = command.stderr(Stdio::piped()).spawn().expect("the host's program");
         let log = Log::follow(child.stderr.take().expect("it is piped").into_owned_fd().expect("a pipe").into());

@@ -451,7 +451,8 @@ impl Namespace {
         let plugins: Api<DynamicObject> = Api::all_with(client.clone(), &of::<sample::Plugin>("").resource());
         let records_of = ListParams::default().labels(&self.selector());
         absent_is_fine(plugins.delete_collection(&DeleteParams::default(), &records_of).await)?;
-        Api::<KubeNamespace>::all(client.clone()).delete(&self.name, &DeleteParams::background()).await?;
+        let namespaces = Api::<KubeNamespace>::all(client.clone());
+        absent_is_fine(namespaces.delete(&self.name, &DeleteParams::background()).await)?;
         for record in absent_is_fine(plugins.list(&records_of).await)?.into_iter().flatten() {
             let none = Patch::Merge(json!({ "metadata": { "finalizers": null } }));
             let name = record.meta().name.clone().unwrap_or_default();
@@ -461,6 +462,8 @@ impl Namespace {
             of::<sample::Web>(""),
             of::<sample::Domain>(""),
             of::<sample::Process>(""),
+            of::<sample::CaelusInstance>(""),
+            of::<sample::ProductTemplateVersion>(""),
             of::<sample::Hostile>(""),
             of::<sample::Asker>(""),
             of::<sample::Environment>(""),

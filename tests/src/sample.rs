@@ -33,6 +33,14 @@ kind!(
     Process, "ameide.io", "v1", "processes"
 );
 kind!(
+    /// Of the plugin `instance`.
+    CaelusInstance, "caelus.io", "v1", "caelusinstances"
+);
+kind!(
+    /// Of the plugin `instance`.
+    ProductTemplateVersion, "caelus.io", "v1", "producttemplateversions"
+);
+kind!(
     /// Of the plugin `environment`.
     Environment, "catalyst.catalyst.dev", "v1alpha1", "environments"
 );

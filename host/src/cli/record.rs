@@ -13,7 +13,7 @@ use crate::control::cluster::Cluster;
 use crate::control::key::PrimaryKey;
 use crate::lookup::{Asker, Grants, Lookups, Places};
 use crate::plan::contract::{Answer, Answered, Failure, Lookup, Request, Step};
-use crate::plan::request::{Snapshot, namespaces};
+use crate::plan::request::{Children, Snapshot};
 use crate::plan::rounds::{self, Conversation, Session};
 use crate::plugin::{Cache, CallError, Engine};
 use crate::record::{Bundle, CarriedOut, Component, Outcome, Recording, serve};
@@ -143,9 +143,9 @@ async fn evaluate(subject: &Subject, (loaded, digest): &(Loaded, String)) -> any
     let folder = tempfile::tempdir().context("no folder for what lookups bring")?;
     let places = Places { namespace: subject.reference.namespace.clone(), cache_dir: folder.path().to_path_buf() };
     let session = Live {
+        children: &subject.children,
         key: PrimaryKey::new(Arc::new(snapshot.kind.clone()), &snapshot.primary.namespace, &snapshot.primary.name),
         uid: snapshot.primary.uid.clone(),
-        owned: namespaces(&snapshot.children),
         plugin: subject.plugin_name(),
         lookups: Lookups::new(subject.cluster.clone(), places, Arc::new(|_| {})),
         cluster: &subject.cluster,
@@ -180,9 +180,9 @@ async fn evaluate(subject: &Subject, (loaded, digest): &(Loaded, String)) -> any
 
 /// A conversation with the cluster as it is.
 struct Live<'a> {
+    children: &'a Children,
     key: PrimaryKey,
     uid: String,
-    owned: Vec<String>,
     plugin: String,
     lookups: Lookups,
     cluster: &'a Arc<Cluster>,
@@ -199,9 +199,10 @@ impl Session for Live<'_> {
     }
 
     async fn answer(&self, lookups: Vec<Lookup>) -> Vec<Answered> {
-        let Self { key, owned, plugin, grants, cluster, loaded, .. } = self;
+        let Self { key, plugin, grants, cluster, loaded, .. } = self;
         let manifest = &loaded.manifest;
-        let asker = Asker { key, uid: self.uid.clone(), owned: owned.clone(), plugin, manifest, grants, cluster };
+        let owns = Box::new(|namespace: &str| self.children.keys().any(|child| child.is_namespace(namespace)));
+        let asker = Asker { key, uid: self.uid.clone(), plugin, manifest, grants, cluster, owns };
         let mut answers = Vec::with_capacity(lookups.len());
         for lookup in lookups {
             if matches!(lookup, Lookup::Random { .. }) {

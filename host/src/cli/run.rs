@@ -17,7 +17,7 @@ use crate::plugin::{Cache, Engine, Seal};
 use crate::record::ring::{MAX_BYTES, Ring};
 use crate::registry::rollout::plan::Plans;
 use crate::registry::{Loader, Policy, Registry};
-use crate::telemetry::{Readiness, serve};
+use crate::telemetry::{Readiness, Traces, serve};
 use crate::webhook::{self, Reach};
 
 /// What was begun may take this long to finish when the host is told to stop.
@@ -39,6 +39,10 @@ pub struct Args {
     /// Only objects of this namespace (default: all namespaces).
     #[arg(long, env = "TRANSOM_WATCH_NAMESPACE", value_name = "NAMESPACE")]
     watch_namespace: Option<String>,
+    /// With --watch-namespace: follow children in the namespaces that those objects own, too. Needs the right to list and
+    /// watch them in all namespaces.
+    #[arg(long, env = "TRANSOM_OWN_NAMESPACES", requires = "watch_namespace")]
+    own_namespaces: bool,
     /// Only Plugin records with these labels (default: all records).
     #[arg(long, env = "TRANSOM_PLUGIN_SELECTOR", default_value = "", value_name = "SELECTOR")]
     plugin_selector: String,
@@ -68,6 +72,10 @@ pub struct Args {
     #[arg(long, env = "TRANSOM_WEBHOOK_CERTIFICATE_SECONDS", value_name = "SECONDS", default_value_t = 7_776_000,
         value_parser = clap::value_parser!(u64).range(3..=315_360_000), hide_default_value = true)]
     webhook_certificate_seconds: u64,
+    /// Where spans of reconciles are sent, by OTLP over gRPC (default: nowhere). Variables such as OTEL_TRACES_SAMPLER count,
+    /// too.
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
+    otlp_endpoint: Option<String>,
     /// Run signed components only: a record without `spec.signature` is refused, whatever its source.
     #[arg(long, env = "TRANSOM_REQUIRE_SIGNATURE")]
     require_signature: bool,
@@ -82,6 +90,10 @@ pub struct Args {
 }
 
 impl Args {
+    pub(super) fn traces(&self) -> anyhow::Result<Option<Traces>> {
+        self.otlp_endpoint.as_deref().filter(|endpoint| !endpoint.is_empty()).map(Traces::to).transpose()
+    }
+
     pub(super) async fn run(self, mut cache: Cache, is_keyed: bool) -> anyhow::Result<()> {
         let webhooks = self.webhooks();
         let policy = Policy::new(self.require_signature, self.allowed_source.clone(), &self.signature_key)?;
@@ -89,7 +101,7 @@ impl Args {
         config.default_namespace = self.watch_namespace.clone().unwrap_or(config.default_namespace);
         let namespace = self.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
         let client = kube::Client::try_from(config).context("the kubeconfig cannot be used")?;
-        let cluster = Arc::new(Cluster::new(client, self.watch_namespace));
+        let cluster = Arc::new(Cluster::new(client, self.watch_namespace).following_owned(self.own_namespaces));
         let readiness = Readiness::default();
         let address = serve(self.listen, readiness.clone())
             .await

@@ -8,6 +8,7 @@ use http::{Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
 use kube::client::Body;
 use serde_json::{Value, json};
+use tracing::{Instrument, field};
 
 use super::account::Account;
 use crate::plan::check::Scope;
@@ -151,6 +152,8 @@ pub struct Cluster {
     account: Option<Account>,
     /// Restricts everything namespaced to one namespace.
     namespace: Option<String>,
+    /// Children are followed in all namespaces all the same.
+    follows_owned: bool,
     kinds: Arc<RwLock<HashMap<TypeMeta, Served>>>,
 }
 
@@ -158,14 +161,23 @@ impl Cluster {
     /// Through this client, for one namespace or all.
     #[must_use]
     pub fn new(client: kube::Client, namespace: Option<String>) -> Self {
-        Self { client, account: None, namespace, kinds: Arc::default() }
+        Self { client, account: None, namespace, follows_owned: false, kinds: Arc::default() }
+    }
+
+    /// Restricted to its namespace as far as primaries go; children, and what lookups read, may be in namespaces that
+    /// primaries own.
+    #[must_use]
+    pub fn following_owned(mut self, follows: bool) -> Self {
+        self.follows_owned = follows;
+        self
     }
 
     /// The same API server in the name of an account, over the same connections.
     #[must_use]
     pub fn acting_as(&self, account: Account) -> Self {
         let client = account.client(&self.client);
-        Self { client, account: Some(account), namespace: self.namespace.clone(), kinds: self.kinds.clone() }
+        let (namespace, kinds) = (self.namespace.clone(), self.kinds.clone());
+        Self { client, account: Some(account), namespace, follows_owned: self.follows_owned, kinds }
     }
 
     /// In whose name requests are made; none for the host's own.
@@ -184,6 +196,12 @@ impl Cluster {
     #[must_use]
     pub fn namespace(&self) -> Option<&str> {
         self.namespace.as_deref()
+    }
+
+    /// The namespace that children are followed in, and what lookups read; none: all.
+    #[must_use]
+    pub fn namespace_of_children(&self) -> Option<&str> {
+        self.namespace().filter(|_| !self.follows_owned)
     }
 
     /// How a kind is served, if that is known already.
@@ -404,6 +422,14 @@ impl Cluster {
         body: String,
     ) -> Result<(StatusCode, String), ApiError> {
         let _timer = metrics().api_request(verb);
+        // with the names of OpenTelemetry's semantic conventions for HTTP clients
+        let path = uri.split_once('?').map_or(uri, |(path, _)| path);
+        let span = match tracing::Span::current() {
+            // nothing that a request of this host would be part of
+            span if span.is_none() => span,
+            _ => tracing::debug_span!("request", otel.name = verb, otel.kind = "client", http.request.method = %method,
+                url.path = path, http.response.status_code = field::Empty, otel.status_code = field::Empty),
+        };
         let request = Request::builder()
             .method(method)
             .uri(uri)
@@ -418,9 +444,13 @@ impl Cluster {
             let text = String::from_utf8(bytes.into()).map_err(|e| ApiError::Malformed(e.into()))?;
             Ok::<_, ApiError>((head, text))
         };
-        let (head, text) = tokio::time::timeout(REQUEST_DEADLINE, exchange)
-            .await
-            .map_err(|_| ApiError::DeadlineExceeded(REQUEST_DEADLINE))??;
+        let ended = tokio::time::timeout(REQUEST_DEADLINE, exchange).instrument(span.clone()).await;
+        let status = ended.as_ref().ok().and_then(|answer| answer.as_ref().ok()).map(|(head, _)| head.status);
+        span.record("http.response.status_code", status.map(|status| status.as_u16()));
+        if !status.is_some_and(|status| status.is_success()) {
+            span.record("otel.status_code", "ERROR");
+        }
+        let (head, text) = ended.map_err(|_| ApiError::DeadlineExceeded(REQUEST_DEADLINE))??;
         if head.status.is_success() {
             return Ok((head.status, text));
         }

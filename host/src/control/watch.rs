@@ -120,7 +120,7 @@ impl Watches {
         let kind = Arc::new(served.kind.clone());
         let cache = Arc::new(Cache::default());
         let (done, synced) = watch::channel(false);
-        let (api, observe) = (api(cluster, served), self.observe.clone());
+        let (api, observe) = (api(cluster, served, selection), self.observe.clone());
         let follower = Follower { api, selection, kind: kind.clone(), cache: cache.clone(), observe };
         let task = tokio::spawn(follower.run(done)).abort_handle();
         let watch = Arc::new(Watch { kind, cache, synced, task });
@@ -129,9 +129,13 @@ impl Watches {
     }
 }
 
-fn api(cluster: &Cluster, served: &Served) -> Api<Watched> {
+fn api(cluster: &Cluster, served: &Served, selection: Selection) -> Api<Watched> {
     let (client, resource) = (cluster.client().clone(), served.api_resource());
-    match cluster.namespace() {
+    let namespace = match selection {
+        Selection::Children => cluster.namespace_of_children(),
+        Selection::Primaries | Selection::Overlays => cluster.namespace(),
+    };
+    match namespace {
         Some(namespace) if served.scope == Scope::Namespaced => Api::namespaced_with(client, namespace, &resource),
         _ => Api::all_with(client, &resource),
     }

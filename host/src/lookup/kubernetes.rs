@@ -159,7 +159,7 @@ async fn follow_once(
 ) -> Result<(), ApiError> {
     let resource = served.api_resource();
     let client = cluster.client().clone();
-    let api: Api<DynamicObject> = match cluster.namespace().or(Some(namespace).filter(|n| !n.is_empty())) {
+    let api: Api<DynamicObject> = match cluster.namespace_of_children().or(Some(namespace).filter(|n| !n.is_empty())) {
         Some(namespace) if served.scope == Scope::Namespaced => Api::namespaced_with(client, namespace, &resource),
         _ => Api::all_with(client, &resource),
     };

@@ -200,17 +200,15 @@ impl Checker<'_> {
     ) -> Result<String, PlanError> {
         let home = snapshot.primary.namespace.as_str();
         match scope {
-            Scope::Cluster if asked.is_empty() => Ok(String::new()),
-            Scope::Cluster => refuse("MalformedChild", format!("{kind} {name}: is cluster-scoped, has a namespace")),
+            // as the API server does: a template may not know
+            Scope::Cluster => Ok(String::new()),
             Scope::Namespaced if asked.is_empty() && home.is_empty() => {
                 refuse("MalformedChild", format!("{kind} {name}: has no namespace, nor has its primary"))
             }
             Scope::Namespaced if asked.is_empty() || asked == home => Ok(home.to_owned()),
             Scope::Namespaced if home.is_empty() => Ok(asked.to_owned()),
             Scope::Namespaced => {
-                let owned =
-                    |object: &ObjectRef| object.kind == TypeMeta::new("v1", "Namespace") && object.name == asked;
-                if snapshot.children.keys().any(owned) {
+                if snapshot.children.keys().any(|child| child.is_namespace(asked)) {
                     return Ok(asked.to_owned());
                 }
                 refuse("ForeignNamespace", format!("{kind} {name}: namespace {asked} is not the primary's ({home})"))
@@ -434,6 +432,14 @@ mod tests {
         let plan = children(&[r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"c"},"data":{"x":"y"}}"#]);
         let checked = check(&plan).unwrap();
         insta::assert_yaml_snapshot!(checked.children[0].body);
+    }
+
+    #[test]
+    fn a_namespace_on_what_has_none_is_left_out() {
+        let plan = children(&[r#"{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"x","namespace":"n"}}"#]);
+        let checked = check(&plan).unwrap();
+        assert_eq!(checked.children[0].reference.namespace, "");
+        assert_eq!(checked.children[0].body["metadata"].get("namespace"), None);
     }
 
     const OK: &str = r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"c"}}"#;

@@ -63,6 +63,14 @@ pub struct ObjectRef {
     pub name: String,
 }
 
+impl ObjectRef {
+    /// Is it the namespace of this name?
+    #[must_use]
+    pub fn is_namespace(&self, name: &str) -> bool {
+        self.name == name && self.kind == TypeMeta::new("v1", "Namespace")
+    }
+}
+
 impl fmt::Display for ObjectRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.namespace.is_empty() {

@@ -24,13 +24,6 @@ pub struct Snapshot {
     pub config: String,
 }
 
-/// Names of the namespaces among these children.
-#[must_use]
-pub fn namespaces(children: &Children) -> Vec<String> {
-    let is_namespace = |object: &&ObjectRef| object.kind.kind == "Namespace" && object.kind.api_version == "v1";
-    children.keys().filter(is_namespace).map(|object| object.name.clone()).collect()
-}
-
 impl Snapshot {
     /// Reference to the primary.
     #[must_use]

@@ -80,6 +80,16 @@ impl Redactor {
             }
             redactor.secret(&mut object);
         }
+        // a Secret may hold a document of values
+        let mut inner = Vec::new();
+        for value in redactor.seen.keys() {
+            if let Ok(document @ (Value::Object(_) | Value::Array(_))) = serde_json::from_slice(value) {
+                leaves(&document, &mut inner);
+            }
+        }
+        // what the object itself says is no secret
+        inner.retain(|text| text.len() >= MIN_ELSEWHERE && !request.object.contains(text.as_str()));
+        inner.iter().for_each(|text| drop(redactor.placeholder(text.as_bytes())));
         let seen = redactor.seen.clone();
         for (value, placeholder) in &seen {
             let encoded = STANDARD.encode(value);
@@ -196,10 +206,14 @@ impl Redactor {
         }
     }
 
-    /// Text inside bytes; what is not UTF-8 is left as it is.
+    /// Text inside bytes, whatever is around it.
     fn bytes(&self, bytes: &mut Vec<u8>) {
         if let Ok(text) = std::str::from_utf8(bytes) {
             *bytes = self.text(text).into_bytes();
+            return;
+        }
+        for (value, placeholder) in &self.everywhere {
+            *bytes = replaced(bytes, value.as_bytes(), placeholder.as_bytes());
         }
     }
 
@@ -315,6 +329,32 @@ pub(super) fn mask_plan(outcome: &mut Outcome) {
     }
 }
 
+/// Texts at the ends of a document.
+fn leaves(document: &Value, found: &mut Vec<String>) {
+    match document {
+        Value::String(text) => found.push(text.clone()),
+        Value::Array(list) => list.iter().for_each(|value| leaves(value, found)),
+        Value::Object(fields) => fields.values().for_each(|value| leaves(value, found)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+/// `bytes` with every `from` replaced; `from` is not empty.
+fn replaced(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut rest = bytes;
+    while let Some((first, others)) = rest.split_first() {
+        if let Some(after) = rest.strip_prefix(from) {
+            out.extend_from_slice(to);
+            rest = after;
+        } else {
+            out.push(*first);
+            rest = others;
+        }
+    }
+    out
+}
+
 fn is_secret(object: &Value) -> bool {
     object.get("kind").and_then(Value::as_str) == Some("Secret")
         && object.get("apiVersion").and_then(Value::as_str) == Some("v1")
@@ -324,4 +364,23 @@ fn is_secret(object: &Value) -> bool {
 fn is_digest(text: &str) -> bool {
     let digits = text.split_once(':').map_or(text, |(_, digits)| digits);
     digits.len() >= 32 && digits.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_at_the_ends_of_a_document_are_found() {
+        let document = serde_json::json!({ "db": { "password": "hunter2", "port": 5432 }, "hosts": ["a", null, true] });
+        let mut found = Vec::new();
+        leaves(&document, &mut found);
+        assert_eq!(found, ["hunter2", "a"]);
+    }
+
+    #[test]
+    fn bytes_are_searched_whatever_is_around_them() {
+        assert_eq!(replaced(b"\xff\x00hunter2hunter2 hunter\xfe", b"hunter2", b"-"), b"\xff\x00-- hunter\xfe");
+        assert_eq!(replaced(b"", b"a", b"b"), b"");
+    }
 }

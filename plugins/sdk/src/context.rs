@@ -10,7 +10,7 @@ use crate::bindings::exports::transom::plugin::reconciler as wit;
 use crate::bindings::transom::plugin::types::{self, Lookup, Value};
 use crate::failure::Failure;
 use crate::health::Health;
-use crate::kind::Kind;
+use crate::kind::{AnyObject, Kind, TypeMeta};
 use crate::observed::{Children, Observed};
 use crate::plan::Plan;
 
@@ -127,6 +127,23 @@ impl Context {
         Observed::all(&self.children)
     }
 
+    /// The live child that this object names; the rest of it does not matter.
+    #[must_use]
+    pub fn child_any(&self, object: &AnyObject) -> Option<Observed<AnyObject>> {
+        let kind = object.type_meta();
+        let index = self.children.position(&kind.api_version, &kind.kind, object.namespace(), object.name())?;
+        Some(Observed::at(&self.children, index))
+    }
+
+    /// All live children, of whatever kind, as far as which ones they are.
+    pub fn all_children(&self) -> impl Iterator<Item = AnyObject> + '_ {
+        self.children.0.iter().map(|child| {
+            let which = &child.ref_;
+            let namespace = Some(which.namespace.as_str()).filter(|namespace| !namespace.is_empty());
+            AnyObject::named(&which.api_version, &which.kind, namespace, &which.name)
+        })
+    }
+
     // ------------------------------------------------------------- objects
 
     /// The object of this kind and name in the namespace of the primary (or cluster-scoped when the primary is).
@@ -163,17 +180,7 @@ impl Context {
     ///
     /// Pending.
     pub fn try_get_in<K: Kind + DeserializeOwned>(&self, namespace: &str, name: &str) -> Result<Answer<K>, Failure> {
-        let kind = K::type_meta().to_wit();
-        let lookup = Lookup::Object(types::ObjectRef {
-            api_version: kind.api_version,
-            kind: kind.kind,
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-        });
-        self.answer(lookup, |value| match value {
-            Value::Object(json) => Some(serde_json::from_str(json).map_err(|error| unreadable::<K>(&error))),
-            _ => None,
-        })
+        self.try_get_any(&K::type_meta(), namespace, name)
     }
 
     /// The objects of this kind in the namespace of the primary (everywhere when it is cluster-scoped), sorted by
@@ -192,10 +199,12 @@ impl Context {
     ///
     /// Pending.
     pub fn try_list<K: Kind + DeserializeOwned>(&self, selector: &str) -> Result<Answer<Vec<K>>, Failure> {
-        self.try_list_in(&self.namespace, selector)
+        let namespace = (!self.namespace.is_empty()).then_some(self.namespace.as_str());
+        self.list_of(&K::type_meta(), namespace, selector)
     }
 
-    /// As [`try_list`](Self::try_list), in another namespace; empty for everywhere.
+    /// As [`try_list`](Self::try_list), in another namespace: a namespaced primary may read those that are children of
+    /// it.
     ///
     /// # Errors
     ///
@@ -205,14 +214,62 @@ impl Context {
         namespace: &str,
         selector: &str,
     ) -> Result<Answer<Vec<K>>, Failure> {
+        self.list_of(&K::type_meta(), Some(namespace), selector)
+    }
+
+    /// As [`try_get_in`](Self::try_get_in), for a kind that only a template knows; the manifest must name it all the
+    /// same.
+    ///
+    /// # Errors
+    ///
+    /// Pending.
+    pub fn try_get_any<T: DeserializeOwned>(
+        &self,
+        kind: &TypeMeta,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Answer<T>, Failure> {
+        let TypeMeta { api_version, kind } = kind.clone();
+        let lookup = Lookup::Object(types::ObjectRef {
+            api_version: api_version.into_owned(),
+            kind: kind.to_string(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        });
+        self.answer(lookup, |value| match value {
+            Value::Object(json) => Some(serde_json::from_str(json).map_err(|error| unreadable(&kind, &error))),
+            _ => None,
+        })
+    }
+
+    /// As [`try_list_in`](Self::try_list_in), for a kind that only a template knows.
+    ///
+    /// # Errors
+    ///
+    /// Pending.
+    pub fn try_list_any<T: DeserializeOwned>(
+        &self,
+        kind: &TypeMeta,
+        namespace: &str,
+        selector: &str,
+    ) -> Result<Answer<Vec<T>>, Failure> {
+        self.list_of(kind, Some(namespace), selector)
+    }
+
+    fn list_of<T: DeserializeOwned>(
+        &self,
+        kind: &TypeMeta,
+        namespace: Option<&str>,
+        selector: &str,
+    ) -> Result<Answer<Vec<T>>, Failure> {
         let lookup = Lookup::Objects(types::ObjectsQuery {
-            kind: K::type_meta().to_wit(),
-            namespace: (!namespace.is_empty()).then(|| namespace.to_owned()),
+            kind: kind.to_wit(),
+            namespace: namespace.map(str::to_owned),
             label_selector: selector.to_owned(),
         });
         self.answer(lookup, |value| match value {
             Value::Objects(list) => {
-                let parse = |json: &String| serde_json::from_str(json).map_err(|error| unreadable::<K>(&error));
+                let parse = |json: &String| serde_json::from_str(json).map_err(|error| unreadable(&kind.kind, &error));
                 Some(list.iter().map(parse).collect())
             }
             _ => None,
@@ -431,6 +488,6 @@ fn millis(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
 
-fn unreadable<K: Kind>(error: &serde_json::Error) -> Failure {
-    Failure::transient("Unreadable", format!("this {} does not fit the plugin's type: {error}", K::type_meta().kind))
+fn unreadable(kind: &str, error: &serde_json::Error) -> Failure {
+    Failure::transient("Unreadable", format!("this {kind} does not fit the plugin's type: {error}"))
 }

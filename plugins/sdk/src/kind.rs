@@ -16,6 +16,12 @@ pub struct TypeMeta {
 }
 
 impl TypeMeta {
+    /// API version and kind.
+    #[must_use]
+    pub fn new(api_version: impl Into<Cow<'static, str>>, kind: impl Into<Cow<'static, str>>) -> Self {
+        Self { api_version: api_version.into(), kind: kind.into() }
+    }
+
     /// Stands for all kinds that a manifest does not name.
     pub(crate) fn any() -> Self {
         Self { api_version: "*".into(), kind: "*".into() }
@@ -179,6 +185,16 @@ impl AnyObject {
         let Header { api_version, kind, metadata } = header;
         let type_meta = TypeMeta { api_version: api_version.into(), kind: kind.into() };
         Ok(Self { type_meta, namespace: metadata.namespace, name: metadata.name, json: json.to_owned() })
+    }
+
+    /// Only which object it is: to be [held](crate::Plan::hold_any) or [found](crate::Context::child_any).
+    #[must_use]
+    pub fn named(api_version: &str, kind: &str, namespace: Option<&str>, name: &str) -> Self {
+        let mut metadata = serde_json::Map::from_iter([("name".to_owned(), name.into())]);
+        metadata.extend(namespace.map(|namespace| ("namespace".to_owned(), namespace.into())));
+        let json = serde_json::json!({ "apiVersion": api_version, "kind": kind, "metadata": metadata }).to_string();
+        let type_meta = TypeMeta { api_version: api_version.to_owned().into(), kind: kind.to_owned().into() };
+        Self { type_meta, namespace: namespace.map(str::to_owned), name: name.to_owned(), json }
     }
 
     /// API version and kind.

@@ -14,14 +14,15 @@ use crate::kind::Kind;
 pub(crate) struct Children(pub(crate) Vec<wit::Observed>);
 
 impl Children {
-    /// `namespace` none: that of the primary or none at all.
+    /// `namespace` none: that of the primary or none at all. What is cluster-scoped is found with any namespace, as it
+    /// is planned.
     pub(crate) fn position(&self, api_version: &str, kind: &str, namespace: Option<&str>, name: &str) -> Option<usize> {
         self.0.iter().position(|child| {
             let found = &child.ref_;
             found.name == name
                 && found.kind == kind
                 && found.api_version == api_version
-                && namespace.is_none_or(|namespace| found.namespace == namespace)
+                && namespace.is_none_or(|namespace| found.namespace == namespace || found.namespace.is_empty())
         })
     }
 
@@ -52,7 +53,9 @@ impl<K: Kind> Observed<K> {
             kind.is(&found.api_version, &found.kind).then(|| Self::at(&children, index))
         })
     }
+}
 
+impl<K> Observed<K> {
     pub(crate) fn at(children: &Rc<Children>, index: usize) -> Self {
         Self { children: Rc::clone(children), index, kind: PhantomData }
     }

@@ -72,7 +72,7 @@ impl Servers {
         let registry = Registry::start().await;
         let repositories = tempfile::tempdir().unwrap();
         ns.create(json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "login" }, "stringData": Registry::login() })).await;
-        let host = ns.host_with(HostOptions { everywhere: true, ..HostOptions::default() }).await;
+        let host = ns.host_with(HostOptions { arguments: vec!["--own-namespaces".into()], ..HostOptions::default() }).await;
         let mut spec = component("environment").await.spec();
         let mut engines = Vec::new();
         for name in ["helm", "kustomize"] {

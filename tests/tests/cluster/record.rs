@@ -14,7 +14,7 @@ fn address(host: &Host) -> String {
     host.logged("serving recordings")[0]["address"].as_str().unwrap().to_owned()
 }
 
-async fn recorded(ns: &Namespace, host: &Host, kind: &str, name: &str, file: &str) -> Bundle {
+pub(crate) async fn recorded(ns: &Namespace, host: &Host, kind: &str, name: &str, file: &str) -> Bundle {
     let address = address(host);
     let arguments = ["record", kind, name, "--namespace", &ns.name, "--host", &address, "--output", file];
     transom_with_cluster(&arguments).await.succeeded();

@@ -16,7 +16,7 @@ use crate::plan::check::{Checked, Checker, Desired, shorten};
 use crate::plan::contract::{Answered, Failure, Lookup, Manifest, Problem, Request, Step, Truth, TypeMeta};
 use crate::plan::decide::{self, Experience, Writes};
 use crate::plan::object::Object;
-use crate::plan::request::{Snapshot, namespaces};
+use crate::plan::request::{Children, Snapshot};
 use crate::plan::rounds::{self, Conversation, NoPlan, Session};
 use crate::plugin::{CallError, Plugin};
 use crate::registry::load::Prepared;
@@ -94,7 +94,7 @@ struct Shadow<'a> {
     version: Version<'a>,
     key: PrimaryKey,
     uid: &'a str,
-    owned: Vec<String>,
+    children: &'a Children,
 }
 
 impl Session for Shadow<'_> {
@@ -106,8 +106,8 @@ impl Session for Shadow<'_> {
 
     async fn answer(&self, lookups: Vec<Lookup>) -> Vec<Answered> {
         let Version { name, manifest, grants, cluster, .. } = self.version;
-        let (uid, owned) = (self.uid.to_owned(), self.owned.clone());
-        let asker = Asker { key: &self.key, uid, owned, plugin: name, manifest, grants, cluster };
+        let owns = Box::new(|namespace: &str| self.children.keys().any(|child| child.is_namespace(namespace)));
+        let asker = Asker { key: &self.key, uid: self.uid.to_owned(), plugin: name, manifest, grants, cluster, owns };
         self.controller.lookups.answer(&asker, lookups).await
     }
 }
@@ -124,13 +124,8 @@ pub(in crate::registry) async fn evaluate(
     version: Version<'_>,
     snapshot: &Snapshot,
 ) -> Evaluated {
-    let session = Shadow {
-        controller,
-        version,
-        key: shadow_of(snapshot),
-        uid: &snapshot.primary.uid,
-        owned: namespaces(&snapshot.children),
-    };
+    let (uid, children) = (&*snapshot.primary.uid, &snapshot.children);
+    let session = Shadow { controller, version, key: shadow_of(snapshot), uid, children };
     let bounds = *version.plugin.bounds();
     let mut request = snapshot.request(version.manifest, Vec::new());
     request.calls = controller.call_results(&snapshot.kind, &snapshot.primary);

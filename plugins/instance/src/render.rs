@@ -1,0 +1,348 @@
+//! What a chart makes: by the Helm engine, as objects that the host can apply.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value, json};
+use transom_engines::helm::{self, Capabilities, Lookup, Release, Reply, Request};
+use transom_sdk::prelude::*;
+use transom_sdk::{Answer, AnyObject, TypeMeta};
+
+use crate::chart::Fetched;
+use crate::isolation;
+use crate::problem::{Problem, Stop};
+use crate::state::{self, Inputs, LookedUp};
+
+/// The engine in the `Plugin` record.
+pub(crate) const ENGINE: &str = "helm";
+
+/// An object of a release.
+#[derive(Debug, Clone)]
+pub(crate) struct Made {
+    pub(crate) object: AnyObject,
+    /// It survives the release: claims of volumes, and what says `helm.sh/resource-policy: keep`.
+    pub(crate) keeps: bool,
+    /// It is in the instance's namespace for certain, so nobody else's can be meant.
+    pub(crate) is_near: bool,
+}
+
+/// An object that is made at certain moments.
+#[derive(Debug, Clone)]
+pub(crate) struct Hook {
+    pub(crate) object: Map<String, Value>,
+    pub(crate) named: AnyObject,
+    pub(crate) events: Vec<String>,
+    pub(crate) policies: Vec<String>,
+}
+
+/// All that a chart makes.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Rendered {
+    /// Of `crds/`.
+    pub(crate) crds: Vec<AnyObject>,
+    /// In Helm's order.
+    pub(crate) objects: Vec<Made>,
+    /// By weight, then name.
+    pub(crate) hooks: Vec<Hook>,
+}
+
+impl Rendered {
+    /// Hooks of an event such as `pre-install`, in their order.
+    pub(crate) fn hooks_at<'a>(&'a self, event: &'a str) -> impl Iterator<Item = &'a Hook> {
+        self.hooks.iter().filter(move |hook| hook.events.iter().any(|known| known == event))
+    }
+}
+
+/// Bytes that all random values of the instance come from.
+pub(crate) fn seed(cx: &Context) -> Result<String, Failure> {
+    Ok(cx.random("helm", 32)?.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// What the engine is asked.
+pub(crate) fn request(inputs: &Inputs, fetched: &Fetched, seed: &str) -> Request {
+    let layers = inputs.values.iter().chain(&inputs.secret);
+    let seen = &inputs.seen;
+    let lookup = |looked: &LookedUp| Lookup { query: looked.query.clone(), object: looked.object.clone() };
+    Request {
+        chart: fetched.chart.clone(),
+        values: layers.map(|layer| layer.to_string().into_bytes()).collect(),
+        release: Release {
+            name: inputs.name.clone(),
+            namespace: inputs.namespace.clone(),
+            revision: seen.revision,
+            is_upgrade: seen.is_upgrade,
+        },
+        capabilities: Capabilities {
+            kube_version: seen.kube_version.clone(),
+            api_versions: None,
+            extra_api_versions: seen.api_versions.clone(),
+        },
+        now: seen.now,
+        seed: seed.to_owned(),
+        lookups: Some(seen.lookups.iter().map(lookup).collect()),
+        include_crds: true,
+        objects: true,
+        ..Request::default()
+    }
+}
+
+/// What inputs make whose lookups are answered.
+pub(crate) fn render(cx: &Context, inputs: &Inputs, fetched: &Fetched, seed: &str) -> Result<Rendered, Stop> {
+    let reply = ask(cx, &request(inputs, fetched, seed))?;
+    if let Some(query) = reply.wanted.first() {
+        let what = format!("{} {}", query.kind, query.name);
+        return Err(
+            Problem::new("ChartFailed", format!("the chart now looks up {what}, which it did not before")).into()
+        );
+    }
+    rendered(&reply, &inputs.namespace).map_err(Stop::from)
+}
+
+/// The same for inputs that are new: answers what the chart looks up.
+pub(crate) fn render_new(cx: &Context, inputs: &mut Inputs, fetched: &Fetched, seed: &str) -> Result<Rendered, Stop> {
+    loop {
+        let reply = ask(cx, &request(inputs, fetched, seed))?;
+        if reply.wanted.is_empty() {
+            return rendered(&reply, &inputs.namespace).map_err(Stop::from);
+        }
+        // all of them before the first `?`
+        let answers: Vec<_> = reply.wanted.iter().map(|query| look_up(cx, query)).collect();
+        for (query, object) in reply.wanted.into_iter().zip(answers) {
+            inputs.seen.lookups.push(LookedUp { query, object: object? });
+        }
+    }
+}
+
+/// What is not to be seen is not there, as for `helm template`.
+fn look_up(cx: &Context, query: &helm::Query) -> Result<Option<Value>, Stop> {
+    let kind = TypeMeta::new(query.api_version.clone(), query.kind.clone());
+    let answer = if query.name.is_empty() {
+        match cx.try_list_any::<Value>(&kind, &query.namespace, "")? {
+            Answer::Found(items) => {
+                let items: Vec<Value> = items.into_iter().map(|item| typed(item, query)).collect();
+                let kind = format!("{}List", query.kind);
+                Answer::Found(json!({ "apiVersion": query.api_version, "kind": kind, "items": items }))
+            }
+            Answer::Failed { reason, message } => Answer::Failed { reason, message },
+            _ => Answer::Absent,
+        }
+    } else {
+        cx.try_get_any::<Value>(&kind, &query.namespace, &query.name)?
+    };
+    match answer {
+        Answer::Found(object) => Ok(Some(typed(object, query))),
+        Answer::Failed { reason, message } => {
+            let what = format!("{} {}", query.kind, query.name);
+            Err(Problem::passing("LookupFailed", format!("the chart looks up {what}: {reason}: {message}")).into())
+        }
+        _ => Ok(None),
+    }
+}
+
+fn typed(mut object: Value, query: &helm::Query) -> Value {
+    if let Some(fields) = object.as_object_mut() {
+        fields.entry("apiVersion").or_insert_with(|| query.api_version.clone().into());
+        fields.entry("kind").or_insert_with(|| query.kind.clone().into());
+    }
+    object
+}
+
+fn ask(cx: &Context, request: &Request) -> Result<Reply, Stop> {
+    let input = request.encode().map_err(|error| Failure::internal(format!("no input for the engine: {error}")))?;
+    let output = match cx.engine(ENGINE, input)? {
+        Answer::Found(output) => output,
+        Answer::Denied(message) => return Err(Problem::passing("EngineDenied", message).into()),
+        Answer::Failed { reason, message } => {
+            let passes = matches!(&*reason, "DeadlineExceeded" | "Unavailable");
+            return Err(Problem {
+                passes,
+                ..Problem::new("EngineFailed", format!("the chart cannot be rendered: {reason}: {message}"))
+            }
+            .into());
+        }
+        _ => return Err(Problem::passing("EngineFailed", "the engine gives no answer").into()),
+    };
+    let reply = Reply::decode(&output).map_err(|error| Failure::internal(format!("the engine's output: {error}")))?;
+    match &reply.error {
+        Some(error) => Err(problem(error).into()),
+        None => Ok(reply),
+    }
+}
+
+fn problem(error: &helm::Error) -> Problem {
+    let place = match (&error.template, error.line) {
+        (template, _) if template.is_empty() => String::new(),
+        (template, Some(line)) => format!(" ({template} line {line})"),
+        (template, None) => format!(" ({template})"),
+    };
+    let (reason, field) = match error.reason.as_str() {
+        "InvalidValues" => ("InvalidValues", "spec.values"),
+        "BadValues" => ("InvalidValues", "spec.values"),
+        "BadChart" | "IncompatibleCluster" => ("InvalidChart", "spec.productTemplateVersion"),
+        _ => ("ChartFailed", "spec.values"),
+    };
+    Problem::new(reason, format!("{field}: the chart does not take them{place}: {}", error.message.trim()))
+}
+
+/// Kinds that are in a namespace and that charts keep.
+const NEAR: [&str; 5] = ["PersistentVolumeClaim", "Secret", "ConfigMap", "Service", "ServiceAccount"];
+
+fn rendered(reply: &Reply, namespace: &str) -> Result<Rendered, Problem> {
+    let mut seen = BTreeSet::new();
+    let mut rendered = Rendered::default();
+    let of = |manifests: &[helm::Manifest]| -> Vec<(String, Value)> {
+        let objects = |m: &helm::Manifest| m.objects.iter().map(|o| (m.source.clone(), o.clone())).collect::<Vec<_>>();
+        manifests.iter().flat_map(objects).collect()
+    };
+    for (source, object) in of(&reply.crds) {
+        rendered.crds.push(parsed(&prepared(&source, object, namespace)?)?);
+    }
+    for (source, object) in of(&reply.manifests) {
+        let fields = prepared(&source, object, namespace)?;
+        let keeps = keeps(&fields);
+        let object = parsed(&fields)?;
+        let kind = object.type_meta();
+        if !seen.insert((kind.api_version.to_string(), kind.kind.to_string(), object.name().to_owned())) {
+            let message = format!("spec.productTemplateVersion: the chart makes {} {} twice", kind.kind, object.name());
+            return Err(Problem::new("ChartFailed", message));
+        }
+        let is_near = NEAR.contains(&&*object.type_meta().kind);
+        rendered.objects.push(Made { object, keeps, is_near });
+    }
+    let mut hooks: Vec<&helm::Hook> = reply.hooks.iter().collect();
+    hooks.sort_by(|a, b| (a.weight, &a.manifest.name).cmp(&(b.weight, &b.manifest.name)));
+    for hook in hooks {
+        for object in &hook.manifest.objects {
+            let mut object = prepared(&hook.manifest.source, object.clone(), namespace)?;
+            let named = parsed(&object)?;
+            tell_the_log(&mut object);
+            let (events, policies) = (hook.events.clone(), hook.delete_policies.clone());
+            rendered.hooks.push(Hook { object, named, events, policies });
+        }
+    }
+    Ok(rendered)
+}
+
+/// The object as text for the plan.
+pub(crate) fn parsed(fields: &Map<String, Value>) -> Result<AnyObject, Problem> {
+    let text = Value::Object(fields.clone()).to_string();
+    AnyObject::parse(&text).map_err(|failure| Problem::new("ChartFailed", format!("the chart makes {failure}")))
+}
+
+/// The fields that the API server itself sets, which charts that were copied from a cluster have.
+const SET_BY_OTHERS: [&str; 8] = [
+    "creationTimestamp",
+    "deletionTimestamp",
+    "generation",
+    "managedFields",
+    "ownerReferences",
+    "resourceVersion",
+    "selfLink",
+    "uid",
+];
+
+/// An object as it can be planned: in the namespace of the instance, without what is not a chart's to say.
+fn prepared(source: &str, object: Value, namespace: &str) -> Result<Map<String, Value>, Problem> {
+    let wrong = |what: String| Problem::new("ChartFailed", format!("spec.productTemplateVersion: {source}: {what}"));
+    let Value::Object(mut fields) = without_nulls(object) else { return Err(wrong("makes what is no object".into())) };
+    fields.remove("status");
+    store_texts(&mut fields);
+    let text = |fields: &Map<String, Value>, name: &str| {
+        fields.get(name).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned)
+    };
+    let (Some(api_version), Some(kind)) = (text(&fields, "apiVersion"), text(&fields, "kind")) else {
+        return Err(wrong("makes an object without apiVersion or kind".into()));
+    };
+    let Some(Value::Object(metadata)) = fields.get_mut("metadata") else {
+        return Err(wrong(format!("makes a {kind} without metadata")));
+    };
+    for field in SET_BY_OTHERS {
+        metadata.remove(field);
+    }
+    let Some(name) = text(metadata, "name") else {
+        return Err(wrong(format!("makes a {kind} without metadata.name, which hosts need to find it again")));
+    };
+    metadata.remove("generateName");
+    for table in ["labels", "annotations"] {
+        let odd =
+            metadata.get(table).and_then(Value::as_object).and_then(|table| table.iter().find(|(_, v)| !v.is_string()));
+        if let Some((key, _)) = odd {
+            return Err(wrong(format!("metadata.{table}.{key} of {kind} {name} is no text: quote it")));
+        }
+    }
+    match text(metadata, "namespace") {
+        Some(other) if other != namespace => {
+            return Err(Problem::new(
+                "ForeignNamespace",
+                format!(
+                    "spec.productTemplateVersion: {source}: {kind} {name} is to be in the namespace {other}: \
+                     an instance has only {namespace}"
+                ),
+            ));
+        }
+        _ => metadata.insert("namespace".into(), namespace.into()),
+    };
+    if isolation::is_named(&kind, &name) || (kind == "Secret" && name == state::NAME) {
+        return Err(wrong(format!("{kind} {name}: the name is that of an object of the instance itself")));
+    }
+    let own = api_version.split('/').next().unwrap_or_default();
+    if (api_version == "v1" && kind == "Namespace") || own == "transom.dev" || own == "caelus.io" {
+        return Err(wrong(format!("{kind} {name}: instances may not make {kind} objects")));
+    }
+    Ok(fields)
+}
+
+/// `stringData` of a Secret as the API server stores it, so that live state can be compared with it.
+fn store_texts(fields: &mut Map<String, Value>) {
+    let is = |name: &str, value: &str| fields.get(name).and_then(Value::as_str) == Some(value);
+    if !(is("apiVersion", "v1") && is("kind", "Secret")) {
+        return;
+    }
+    let Some(Value::Object(texts)) = fields.remove("stringData") else { return };
+    let data = fields.entry("data").or_insert_with(|| Value::Object(Map::new()));
+    let Some(data) = data.as_object_mut() else { return };
+    for (key, text) in texts {
+        let bytes = text.as_str().map(|text| k8s_openapi::ByteString(text.as_bytes().to_vec()));
+        let encoded = bytes.and_then(|bytes| serde_json::to_value(bytes).ok());
+        data.insert(key, encoded.unwrap_or(text));
+    }
+}
+
+/// Null says nothing in a manifest that is merged, and the host would look for it in vain.
+fn without_nulls(value: Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            fields.into_iter().filter(|(_, value)| !value.is_null()).map(|(k, v)| (k, without_nulls(v))).collect()
+        }
+        Value::Array(list) => list.into_iter().map(without_nulls).collect(),
+        other => other,
+    }
+}
+
+fn keeps(fields: &Map<String, Value>) -> bool {
+    let text = |pointer: &[&str]| {
+        let mut value = fields.get(*pointer.first()?)?;
+        for name in pointer.iter().skip(1) {
+            value = value.get(*name)?;
+        }
+        value.as_str()
+    };
+    text(&["metadata", "annotations", "helm.sh/resource-policy"]) == Some("keep")
+        || (text(&["kind"]) == Some("PersistentVolumeClaim") && text(&["apiVersion"]) == Some("v1"))
+}
+
+/// Containers of a hook that fails leave the end of their log where it can be read.
+fn tell_the_log(object: &mut Map<String, Value>) {
+    let pod = match object.get("kind").and_then(Value::as_str) {
+        Some("Job") => object.get_mut("spec").and_then(|spec| spec.pointer_mut("/template/spec")),
+        Some("Pod") => object.get_mut("spec"),
+        _ => None,
+    };
+    let Some(pod) = pod else { return };
+    for list in ["containers", "initContainers"] {
+        for container in pod.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+            if let Some(container) = container.as_object_mut() {
+                container.entry("terminationMessagePolicy").or_insert_with(|| "FallbackToLogsOnError".into());
+            }
+        }
+    }
+}
