@@ -12,6 +12,7 @@
 
 mod access;
 mod calls;
+mod catalog;
 mod chart;
 mod children;
 mod compatibility;
