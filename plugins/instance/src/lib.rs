@@ -177,8 +177,8 @@ fn begin(
     wanted.seen.is_upgrade = is_upgrade;
     let fetched =
         settle(chart::fetch(cx, &wanted.chart, Some(&wanted.digest), &wanted::field(&wanted.template_version)));
-    // the clock stands still for as long as the revision does
-    let now = report::hour(cx);
+    // of a chart that fails it is asked once an hour; afterwards it stands still for as long as the revision does
+    let now = release::now(cx, 3600);
     let fetched = match fetched? {
         Ok(fetched) => fetched,
         Err(problem) => return Ok(Begun::Refused(problem)),
