@@ -22,7 +22,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 
 use crate::plugin::{Cache, Seal};
-use crate::telemetry::LogFormat;
+use crate::telemetry::{LogFormat, Traces};
 
 /// Runs Kubernetes reconcilers that are sandboxed WebAssembly components.
 #[derive(Debug, Parser)]
@@ -99,13 +99,17 @@ impl Cli {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         match self.command {
             Command::Run(args) => {
-                crate::telemetry::init(self.log_format, &self.log_level)?;
-                runtime.block_on(args.run(cache, is_keyed))
+                let traces = runtime.block_on(async { args.traces() })?;
+                crate::telemetry::init(self.log_format, &self.log_level, traces.as_ref())?;
+                let result = runtime.block_on(args.run(cache, is_keyed));
+                // it waits for tasks of the runtime, so outside of it
+                traces.into_iter().for_each(Traces::end);
+                result
             }
             Command::Dev(args) => {
                 // a developer wants the plugin's words, and of the host what is wrong
                 let filter = if self.log_level == "info" { "warn,plugin=debug" } else { &self.log_level };
-                crate::telemetry::init(self.log_format, filter)?;
+                crate::telemetry::init(self.log_format, filter, None)?;
                 runtime.block_on(args.run(dev::Settings { cache, is_keyed }))
             }
             Command::Completion(args) => args.run(),
@@ -122,6 +126,11 @@ impl Cli {
             Command::Crds(args) => runtime.block_on(args.run(cache)),
         }
     }
+}
+
+/// A client for the cluster of KUBECONFIG, or the one that we run in.
+async fn client() -> anyhow::Result<kube::Client> {
+    kube::Client::try_default().await.context("no cluster: set KUBECONFIG, or run inside one")
 }
 
 /// What the program exits with after an error.

@@ -16,6 +16,8 @@ pub(crate) mod signing;
 pub(crate) mod source;
 
 pub use crd::{Definition, DefinitionError, install_definition};
-pub use load::{LoadFailure, Loaded, Loader, digest_of};
+pub use load::{LoadFailure, Loaded, Loader};
+
+pub use crate::lookup::registry::digest_of;
 pub use policy::Policy;
 pub use records::Registry;

@@ -1,12 +1,14 @@
-//! Logs, metrics and health.
+//! Logs, traces, metrics and health.
 
 mod http;
 mod log;
 mod metrics;
+mod trace;
 
 pub use self::http::{Readiness, serve};
 pub use log::{LogFormat, init};
 pub use metrics::{Metrics, metrics};
+pub use trace::Traces;
 
 /// An error with its causes in one line, for conditions and logs.
 #[must_use]

@@ -183,23 +183,40 @@ impl Node {
         let _ = output.read_to_string(&mut line).await; // a full pipe would stop it
         let code = child.wait().await.ok().and_then(|status| status.code()).unwrap_or(137);
         self.runs.lock().unwrap()[index].exit_code = Some(code);
-        let message = std::fs::read_to_string(&message).unwrap_or_default();
+        let mut message = std::fs::read_to_string(&message).unwrap_or_default();
+        let falls_back = container.termination_message_policy.as_deref() == Some("FallbackToLogsOnError");
+        if code != 0 && message.is_empty() && falls_back {
+            message = line.split_off(line.len().saturating_sub(2_048));
+        }
         let (phase, reason) = if code == 0 { ("Succeeded", "Completed") } else { ("Failed", "Error") };
         let terminated = json!({ "exitCode": code, "reason": reason, "message": message, "finishedAt": now() });
         self.report(&name, &container, phase, false, json!({ "terminated": terminated })).await;
     }
 
-    /// Writes the ConfigMaps that the first container mounts. Returns mount paths and where they really are.
+    /// Writes the ConfigMaps and Secrets that the first container mounts. Returns mount paths and where they really are.
     async fn mount(&self, spec: &PodSpec, folder: &Path) -> Vec<(String, String)> {
         let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.namespace);
+        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
         let mut mounts = Vec::new();
         for mount in spec.containers.iter().take(1).flat_map(|container| container.volume_mounts.iter().flatten()) {
             let volume = spec.volumes.iter().flatten().find(|volume| volume.name == mount.name);
-            let Some(source) = volume.and_then(|volume| volume.config_map.as_ref()) else { continue };
-            let map = maps.get(&source.name).await.expect("a ConfigMap that a running pod names");
+            let Some(volume) = volume else { continue };
             let real = folder.join(&mount.name);
             std::fs::create_dir_all(&real).unwrap();
-            map.data.into_iter().flatten().for_each(|(name, text)| std::fs::write(real.join(name), text).unwrap());
+            if let Some(source) = &volume.config_map {
+                let map = maps.get(&source.name).await.expect("a ConfigMap that a running pod names");
+                map.data.into_iter().flatten().for_each(|(name, text)| std::fs::write(real.join(name), text).unwrap());
+            } else if let Some((source, name)) = volume.secret.as_ref().and_then(|s| Some((s, s.secret_name.as_ref()?)))
+            {
+                let secret = secrets.get(name).await.expect("a Secret that a running pod names");
+                for (key, bytes) in secret.data.into_iter().flatten() {
+                    let item = source.items.iter().flatten().find(|item| item.key == key);
+                    let file = item.map_or(&key, |item| &item.path);
+                    std::fs::write(real.join(file), bytes.0).unwrap();
+                }
+            } else {
+                continue;
+            }
             mounts.push((mount.mount_path.clone(), real.display().to_string()));
         }
         mounts

@@ -31,22 +31,24 @@ pub struct Namespace {
     pub(crate) environment: Environment,
     client: Client,
     hosts: AtomicU32,
+    /// It is the test's own, and goes with it.
+    is_own: bool,
 }
 
 impl Namespace {
     pub(crate) async fn create_new(environment: Environment, client: Client, name: String) -> Self {
-        let ns = Self { name, environment, client, hosts: AtomicU32::new(0) };
+        let ns = Self { name, environment, client, hosts: AtomicU32::new(0), is_own: true };
         ns.create(json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": ns.name } })).await;
         // Pods wait for it.
         ns.wait_until(of::<ServiceAccount>("default"), |_| true).await;
         ns
     }
 
-    /// Another namespace, which somebody else makes; it is deleted with this value if it is still there then.
+    /// Another namespace, which somebody else makes and clears.
     #[must_use]
     pub fn other(&self, name: &str) -> Self {
         let (environment, client) = (self.environment.clone(), self.client.clone());
-        Self { name: name.to_owned(), environment, client, hosts: AtomicU32::new(0) }
+        Self { name: name.to_owned(), environment, client, hosts: AtomicU32::new(0), is_own: false }
     }
 
     // ---------------------------------------------------------------- hosts
@@ -464,6 +466,7 @@ impl Namespace {
             of::<sample::ProductTemplateVersion>(""),
             of::<sample::Hostile>(""),
             of::<sample::Asker>(""),
+            of::<sample::Environment>(""),
         ] {
             let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &self.name, &target.resource());
             let Some(primaries) = absent_is_fine(api.list(&ListParams::default()).await)? else { continue };
@@ -481,6 +484,9 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
+        if !self.is_own {
+            return;
+        }
         if std::thread::panicking() {
             eprintln!("the namespace {} is kept, and the Plugin records with {}", self.name, self.selector());
             return;

@@ -36,6 +36,7 @@ impl Target {
             "ValidatingWebhookConfiguration",
             "MutatingWebhookConfiguration",
             "PriorityClass",
+            "PersistentVolume",
         ];
         kinds.contains(&&*self.kind)
     }

@@ -126,9 +126,14 @@ impl Registry {
     pub fn docker_config(&self) -> PathBuf {
         let folder = self.folder.path().join("docker");
         std::fs::create_dir_all(&folder).unwrap();
-        let auths = json!({ "auths": { &self.authority: { "auth": basic() } } });
-        std::fs::write(folder.join("config.json"), auths.to_string()).unwrap();
+        std::fs::write(folder.join("config.json"), self.docker_login()).unwrap();
         folder
+    }
+
+    /// What `docker login` writes.
+    #[must_use]
+    pub fn docker_login(&self) -> String {
+        json!({ "auths": { &self.authority: { "auth": basic() } } }).to_string()
     }
 
     async fn start_at(address: SocketAddr, folder: TempDir, tls: Option<(PathBuf, PathBuf)>) -> Self {

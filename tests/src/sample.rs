@@ -41,6 +41,14 @@ kind!(
     ProductTemplateVersion, "caelus.io", "v1", "producttemplateversions"
 );
 kind!(
+    /// Of the plugin `environment`.
+    Environment, "catalyst.catalyst.dev", "v1alpha1", "environments"
+);
+kind!(
+    /// Of the plugin `environment`.
+    Project, "catalyst.catalyst.dev", "v1alpha1", "projects"
+);
+kind!(
     /// Of the plugin `hostile`.
     Hostile, "tests.transom.dev", "v1", "hostiles"
 );

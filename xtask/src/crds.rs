@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use crate::{command, guests, host, workspace};
 
 /// The plugins whose kinds are products of this repository; those of examples and tests are not.
-const PLUGINS: &[&str] = &["domain", "process", "instance"];
+const PLUGINS: &[&str] = &["domain", "process", "environment", "instance"];
 
 /// `cargo xtask crds`
 pub(crate) fn run(check: bool) -> Result<()> {

@@ -33,6 +33,7 @@ const GUESTS: &[Guest] = &[
     // The same with a visible difference: what it is swapped for while the host runs.
     Guest { name: "domain-next", package: "transom-plugin-domain", features: &["next"] },
     Guest { name: "process", package: "transom-plugin-process", features: &[] },
+    Guest { name: "environment", package: "transom-plugin-environment", features: &[] },
     Guest { name: "instance", package: "transom-plugin-instance", features: &[] },
     Guest { name: "web", package: "transom-plugin-web", features: &[] },
     Guest { name: "hostile", package: "transom-plugin-hostile", features: &[] },
@@ -170,6 +171,7 @@ mod tests {
                 vec![
                     "domain",
                     "process",
+                    "environment",
                     "instance",
                     "web",
                     "hostile",
@@ -190,7 +192,7 @@ mod tests {
         let error = select(&["dom".into()]).unwrap_err().to_string();
         assert_eq!(
             error,
-            r#"there is no plugin "dom"; there are domain, domain-next, process, instance, web, hostile, asker, chameleon, turner, gate, parcel, gate-old, parcel-old, helm, kustomize"#
+            r#"there is no plugin "dom"; there are domain, domain-next, process, environment, instance, web, hostile, asker, chameleon, turner, gate, parcel, gate-old, parcel-old, helm, kustomize"#
         );
     }
 

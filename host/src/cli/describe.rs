@@ -1,17 +1,15 @@
 //! `transom describe`
 
-use std::collections::BTreeSet;
 use std::fmt::Write;
-use std::sync::Arc;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use kube::Api;
 use serde_json::Value;
 
-use super::subject::in_its_version;
+use super::subject::{self, label};
 use crate::api::names;
 use crate::api::plugin::Plugin;
-use crate::control::cluster::{ApiError, Cluster};
+use crate::control::cluster::Cluster;
 use crate::plan::contract::{ObjectRef, TypeMeta};
 use crate::plan::object::Object;
 
@@ -30,39 +28,17 @@ pub struct Args {
 
 impl Args {
     pub(super) async fn run(self) -> anyhow::Result<()> {
-        let client = kube::Client::try_default().await.context("no cluster: set KUBECONFIG, or run inside one")?;
-        let cluster = Arc::new(Cluster::new(client.clone(), None));
-        let plugins = Api::<Plugin>::all(client).list(&Default::default()).await.context("cannot list Plugins")?;
-        let wanted = self.kind.to_lowercase();
-        let serves = |kind: &String| {
-            let full = kind.to_lowercase();
-            full == wanted || full.split('.').next() == Some(&wanted)
-        };
-        let statuses = || plugins.items.iter().filter_map(|plugin| plugin.status.as_ref());
-        let Some(kind) = statuses().flat_map(|status| &status.kinds).find(|kind| serves(kind)).cloned() else {
-            let kinds: Vec<String> = statuses().flat_map(|status| status.kinds.clone()).collect();
-            bail!("no plugin serves {:?}; served are: {}", self.kind, kinds.join(", "));
-        };
-        let serving: Vec<&Plugin> = plugins
-            .items
-            .iter()
-            .filter(|plugin| plugin.status.as_ref().is_some_and(|status| status.kinds.contains(&kind)))
-            .collect();
-        let child_kinds: BTreeSet<_> =
-            serving.iter().filter_map(|plugin| plugin.status.as_ref()).flat_map(|status| &status.child_kinds).collect();
-        let (kind, group) = kind.split_once('.').unwrap_or((&kind, ""));
-        let kind = in_its_version(&cluster, &plugins.items, kind, group).await?;
-        let reference = ObjectRef { kind: kind.clone(), namespace: self.namespace.clone(), name: self.name.clone() };
-        let Some(primary) = cluster.get(&reference).await? else {
-            bail!("there is no {kind} {} in the namespace {}", self.name, self.namespace);
-        };
+        let client = super::client().await?;
+        let cluster = Cluster::new(client.clone(), None);
+        let plugins = Api::<Plugin>::all(client).list(&Default::default()).await.context("cannot list Plugins")?.items;
+        let (ObjectRef { kind, .. }, primary) =
+            subject::primary(&cluster, &plugins, &self.kind, &self.namespace, &self.name).await?;
+        let serving = subject::serving(plugins, &kind);
         let mut children = Vec::new();
-        let selector = format!("{}={}", names::OWNER_LABEL, primary.uid);
-        for child in child_kinds {
-            let kind = TypeMeta::new(child.api_version.clone(), child.kind.clone());
-            match cluster.list(&kind, None, &selector, 500).await {
-                Ok((objects, _)) => children.extend(objects.into_iter().map(|object| (kind.clone(), object))),
-                Err(ApiError::NotServed(_)) => {}
+        for (kind, objects) in subject::children(&cluster, &serving, &primary.uid).await {
+            match objects {
+                Ok(objects) => children.extend(objects.into_iter().map(|object| (kind.clone(), object))),
+                // the rest is worth showing
                 Err(error) => eprintln!("{kind}: {error}"),
             }
         }
@@ -74,13 +50,8 @@ impl Args {
 
 /// Name and version of the plugin that made the children. Hosts split by selector can have several records for a kind;
 /// without children all of them are named.
-fn serving_names(serving: &[&Plugin], children: &[(TypeMeta, Object)]) -> String {
-    let label = |object: &Object| {
-        let value = object.value();
-        let labels = value.pointer("/metadata/labels").and_then(|labels| labels.get(names::PLUGIN_LABEL)).cloned();
-        labels.and_then(|name| name.as_str().map(ToOwned::to_owned))
-    };
-    let made_by = children.iter().find_map(|(_, child)| label(child));
+fn serving_names(serving: &[Plugin], children: &[(TypeMeta, Object)]) -> String {
+    let made_by = children.iter().find_map(|(_, child)| label(child, names::PLUGIN_LABEL));
     let name = |plugin: &Plugin| plugin.metadata.name.clone().unwrap_or_default();
     let version = |plugin: &Plugin| plugin.status.as_ref().and_then(|s| s.version.clone()).unwrap_or_default();
     let chosen = serving.iter().filter(|plugin| made_by.as_ref().is_none_or(|made_by| *made_by == name(plugin)));

@@ -57,7 +57,7 @@ fn deployment(text: &str) -> Result<(String, String), String> {
 
 impl Args {
     pub(super) async fn run(self) -> anyhow::Result<()> {
-        let client = kube::Client::try_default().await.context("no cluster: set KUBECONFIG, or run inside one")?;
+        let client = super::client().await?;
         let records = Api::<Plugin>::all(client.clone());
         let list = ListParams::default().labels(&self.plugin_selector);
         let plugins = match records.list(&list).await {

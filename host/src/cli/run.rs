@@ -17,7 +17,7 @@ use crate::plugin::{Cache, Engine, Seal};
 use crate::record::ring::{MAX_BYTES, Ring};
 use crate::registry::rollout::plan::Plans;
 use crate::registry::{Loader, Policy, Registry};
-use crate::telemetry::{Readiness, serve};
+use crate::telemetry::{Readiness, Traces, serve};
 use crate::webhook::{self, Reach};
 
 /// What was begun may take this long to finish when the host is told to stop.
@@ -72,6 +72,10 @@ pub struct Args {
     #[arg(long, env = "TRANSOM_WEBHOOK_CERTIFICATE_SECONDS", value_name = "SECONDS", default_value_t = 7_776_000,
         value_parser = clap::value_parser!(u64).range(3..=315_360_000), hide_default_value = true)]
     webhook_certificate_seconds: u64,
+    /// Where spans of reconciles are sent, by OTLP over gRPC (default: nowhere). Variables such as OTEL_TRACES_SAMPLER count,
+    /// too.
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
+    otlp_endpoint: Option<String>,
     /// Run signed components only: a record without `spec.signature` is refused, whatever its source.
     #[arg(long, env = "TRANSOM_REQUIRE_SIGNATURE")]
     require_signature: bool,
@@ -86,6 +90,10 @@ pub struct Args {
 }
 
 impl Args {
+    pub(super) fn traces(&self) -> anyhow::Result<Option<Traces>> {
+        self.otlp_endpoint.as_deref().filter(|endpoint| !endpoint.is_empty()).map(Traces::to).transpose()
+    }
+
     pub(super) async fn run(self, mut cache: Cache, is_keyed: bool) -> anyhow::Result<()> {
         let webhooks = self.webhooks();
         let policy = Policy::new(self.require_signature, self.allowed_source.clone(), &self.signature_key)?;

@@ -27,37 +27,23 @@ pub(super) struct Subject {
 impl Subject {
     /// Reads it with the caller's rights. `kind` is a kind, or kind and group.
     pub(super) async fn find(kind: &str, namespace: &str, name: &str) -> anyhow::Result<Self> {
-        let client = kube::Client::try_default().await.context("no cluster: set KUBECONFIG, or run inside one")?;
+        let client = super::client().await?;
         let cluster = Arc::new(Cluster::new(client.clone(), None));
         let plugins = Api::<Plugin>::all(client).list(&Default::default()).await.context("cannot list Plugins")?.items;
         let (reference, primary) = primary(&cluster, &plugins, kind, namespace, name).await?;
-        let full = format!("{}.{}", reference.kind.kind, reference.kind.group());
-        let mut serving: Vec<Plugin> = plugins
-            .into_iter()
-            .filter(|plugin| plugin.status.as_ref().is_some_and(|status| status.kinds.contains(&full)))
-            .collect();
-        let mut children = Children::new();
-        let selector = format!("{}={}", names::OWNER_LABEL, primary.uid);
-        let mut kinds: Vec<_> = serving.iter().filter_map(|p| p.status.as_ref()).flat_map(|s| &s.child_kinds).collect();
-        kinds.sort();
-        kinds.dedup();
-        for child in kinds {
-            let kind = TypeMeta::new(child.api_version.clone(), child.kind.clone());
-            let objects = match cluster.list(&kind, None, &selector, 500).await {
-                Ok((objects, _)) => objects,
-                // a plugin can make kinds that come with somebody else's operator, and go with it
-                Err(ApiError::NotServed(_)) => continue,
-                Err(error) => return Err(error).with_context(|| kind.to_string()),
-            };
-            children.extend(objects.into_iter().map(|object| (object.reference(&kind), Arc::new(object))));
+        let mut serving = serving(plugins, &reference.kind);
+        let mut found = Children::new();
+        for (kind, objects) in children(&cluster, &serving, &primary.uid).await {
+            let objects = objects.with_context(|| kind.to_string())?;
+            found.extend(objects.into_iter().map(|object| (object.reference(&kind), Arc::new(object))));
         }
         // hosts split by selector can have several records for a kind: the children say which
-        let made_by = children.values().find_map(|child| label(child, names::PLUGIN_LABEL));
+        let made_by = found.values().find_map(|child| label(child, names::PLUGIN_LABEL));
         if let Some(made_by) = made_by {
             serving.retain(|plugin| plugin.metadata.name.as_ref() == Some(&made_by));
         }
-        let plugin = serving.into_iter().next().with_context(|| format!("no plugin serves {full} now"))?;
-        Ok(Self { cluster, plugin, reference, primary, children })
+        let plugin = serving.into_iter().next().with_context(|| format!("no plugin serves {} now", reference.kind))?;
+        Ok(Self { cluster, plugin, reference, primary, children: found })
     }
 
     /// Name of the record.
@@ -66,6 +52,34 @@ impl Subject {
     }
 }
 
+/// The records that serve a kind.
+pub(super) fn serving(plugins: Vec<Plugin>, kind: &TypeMeta) -> Vec<Plugin> {
+    let full = format!("{}.{}", kind.kind, kind.group());
+    let serves = |plugin: &Plugin| plugin.status.as_ref().is_some_and(|status| status.kinds.contains(&full));
+    plugins.into_iter().filter(serves).collect()
+}
+
+/// The children of a primary, by kind, of all kinds that its plugins have on record. Kinds that are not served are left out: a
+/// plugin can make some that come with somebody else's operator, and go with it.
+pub(super) async fn children(
+    cluster: &Cluster,
+    serving: &[Plugin],
+    uid: &str,
+) -> Vec<(TypeMeta, Result<Vec<Object>, ApiError>)> {
+    let kinds = serving.iter().filter_map(|plugin| plugin.status.as_ref()).flat_map(|status| &status.child_kinds);
+    let selector = format!("{}={uid}", names::OWNER_LABEL);
+    let mut found = Vec::new();
+    for kind in kinds.collect::<BTreeSet<_>>() {
+        let kind = TypeMeta::new(kind.api_version.clone(), kind.kind.clone());
+        match cluster.list(&kind, None, &selector, 500).await {
+            Err(ApiError::NotServed(_)) => {}
+            result => found.push((kind, result.map(|(objects, _)| objects))),
+        }
+    }
+    found
+}
+
+/// The object that is meant, found by kind, or kind and group.
 pub(super) async fn primary(
     cluster: &Cluster,
     plugins: &[Plugin],
@@ -107,7 +121,7 @@ pub(super) async fn in_its_version(
     bail!("the API server does not serve {kind} of {group} in a version that a plugin has")
 }
 
-fn label(object: &Object, name: &str) -> Option<String> {
+pub(super) fn label(object: &Object, name: &str) -> Option<String> {
     let value = object.value();
     value.pointer("/metadata/labels")?.get(name).and_then(Value::as_str).map(ToOwned::to_owned)
 }

@@ -89,7 +89,7 @@ impl Args {
 
     /// `Kind name` and the object, in the order of the arguments.
     async fn find(&self) -> anyhow::Result<Vec<(String, Value)>> {
-        let client = kube::Client::try_default().await.context("no cluster: set KUBECONFIG, or run inside one")?;
+        let client = super::client().await?;
         let cluster = Arc::new(Cluster::new(client.clone(), None));
         let plugins = Api::<Plugin>::all(client).list(&Default::default()).await.context("cannot list Plugins")?.items;
         let mut found = Vec::new();

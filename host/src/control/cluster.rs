@@ -8,6 +8,7 @@ use http::{Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
 use kube::client::Body;
 use serde_json::{Value, json};
+use tracing::{Instrument, field};
 
 use super::account::Account;
 use crate::plan::check::Scope;
@@ -421,6 +422,14 @@ impl Cluster {
         body: String,
     ) -> Result<(StatusCode, String), ApiError> {
         let _timer = metrics().api_request(verb);
+        // with the names of OpenTelemetry's semantic conventions for HTTP clients
+        let path = uri.split_once('?').map_or(uri, |(path, _)| path);
+        let span = match tracing::Span::current() {
+            // nothing that a request of this host would be part of
+            span if span.is_none() => span,
+            _ => tracing::debug_span!("request", otel.name = verb, otel.kind = "client", http.request.method = %method,
+                url.path = path, http.response.status_code = field::Empty, otel.status_code = field::Empty),
+        };
         let request = Request::builder()
             .method(method)
             .uri(uri)
@@ -435,9 +444,13 @@ impl Cluster {
             let text = String::from_utf8(bytes.into()).map_err(|e| ApiError::Malformed(e.into()))?;
             Ok::<_, ApiError>((head, text))
         };
-        let (head, text) = tokio::time::timeout(REQUEST_DEADLINE, exchange)
-            .await
-            .map_err(|_| ApiError::DeadlineExceeded(REQUEST_DEADLINE))??;
+        let ended = tokio::time::timeout(REQUEST_DEADLINE, exchange).instrument(span.clone()).await;
+        let status = ended.as_ref().ok().and_then(|answer| answer.as_ref().ok()).map(|(head, _)| head.status);
+        span.record("http.response.status_code", status.map(|status| status.as_u16()));
+        if !status.is_some_and(|status| status.is_success()) {
+            span.record("otel.status_code", "ERROR");
+        }
+        let (head, text) = ended.map_err(|_| ApiError::DeadlineExceeded(REQUEST_DEADLINE))??;
         if head.status.is_success() {
             return Ok((head.status, text));
         }

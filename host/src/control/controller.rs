@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tracing::Instrument;
+use tracing::{Instrument, field};
 
 use super::access;
 use super::cluster::{ApiError, Cluster, Served};
@@ -387,7 +387,8 @@ impl Controller {
         };
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner).remove(key).unwrap_or_default();
         let span = tracing::error_span!("reconcile", kind = key.kind.kind, namespace = %key.namespace, object = %key.name,
-            plugin = active.name, digest = active.digest.get(..15));
+            plugin = active.name, digest = active.digest.get(..15), outcome = field::Empty,
+            otel.status_code = field::Empty);
         let (memory_of_key, written) = (&mut memory, Vec::new());
         let reconcile = Reconcile {
             controller: self,

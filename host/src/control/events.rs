@@ -50,11 +50,11 @@ impl Events {
             let mut recorder = Recorder { cluster, instance: shorten(&instance, 128), series: HashMap::new() };
             let mut batch = Vec::new();
             while receiver.recv_many(&mut batch, WAITING).await > 0 {
-                for Waiting { about, event, times } in merged(batch.drain(..)) {
+                for waiting in merged(batch.drain(..)) {
                     if is_busy() {
                         tokio::time::sleep(PAUSE_WHILE_BUSY).await;
                     }
-                    if let Err(error) = recorder.publish(&about, &event, times).await {
+                    if let Err(error) = recorder.publish(&waiting).await {
                         metrics().event_dropped("Refused");
                         tracing::warn!(error = &error as &dyn std::error::Error, "event could not be sent");
                     }
@@ -80,6 +80,8 @@ fn kind() -> TypeMeta {
 struct Waiting {
     about: About,
     event: Event,
+    /// Digest of everything that makes Events the same.
+    same: u64,
     times: u32,
 }
 
@@ -87,16 +89,16 @@ struct Waiting {
 fn merged(events: impl Iterator<Item = (About, Event)>) -> Vec<Waiting> {
     let (mut waiting, mut places) = (Vec::<Waiting>::new(), HashMap::new());
     for (about, event) in events {
-        let place = *places.entry(same(&about, &event)).or_insert(waiting.len());
+        let same = same(&about, &event);
+        let place = *places.entry(same).or_insert(waiting.len());
         match waiting.get_mut(place) {
             Some(before) => before.times = before.times.saturating_add(1),
-            None => waiting.push(Waiting { about, event, times: 1 }),
+            None => waiting.push(Waiting { about, event, same, times: 1 }),
         }
     }
     waiting
 }
 
-/// Digest of everything that makes Events the same.
 fn same(about: &About, event: &Event) -> u64 {
     let mut hasher = DefaultHasher::new();
     (about, &event.reason, &event.note, event.warning).hash(&mut hasher);
@@ -107,7 +109,7 @@ fn same(about: &About, event: &Event) -> u64 {
 struct Recorder {
     cluster: Arc<Cluster>,
     instance: String,
-    /// By digest of everything that makes Events the same.
+    /// By [`Waiting::same`].
     series: HashMap<u64, Series>,
 }
 
@@ -119,10 +121,11 @@ struct Series {
 }
 
 impl Recorder {
-    async fn publish(&mut self, about: &About, event: &Event, times: u32) -> Result<(), ApiError> {
+    async fn publish(&mut self, waiting: &Waiting) -> Result<(), ApiError> {
+        let Waiting { about, event, same, times } = waiting;
+        let (same, times) = (*same, *times);
         let (now, at) = (Instant::now(), jiff::Timestamp::now());
         let time = at.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string();
-        let same = same(about, event);
         // cluster-scoped objects have their Events there, as everywhere in Kubernetes
         let namespace = if about.0.namespace.is_empty() { "default" } else { &about.0.namespace };
         let reference = |name: &str| ObjectRef { kind: kind(), namespace: namespace.into(), name: name.into() };

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use serde_json::{Map, Value, json};
+use tracing::{Instrument, field};
 
 use super::calls::{self, Calls};
 use super::cluster::{ApiError, Applied, CREATE_ONLY};
@@ -362,6 +363,11 @@ impl Reconcile<'_> {
         }
         let outcome = result.as_ref().map_or_else(|e| e.reason().to_owned(), |_| "Synced".into());
         metrics().reconcile(&self.active.name, &self.key.kind.kind, &outcome, started);
+        let span = tracing::Span::current();
+        span.record("outcome", outcome);
+        if result.is_err() {
+            span.record("otel.status_code", "ERROR");
+        }
         let rest = if last.is_empty() { None } else { self.damp(&last) };
         let again = match result {
             Ok(again) => {
@@ -931,19 +937,22 @@ impl Session for Reconcile<'_> {
         let Some(plugin) = &self.active.plugin else {
             return Err(CallError::Unavailable("no version of the plugin can be loaded".into()));
         };
-        let called = plugin.reconcile(request).await;
+        let span = tracing::debug_span!("call", round = request.round, outcome = field::Empty);
+        let called = plugin.reconcile(request).instrument(span.clone()).await;
         let outcome = match &called {
             Ok((Ok(Step::Ask(_)), _)) => "Asked",
             Ok((Ok(Step::Done(_)), _)) => "Planned",
             Ok((Err(_), _)) => "Failed",
             Err(error) => error.reason(),
         };
+        span.record("outcome", outcome);
         metrics().call(&self.active.name, outcome, started);
         called.map(|(answer, _)| answer)
     }
 
     async fn answer(&self, lookups: Vec<Lookup>) -> Vec<Answered> {
-        self.lookups().answer(&self.asker(), lookups).await
+        let span = tracing::debug_span!("lookups", count = lookups.len());
+        self.lookups().answer(&self.asker(), lookups).instrument(span).await
     }
 }
 

@@ -68,8 +68,9 @@ impl Ask<'_> {
     }
 }
 
-/// `sha256:` and the digest.
-pub(crate) fn digest_of(bytes: &[u8]) -> String {
+/// `sha256:` and the digest of these bytes.
+#[must_use]
+pub fn digest_of(bytes: &[u8]) -> String {
     format!("sha256:{}", Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>())
 }
 
@@ -314,6 +315,11 @@ fn parameter(parameters: &str, name: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn digests_are_written_as_in_registries() {
+        assert_eq!(digest_of(b""), "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+    }
 
     #[test]
     fn challenges_are_read() {

@@ -117,16 +117,22 @@ impl Definition {
         Ok(Compared { body, live: live.map(|live| live.value()), is_current })
     }
 
-    /// May the definition be applied? Nothing is written. `plugin` converts stored objects, where it can.
+    /// May the definition be applied? Nothing is written. Stored objects are read through `objects`, in the name of the plugin's
+    /// account: the host itself may have no right to. `plugin` converts them, where it can.
     ///
     /// # Errors
     /// What it would break, or what kept that from being known.
-    pub(super) async fn check(&self, cluster: &Cluster, plugin: Option<&Plugin>) -> Result<(), InstallError> {
+    pub(super) async fn check(
+        &self,
+        cluster: &Cluster,
+        objects: &Cluster,
+        plugin: Option<&Plugin>,
+    ) -> Result<(), InstallError> {
         let compared = self.compare(cluster).await?;
         let Some(live) = compared.live.as_ref().filter(|_| !compared.is_current) else {
             return Ok(());
         };
-        let breaks = compatibility::check(cluster, live, (&compared.body, plugin)).await?;
+        let breaks = compatibility::check(objects, live, (&compared.body, plugin)).await?;
         if breaks.is_empty() {
             return Ok(());
         }

@@ -4,8 +4,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use sha2::{Digest as _, Sha256};
-
 use super::access;
 use super::crd::{Definition, InstallError};
 use super::fetch::{Component, Fetcher, Named};
@@ -69,13 +67,6 @@ pub struct Loader {
     pub program: PathBuf,
     /// Where compiled code is kept.
     pub cache: Cache,
-}
-
-/// `sha256:` and the digest of these bytes.
-#[must_use]
-pub fn digest_of(bytes: &[u8]) -> String {
-    let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256:{hex}")
 }
 
 impl Loader {
@@ -275,7 +266,7 @@ pub(super) async fn prepare(
             return Err(failure("Installed", "KindTaken", format!("{kind} is served by the plugin {}", other.name)));
         }
         if !keep_definitions {
-            let checked = definition.check(&controller.cluster, Some(&loaded.plugin)).await;
+            let checked = definition.check(&controller.cluster, &cluster, Some(&loaded.plugin)).await;
             checked.map_err(|error| install_failure(&error))?;
         }
     }
@@ -400,7 +391,7 @@ pub(super) async fn reinstall(controller: &Arc<Controller>, active: &Active) -> 
         if let Some(plugin) = &active.plugin {
             definition = converted(controller, &active.name, plugin, definition)?;
         }
-        let checked = definition.check(&controller.cluster, active.plugin.as_ref()).await;
+        let checked = definition.check(&controller.cluster, &active.cluster, active.plugin.as_ref()).await;
         checked.map_err(|error| install_failure(&error))?;
         definitions.push(definition);
     }
@@ -519,11 +510,6 @@ pub(super) async fn without_component(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn digests_are_written_as_in_registries() {
-        assert_eq!(digest_of(b""), "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
-    }
 
     #[test]
     fn a_manifest_without_kinds_is_refused() {

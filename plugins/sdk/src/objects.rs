@@ -25,7 +25,7 @@ use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec};
 use k8s_openapi::api::batch::v1::{Job, JobSpec};
 use k8s_openapi::api::core::v1::{
     Container, ContainerPort, EnvVar, EnvVarSource, GRPCAction, HTTPGetAction, PodSpec, PodTemplateSpec, Probe,
-    ResourceRequirements, SecretKeySelector, Service, ServicePort, ServiceSpec,
+    ResourceRequirements, SecretKeySelector, Service, ServicePort, ServiceSpec, TCPSocketAction,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
@@ -94,6 +94,12 @@ pub fn grpc_probe(port: i32) -> Probe {
 pub fn http_probe(path: &str, port: i32) -> Probe {
     let get = HTTPGetAction { path: Some(path.to_owned()), port: IntOrString::Int(port), ..Default::default() };
     Probe { http_get: Some(get), ..Default::default() }
+}
+
+/// Opens a TCP connection.
+pub fn tcp_probe(port: i32) -> Probe {
+    let socket = TCPSocketAction { port: IntOrString::Int(port), host: None };
+    Probe { tcp_socket: Some(socket), ..Default::default() }
 }
 
 /// What pods of a workload look like. `labels` must contain those that the workload selects by.

@@ -228,8 +228,7 @@ impl Plan {
         let Some(waits_for) = self.undone(&after) else { return self.apply(child) };
         let metadata = child.object.metadata();
         let (namespace, name) = (metadata.namespace.as_deref(), metadata.name.as_deref().unwrap_or_default());
-        let observed = self.position::<K>(namespace, name);
-        self.push_held(&K::type_meta(), namespace, name, observed, Some(&waits_for))
+        self.push_held(&K::type_meta(), namespace, name, Some(&waits_for))
     }
 
     /// What of these is not done, for people; none when everything is.
@@ -260,9 +259,8 @@ impl Plan {
     /// As [`apply`](Self::apply), for an object whose kind only a template knows.
     pub fn apply_any(&mut self, child: impl Into<Desired<AnyObject>>) -> Planned<AnyObject> {
         let Desired { object, options } = child.into();
-        let observed = self.position_any(&object);
-        let is_immutable = object.type_meta.is("batch/v1", "Job") && !options.contains(wit::ChildOptions::REPLACE);
-        self.push(object.json, wit::Disposition::Apply, options, observed, is_immutable)
+        let AnyObject { type_meta, namespace, name, json } = object;
+        self.push_desired(&type_meta, namespace.as_deref(), &name, json, wit::Disposition::Apply, options)
     }
 
     /// As [`apply_after`](Self::apply_after), for an object whose kind only a template knows.
@@ -274,19 +272,16 @@ impl Plan {
         let child = child.into();
         let Some(waits_for) = self.undone(&after) else { return self.apply_any(child) };
         let object = child.object;
-        let observed = self.position_any(&object);
-        self.push_held(&object.type_meta, object.namespace.as_deref(), &object.name, observed, Some(&waits_for))
+        self.push_held(&object.type_meta, object.namespace.as_deref(), &object.name, Some(&waits_for))
     }
 
     /// As [`hold`](Self::hold), for an object whose kind only a template knows.
     pub fn hold_any(&mut self, child: &AnyObject) -> Planned<AnyObject> {
-        let observed = self.position_any(child);
-        self.push_held(&child.type_meta, child.namespace.as_deref(), &child.name, observed, None)
+        self.push_held(&child.type_meta, child.namespace.as_deref(), &child.name, None)
     }
 
     fn position_any(&self, object: &AnyObject) -> Option<usize> {
-        let kind = &object.type_meta;
-        self.observed.position(&kind.api_version, &kind.kind, object.namespace.as_deref(), &object.name)
+        self.position(&object.type_meta, object.namespace.as_deref(), &object.name)
     }
 
     /// This object is created when it does not exist, and never touched again.
@@ -297,8 +292,7 @@ impl Plan {
     /// The object of this kind and name (in the namespace of the primary) is left as it is: neither created, nor
     /// changed, nor deleted.
     pub fn hold<K: Kind>(&mut self, name: &str) -> Planned<K> {
-        let observed = self.position::<K>(None, name);
-        self.push_held(&K::type_meta(), None, name, observed, None)
+        self.push_held(&K::type_meta(), None, name, None)
     }
 
     /// Every live child that is not in the plan so far is left as it is.
@@ -322,21 +316,32 @@ impl Plan {
         }
     }
 
-    fn add<K: Child>(&mut self, desired: Desired<K>, disposition: wit::Disposition) -> Planned<K> {
-        let metadata = desired.object.metadata();
-        let name = metadata.name.as_deref().unwrap_or_default();
+    fn add<K: Child>(&mut self, Desired { object, options }: Desired<K>, disposition: wit::Disposition) -> Planned<K> {
+        let (kind, metadata) = (K::type_meta(), object.metadata());
+        let (namespace, name) = (metadata.namespace.as_deref(), metadata.name.as_deref().unwrap_or_default());
         if name.is_empty() {
-            self.fail(format!("a {} has no name", K::type_meta().kind));
+            self.fail(format!("a {} has no name", kind.kind));
         }
-        let observed = self.position::<K>(metadata.namespace.as_deref(), name);
-        let object = desired.object.to_json().unwrap_or_else(|error| {
-            self.fail(format!("{} {name} has no JSON form: {error}", K::type_meta().kind));
+        let json = object.to_json().unwrap_or_else(|error| {
+            self.fail(format!("{} {name} has no JSON form: {error}", kind.kind));
             String::new()
         });
+        self.push_desired(&kind, namespace, name, json, disposition, options)
+    }
+
+    fn push_desired<K>(
+        &mut self,
+        kind: &TypeMeta,
+        namespace: Option<&str>,
+        name: &str,
+        json: String,
+        disposition: wit::Disposition,
+        options: wit::ChildOptions,
+    ) -> Planned<K> {
+        let observed = self.position(kind, namespace, name);
         // a Job's template cannot be changed; with `replace` it is another Job of the same name
-        let is_immutable =
-            K::type_meta().is("batch/v1", "Job") && !desired.options.contains(wit::ChildOptions::REPLACE);
-        self.push(object, disposition, desired.options, observed, is_immutable)
+        let is_immutable = kind.is("batch/v1", "Job") && !options.contains(wit::ChildOptions::REPLACE);
+        self.push(json, disposition, options, observed, is_immutable)
     }
 
     fn push_held<K>(
@@ -344,9 +349,9 @@ impl Plan {
         kind: &TypeMeta,
         namespace: Option<&str>,
         name: &str,
-        observed: Option<usize>,
         waits_for: Option<&str>,
     ) -> Planned<K> {
+        let observed = self.position(kind, namespace, name);
         let object = header(&kind.api_version, &kind.kind, namespace, name, waits_for);
         self.push(object, wit::Disposition::Hold, wit::ChildOptions::empty(), observed, false)
     }
@@ -364,8 +369,7 @@ impl Plan {
         Planned { index: self.children.len() - 1, kind: PhantomData }
     }
 
-    fn position<K: Kind>(&self, namespace: Option<&str>, name: &str) -> Option<usize> {
-        let kind = K::type_meta();
+    fn position(&self, kind: &TypeMeta, namespace: Option<&str>, name: &str) -> Option<usize> {
         self.observed.position(&kind.api_version, &kind.kind, namespace, name)
     }
 
@@ -490,8 +494,7 @@ impl Plan {
     }
 }
 
-/// An object that says which one it is and nothing more.
-/// Only which object it is, and what it waits for.
+/// An object that says which one it is, what it waits for, and nothing more.
 fn header(api_version: &str, kind: &str, namespace: Option<&str>, name: &str, waits_for: Option<&str>) -> String {
     let mut metadata = Map::from_iter([("name".to_owned(), name.into())]);
     metadata.extend(namespace.map(|namespace| ("namespace".to_owned(), namespace.into())));

@@ -207,7 +207,7 @@ impl<P: Plugin> Case<P> {
         self.observe(&plan)
     }
 
-    /// The live child of this name has this status.
+    /// The live child of this name, in whatever namespace, has this status.
     ///
     /// # Panics
     ///
@@ -221,7 +221,7 @@ impl<P: Plugin> Case<P> {
         self
     }
 
-    /// The live child of this name does what it is for.
+    /// The live child of this name, in whatever namespace, does what it is for.
     ///
     /// # Panics
     ///

@@ -27,24 +27,8 @@ impl Release {
     /// Its name is that of the namespace.
     async fn install(name: &str) -> Self {
         let ns = TestCluster::shared().await.namespace(name).await;
-        ns.account("plugin").await;
+        install(&ns).await;
         let folder = tempfile::tempdir().unwrap();
-        let selector = ns.selector().replace('=', r"\=");
-        let values = [
-            "image.repository=registry.example/by-hand".to_owned(),
-            "image.tag=1".to_owned(),
-            "rbac.pluginAccounts={plugin}".to_owned(),
-            format!("host.watchNamespace={}", ns.name),
-            format!("host.pluginSelector={selector}"),
-            // many hosts share this machine
-            format!(
-                "host.extraArgs={{--listen=127.0.0.1:0,--webhook-listen=127.0.0.1:0,--recordings-listen=127.0.0.1:0,--cache-dir={}}}",
-                cache_dir().display()
-            ),
-        ];
-        let mut arguments = vec!["install", &ns.name, CHART, "--namespace", &ns.name];
-        values.iter().for_each(|value| arguments.extend(["--set", value]));
-        helm(&arguments).await.succeeded();
         let kubeconfig: PathBuf = folder.path().join("kubeconfig");
         ns.kubeconfig(&ns.name, &kubeconfig).await;
         let image = Image {
@@ -56,19 +40,42 @@ impl Release {
         let kubelet = Kubelet::start(&ns, vec![image]).await;
         Self { ns, kubelet, _folder: folder }
     }
+}
 
-    /// Lets the account `plugin` do what the component needs, and installs it.
-    async fn plugin(&self, name: &str) -> Value {
-        let component = component(name).await;
-        let (path, account) = (component.path.display().to_string(), format!("{}/plugin", self.ns.name));
-        let shown = transom_with_cluster(&["plugin", "install", &path, "--service-account", &account]).await;
-        let role: Value = serde_saphyr::from_str(shown.stdout.split("---\n").next().unwrap_or_default()).unwrap();
-        self.ns.allow("plugin", name, role["rules"].clone()).await;
-        let mut spec = component.spec();
-        spec["serviceAccount"] = json!({ "namespace": self.ns.name, "name": "plugin" });
-        let record = self.ns.record(name, spec).await;
-        self.ns.wait_for(&record, condition("Ready", "True")).await
-    }
+/// Installs the chart, with an account `plugin` beside it. Returns the token of the host's account, whose name is that of the
+/// namespace.
+pub(crate) async fn install(ns: &Namespace) -> String {
+    ns.account("plugin").await;
+    let selector = ns.selector().replace('=', r"\=");
+    let values = [
+        "image.repository=registry.example/by-hand".to_owned(),
+        "image.tag=1".to_owned(),
+        "rbac.pluginAccounts={plugin}".to_owned(),
+        format!("host.watchNamespace={}", ns.name),
+        format!("host.pluginSelector={selector}"),
+        // many hosts share this machine
+        format!(
+            "host.extraArgs={{--listen=127.0.0.1:0,--webhook-listen=127.0.0.1:0,--recordings-listen=127.0.0.1:0,--cache-dir={}}}",
+            cache_dir().display()
+        ),
+    ];
+    let mut arguments = vec!["install", &ns.name, CHART, "--namespace", &ns.name];
+    values.iter().for_each(|value| arguments.extend(["--set", value]));
+    helm(&arguments).await.succeeded();
+    ns.token(&ns.name).await
+}
+
+/// Lets the account `plugin` do what the component needs, and installs it.
+pub(crate) async fn plugin(ns: &Namespace, name: &str) -> Value {
+    let component = component(name).await;
+    let (path, account) = (component.path.display().to_string(), format!("{}/plugin", ns.name));
+    let shown = transom_with_cluster(&["plugin", "install", &path, "--service-account", &account]).await;
+    let role: Value = serde_saphyr::from_str(shown.stdout.split("---\n").next().unwrap_or_default()).unwrap();
+    ns.allow("plugin", name, role["rules"].clone()).await;
+    let mut spec = component.spec();
+    spec["serviceAccount"] = json!({ "namespace": ns.name, "name": "plugin" });
+    let record = ns.record(name, spec).await;
+    ns.wait_for(&record, condition("Ready", "True")).await
 }
 
 fn has_finalizer(object: &Value) -> bool {
@@ -79,7 +86,7 @@ fn has_finalizer(object: &Value) -> bool {
 async fn samples_get_ready_with_the_least_rights_and_can_be_deleted_after_the_host() {
     let release = Release::install("chart").await;
     let ns = &release.ns;
-    let record = release.plugin("domain").await;
+    let record = plugin(ns, "domain").await;
     let mut domains = Vec::new();
     for name in ["billing", "orders", "shipping"] {
         domains.push(ready_domain(ns, name).await);

@@ -15,6 +15,8 @@ use transom_tests::{
     transom_with_cluster, unique,
 };
 
+use crate::chart;
+
 /// A port that is free now, for a host that is to be found at the same place again.
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
@@ -403,12 +405,20 @@ fn second(name: &str) -> Value {
 #[tokio::test]
 async fn old_and_new_clients_read_and_write_the_same_objects_of_a_kind_in_two_versions() {
     let (ns, port) = (TestCluster::shared().await.namespace("parcels").await, free_port());
+    // with the rights that the chart gives to host and plugin
+    let token = chart::install(&ns).await;
+    // objects are stored anew wherever they are, so these rights are needed everywhere
+    let rights = json!([
+        { "apiGroups": ["tests.transom.dev"], "resources": ["parcels"], "verbs": ["list", "patch"] },
+    ]);
+    ns.allow_everywhere("plugin", rights).await;
+    let options = || HostOptions { token: Some(token.clone()), ..options(port, &[]) };
     // what a run before has left
     let definition = of::<CustomResourceDefinition>("parcels.tests.transom.dev");
     ns.try_delete(&definition).await;
     ns.wait_gone(&definition).await;
-    let host = ns.host_with(options(port, &[])).await;
-    let record = ns.install(&component("parcel-old").await).await;
+    let host = ns.host_with(options()).await;
+    let record = chart::plugin(&ns, "parcel-old").await;
     let old = ns.create(parcel("v1", "old", json!({ "size": "3x4", "to": "Ada", "remark": "fragile" }))).await;
     ns.wait_for(&old, condition("Ready", "True")).await;
     let odd = ns.create(parcel("v1", "odd", json!({ "size": "large", "to": "Eve" }))).await;
@@ -494,7 +504,7 @@ async fn old_and_new_clients_read_and_write_the_same_objects_of_a_kind_in_two_ve
     let refused = v1.get("old").await.unwrap_err();
     assert!(refused.to_string().contains("conversion webhook"), "{refused}");
     v2.get("old").await.unwrap();
-    let host = ns.host_with(options(port, &[])).await;
+    let host = ns.host_with(options()).await;
     ready(&ns, &record).await;
     assert_eq!(ns.get(&old).await["spec"]["to"], "Grace");
     let metrics = host.metrics().await;

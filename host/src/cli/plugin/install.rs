@@ -17,7 +17,7 @@ use kube::{Api, ResourceExt};
 use serde_json::{Map, Value, json};
 
 use super::remote::{RemoteArgs, check_component, explained};
-use super::{Output, roles, show};
+use super::{Output, roles};
 use crate::api::names::READY;
 use crate::api::plugin::{Bounds, Plugin};
 use crate::control::cluster::Cluster;
@@ -133,7 +133,7 @@ impl Installation<'_> {
 impl Args {
     pub(super) async fn run(self, cache: Cache) -> anyhow::Result<()> {
         let keys = self.keys()?;
-        let client = show::client().await?;
+        let client = crate::cli::client().await?;
         let file = Path::new(&self.what);
         let mut found = if file.is_file() { self.found_in_file(file)? } else { self.found_in_registry().await? };
         let digest = digest_of(&found.wasm);

@@ -77,7 +77,7 @@ enum Output {
 
 impl Command {
     pub(super) async fn run(self) -> anyhow::Result<()> {
-        let client = kube::Client::try_default().await.context("no cluster: set KUBECONFIG, or run inside one")?;
+        let client = crate::cli::client().await?;
         let api = Api::<Plugin>::all(client);
         let said = match self {
             Self::Plan(args) => args.run(&api).await?,

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::Output;
 use crate::api::plugin::{Phase, Plugin, Source};
+use crate::cli::client;
 use crate::control::cluster::Cluster;
 use crate::plan::contract::TypeMeta;
 
@@ -49,10 +50,6 @@ pub struct RemoveArgs {
     /// How the result looks.
     #[arg(long, short, default_value = "text")]
     output: Output,
-}
-
-pub(super) async fn client() -> anyhow::Result<kube::Client> {
-    kube::Client::try_default().await.context("no cluster: set KUBECONFIG, or run inside one")
 }
 
 async fn find(api: &Api<Plugin>, name: &str) -> anyhow::Result<Plugin> {

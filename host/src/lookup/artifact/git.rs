@@ -22,7 +22,9 @@ const MAX_FILE_BLOCKS: u64 = (256 << 20) / 512;
 /// An archive of what was asked for: its files, and up to 2 KiB for each.
 const MAX_ARCHIVE: usize = MAX_BYTES * 3;
 
-/// `reference` is `revision` or `revision:folder`; a revision is a whole commit, a tag or a branch.
+/// `reference` is `revision` or `revision:folder`, with `repository@` before it when the endpoint is a folder of
+/// repositories; a revision is a whole commit, a tag or a branch. The endpoint's paths are those of repositories then,
+/// and else those of folders.
 pub(super) async fn fetch(
     cache: &Cache,
     clients: &Clients,
@@ -31,6 +33,7 @@ pub(super) async fn fetch(
     collector: Collector,
 ) -> Result<Option<Files>, Answer> {
     let (revision, folder) = reference.split_once(':').unwrap_or((reference, ""));
+    let (repository, revision) = revision.split_once('@').map_or((None, revision), |(at, rest)| (Some(at), rest));
     let folder = match folder.trim_matches('/') {
         "" | "." => String::new(),
         path => plain_path(path.as_bytes()).map_err(|(_, message)| failed("InvalidArgument", message))?,
@@ -39,9 +42,12 @@ pub(super) async fn fetch(
         let message = format!("{revision:?} is no revision: it must be a whole commit, a tag or a branch");
         return Err(failed("InvalidArgument", message));
     }
-    endpoint.allow(&format!("/{folder}"))?;
+    if let Some(path) = repository.filter(|path| !is_revision(path)) {
+        return Err(failed("InvalidArgument", format!("{path:?} is no path of a repository")));
+    }
+    endpoint.allow(&format!("/{}", repository.unwrap_or(&folder)))?;
     let work = tempfile::tempdir().map_err(|error| failed("Internal", format!("no folder to work in: {error}")))?;
-    let git = Git::new(clients, endpoint, work.path()).await?;
+    let git = Git::new(clients, endpoint, repository, work.path()).await?;
     let (commit, name) = match is_commit(revision) {
         true => (revision.to_owned(), revision.to_owned()),
         false => match git.resolve(revision).await? {
@@ -49,7 +55,7 @@ pub(super) async fn fetch(
             None => return Ok(None),
         },
     };
-    let key = format!("git {} {commit} {folder}", endpoint.digest);
+    let key = format!("git {} {} {commit} {folder}", endpoint.digest, repository.unwrap_or_default());
     let archive = match cache.get(&key).await {
         Some(archive) => archive,
         None => {
@@ -87,7 +93,12 @@ struct Git<'a> {
 }
 
 impl<'a> Git<'a> {
-    async fn new(clients: &Clients, endpoint: &Endpoint, work: &'a Path) -> Result<Self, Answer> {
+    async fn new(
+        clients: &Clients,
+        endpoint: &Endpoint,
+        repository: Option<&str>,
+        work: &'a Path,
+    ) -> Result<Self, Answer> {
         let mut config = vec![("http.followRedirects".to_owned(), "false".to_owned())];
         let (url, scheme) = if endpoint.authority.is_empty() {
             (format!("file://{}", endpoint.base), "file")
@@ -104,6 +115,7 @@ impl<'a> Git<'a> {
             }
             (endpoint.url(), if endpoint.plaintext { "http" } else { "https" })
         };
+        let url = repository.map_or(url.clone(), |path| format!("{url}/{path}"));
         Ok(Self { work, url, scheme, config })
     }
 

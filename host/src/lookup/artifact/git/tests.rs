@@ -66,6 +66,36 @@ async fn tags_branches_and_folders() {
 }
 
 #[tokio::test]
+async fn an_endpoint_may_be_a_folder_of_repositories() {
+    let (repository, work) = (repository(), tempfile::tempdir().unwrap());
+    let cache = Cache::new(work.path().to_owned());
+    let plain = work.path().join("plain");
+    std::fs::create_dir(&plain).unwrap();
+    std::os::unix::fs::symlink(repository.path(), plain.join("shop.git")).unwrap();
+    let one = pairs(&[("Chart.yaml", "name: one")]);
+    assert_eq!(files(&plain, &cache, "shop.git@v1:chart", &["Chart.yaml"]).await, Ok(one));
+    assert!(
+        matches!(files(&plain, &cache, "other.git@v1", &[]).await, Err(Answer::Failed(p)) if p.reason == "Unavailable")
+    );
+    for outside in ["../plain/shop.git@v1", "a/../../shop.git@v1", "@v1", "-x@v1"] {
+        let refused = files(&plain, &cache, outside, &[]).await;
+        assert!(matches!(refused, Err(Answer::Failed(p)) if p.reason == "InvalidArgument"), "{outside}");
+    }
+}
+
+#[tokio::test]
+async fn only_granted_repositories_are_read() {
+    let work = tempfile::tempdir().unwrap();
+    let mut granted = spec("file:///nowhere");
+    granted.paths = vec!["/team/*".into()];
+    let to = endpoint(Protocol::Git, granted);
+    let cache = Cache::new(work.path().to_owned());
+    let ask = async |reference: &str| fetch(&cache, &clients(&[]), &to, reference, Collector::new(&[])).await;
+    assert!(matches!(ask("other/shop.git@main:team/a").await, Err(Answer::Denied(_))));
+    assert!(matches!(ask("team/shop.git@main").await, Err(Answer::Failed(p)) if p.reason == "Unavailable"));
+}
+
+#[tokio::test]
 async fn a_commit_that_was_fetched_needs_no_server() {
     let (repository, work) = (repository(), tempfile::tempdir().unwrap());
     let cache = Cache::new(work.path().to_owned());

@@ -1,0 +1,167 @@
+//! Phase, conditions and status.
+
+use std::collections::BTreeMap;
+
+use transom_sdk::prelude::*;
+use transom_sdk::{State, Status};
+
+use crate::spec::{EnvironmentStatus, Phase};
+
+/// What a condition is about, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Step {
+    Namespace,
+    Build,
+    Deployment,
+}
+
+impl Step {
+    const ALL: [Self; 3] = [Self::Namespace, Self::Build, Self::Deployment];
+
+    fn condition(self) -> &'static str {
+        match self {
+            Self::Namespace => "NamespaceReady",
+            Self::Build => "BuildReady",
+            Self::Deployment => "DeploymentReady",
+        }
+    }
+}
+
+/// Why it does not go on. What runs stays as it is.
+#[derive(Debug)]
+pub(crate) struct Problem {
+    pub(crate) step: Step,
+    /// CamelCase.
+    pub(crate) reason: String,
+    /// Names the field and the fix.
+    pub(crate) message: String,
+    /// Somebody has to change the Environment or its Project.
+    pub(crate) is_final: bool,
+}
+
+impl Problem {
+    /// What somebody has to change; `message` names the field.
+    pub(crate) fn of_spec(step: Step, reason: &str, message: String) -> Self {
+        Self { step, reason: reason.to_owned(), message, is_final: true }
+    }
+
+    /// What may come by itself.
+    pub(crate) fn transient(step: Step, reason: &str, message: String) -> Self {
+        Self { step, reason: reason.to_owned(), message, is_final: false }
+    }
+}
+
+/// Why a plan is not made to its end.
+pub(crate) enum Stop {
+    Problem(Problem),
+    Failure(Failure),
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Failure(failure)
+    }
+}
+
+impl From<Problem> for Stop {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(problem)
+    }
+}
+
+/// Everything that is told about an Environment.
+pub(crate) struct Report {
+    pub(crate) phase: Phase,
+    pub(crate) url: Option<String>,
+    pub(crate) namespace: Option<String>,
+    pub(crate) images: BTreeMap<String, String>,
+    conditions: BTreeMap<Step, (Status, String, String)>,
+    /// Parts of the template that mean nothing here; none when the template cannot have such parts.
+    pub(crate) unsupported: Option<Vec<String>>,
+}
+
+impl Default for Report {
+    fn default() -> Self {
+        Self {
+            phase: Phase::Pending,
+            url: None,
+            namespace: None,
+            images: BTreeMap::new(),
+            conditions: BTreeMap::new(),
+            unsupported: None,
+        }
+    }
+}
+
+impl Report {
+    pub(crate) fn say(&mut self, step: Step, status: impl Into<Status>, reason: &str, message: impl Into<String>) {
+        self.conditions.insert(step, (status.into(), reason.to_owned(), message.into()));
+    }
+
+    pub(crate) fn problem(&mut self, problem: &Problem) {
+        self.phase = match (problem.is_final, self.phase, problem.step) {
+            (true, ..) => Phase::Failed,
+            (false, Phase::Initializing, Step::Build) => Phase::Building,
+            (false, Phase::Initializing, Step::Deployment) => Phase::Deploying,
+            (false, phase, _) => phase,
+        };
+        self.say(problem.step, false, &problem.reason, problem.message.as_str());
+    }
+
+    /// What runs stays as it is, and so does what is known of it.
+    pub(crate) fn keep(&mut self, known: EnvironmentStatus) {
+        self.url = self.url.take().or(known.url);
+        self.namespace = self.namespace.take().or(known.namespace);
+        if self.images.is_empty() {
+            self.images = known.images;
+        }
+    }
+
+    /// What all that runs adds up to; `parts` are names for people and states.
+    pub(crate) fn deployed(&mut self, parts: &[(String, Health)]) {
+        let find = |state: State| parts.iter().find(|(_, health)| health.state == state);
+        let worst = find(State::Failed)
+            .or_else(|| find(State::Missing))
+            .or_else(|| parts.iter().find(|(_, health)| !health.is_ready()));
+        match worst {
+            None => {
+                self.phase = Phase::Ready;
+                self.say(Step::Deployment, true, "Deployed", format!("all {} objects are ready", parts.len()));
+            }
+            Some((name, health)) => {
+                self.phase = if health.is_failed() { Phase::Failed } else { Phase::Deploying };
+                self.say(Step::Deployment, false, &health.reason, format!("{name}: {}", health.message));
+            }
+        }
+    }
+
+    pub(crate) fn publish(self, plan: &mut Plan) {
+        let mut ready = Condition::new("Ready", true, "Ready", "the Environment runs");
+        let unknown = || (Status::Unknown, "Waiting".to_owned(), "what comes before it is not done".to_owned());
+        let said = Step::ALL.map(|step| (step, self.conditions.get(&step).cloned().unwrap_or_else(unknown)));
+        // the first that is in the way; what nobody looked at is not
+        let rank = |status: Status| if status == Status::False { 0 } else { 1 };
+        let in_the_way = said.iter().filter(|(_, (status, ..))| *status != Status::True);
+        if let Some((_, (_, reason, message))) = in_the_way.min_by_key(|(_, (status, ..))| rank(*status)) {
+            ready = Condition::new("Ready", false, reason, message);
+        }
+        for (step, (status, reason, message)) in said {
+            plan.condition(Condition::new(step.condition(), status, reason, message));
+        }
+        plan.condition(ready);
+        if let Some(unsupported) = &self.unsupported {
+            plan.condition(if unsupported.is_empty() {
+                Condition::new("TemplateSupported", true, "Supported", "all of the template is deployed")
+            } else {
+                let message = format!("not deployed: {}", unsupported.join("; "));
+                Condition::new("TemplateSupported", false, "UnsupportedKeys", message)
+            });
+        }
+        plan.status(&EnvironmentStatus {
+            phase: Some(self.phase),
+            url: self.url,
+            namespace: self.namespace,
+            images: self.images,
+        });
+    }
+}
