@@ -286,8 +286,12 @@ impl Reconcile<Project> for EnvironmentPlugin {
         let mut plan = cx.plan();
         let config: Config = cx.config()?;
         let mut faults = project.faults();
+        // those that are only cloned, in pods, need no endpoint
+        let templates = project.spec.templates.values().filter(|template| !template.path.is_empty());
+        let read: Vec<&str> = templates.map(|template| template.source_ref.as_str()).collect();
         for (index, source) in project.spec.sources.iter().enumerate() {
-            if source::root(&config, &source.repository_url).is_none() {
+            let is_read = read.contains(&source.name.as_str()) || (index == 0 && read.contains(&""));
+            if is_read && source::root(&config, &source.repository_url).is_none() {
                 let message = source::not_granted(&source.repository_url);
                 faults.push((format!("spec.sources[{index}].repositoryUrl"), message));
             }
@@ -371,7 +375,18 @@ fn arrange(
         _ => None,
     };
     let mut builds = template.map(|template| template.builds.clone()).unwrap_or_default();
-    builds.extend(loaded.iter().flat_map(|loaded| loaded.builds()));
+    // containers that are described need the image that they name, and no other
+    let is_any_used = match what {
+        What::Rendered(..) => true,
+        What::Managed(mode) => mode == DeploymentMode::Production && settings.image.is_empty(),
+        What::Workspace => false,
+    };
+    builds.retain(|build| is_any_used || build.name == settings.image);
+    for build in loaded.iter().flat_map(|loaded| loaded.builds()) {
+        if builds.iter().all(|known| known.name != build.name) {
+            builds.push(build);
+        }
+    }
     let Some(images) = build::plan(plan, cx, &site, &builds, report)? else {
         report.keep(environment.status.clone().unwrap_or_default());
         return Ok(());
@@ -379,10 +394,11 @@ fn arrange(
     report.phase = Phase::Deploying;
     let backend = match (what, loaded) {
         (What::Rendered(..), Some(loaded)) => {
-            let deployed = loaded.plan(plan, cx, &site, &images, &OWN, report)?;
+            let copied = [&secrets.git, &secrets.registry].into_iter().flatten().map(|name| ("Secret", name.as_str()));
+            let own: Vec<(&str, &str)> = OWN.into_iter().chain(copied).collect();
+            let deployed = loaded.plan(plan, cx, &site, &images, &own, report)?;
             report.url = deployed.url;
-            // a template with an Ingress of its own needs none of ours
-            deployed.backend.filter(|_| report.url.is_none())
+            deployed.backend
         }
         (What::Managed(mode), _) => {
             managed::plan(plan, cx, &site, mode, &settings, &images, report)?;

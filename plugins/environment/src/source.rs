@@ -90,10 +90,14 @@ impl Checkout<'_> {
                 Err(Problem::of_spec(Step::Deployment, "SourceNotFound", message).into())
             }
             Answer::Denied(message) => Err(stop("SourceNotGranted", format!("{field}: {message}"))),
-            Answer::Failed { reason, message } => Err(stop(
-                "SourceUnavailable",
-                format!("{field}: {} at {}: {reason}: {message}", self.url, self.revision),
-            )),
+            Answer::Failed { reason, message } => {
+                let (url, revision) = (self.url, self.revision);
+                let message = format!(
+                    "{field}: cannot read {url} at {revision}: {reason}: {message}; it is tried again, and commitSha must \
+                     be a commit of it"
+                );
+                Err(stop("SourceUnavailable", message))
+            }
             _ => Err(Failure::internal("an answer that this version does not know").into()),
         }
     }

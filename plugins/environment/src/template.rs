@@ -56,6 +56,7 @@ enum Content {
 
 /// What was rendered and planned.
 pub(crate) struct Deployed {
+    /// What an Ingress is to lead to; none for a template that has one itself.
     pub(crate) backend: Option<Backend>,
     /// Of an Ingress that the template has itself.
     pub(crate) url: Option<String>,
@@ -200,7 +201,9 @@ impl Loaded<'_> {
         }
         report.deployed(&parts);
         let objects: Vec<&Value> = items.iter().map(|item| &item.object).collect();
+        let has_ingress = objects.iter().any(|object| object.get("kind").and_then(Value::as_str) == Some("Ingress"));
         let backend = match &self.content {
+            _ if has_ingress => None,
             Content::Compose(compose) => compose.front().map(|(service, port)| Backend { service, port }),
             _ => backend(&objects),
         };
@@ -300,7 +303,9 @@ impl Loaded<'_> {
         let named = |hook: &helm::Hook| {
             format!("hook {} {} ({})", hook.manifest.kind, hook.manifest.name, hook.events.join(", "))
         };
-        report.unsupported = Some(reply.hooks.iter().filter(other).map(named).collect());
+        let has_kinds = !site.config.allow_cluster_scoped && files.iter().any(|file| file.path.starts_with("crds/"));
+        let kinds = has_kinds.then(|| "crds/ (kinds are in no namespace: install them once for all)".to_owned());
+        report.unsupported = Some(reply.hooks.iter().filter(other).map(named).chain(kinds).collect());
         Ok(items)
     }
 

@@ -118,12 +118,14 @@ fn e1_a_project_says_what_is_wrong_with_it() {
     let mut wrong = with_template(
         project(),
         "deployment",
-        json!({ "type": "terraform", "sourceRef": "api", "builds": [{ "name": "Web", "sourceRef": "web", "path": "../x" }] }),
+        json!({ "type": "terraform", "sourceRef": "api", "path": "x", "builds": [{ "name": "Web", "sourceRef": "web", "path": "../x" }] }),
     );
     wrong
         .spec
         .sources
         .push(SourceConfig { repository_url: "https://other.example/x".into(), ..wrong.spec.sources[0].clone() });
+    let read = json!({ "type": "manifest", "path": "k8s", "sourceRef": "web" });
+    wrong = with_template(wrong, "staging", read);
     let plan = Case::<EnvironmentPlugin>::new(&wrong).config(&config()).plan();
     assert_eq!(plan.condition("Ready"), Some(("False", "Invalid")));
     for part in [

@@ -1,10 +1,9 @@
 //! Environments: real repositories, a real registry, the real engines; the image builder is a script that pushes.
 //!
-//! Environments make namespaces, so their host watches all of them. There can be only one such host: the tests share it.
+//! Environments make namespaces, so hosts follow their children there, too.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Weak};
 
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
@@ -15,8 +14,6 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::runtime::Runtime;
-use tokio::sync::Mutex;
 use transom_tests::kubelet::{Image, Kubelet};
 use transom_tests::{
     Host, HostOptions, Namespace, Registry, TestCluster, component, condition, condition_of, engine, of, sample,
@@ -24,53 +21,25 @@ use transom_tests::{
 
 const BUILDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cluster/builder.sh");
 
-/// What all tests here share.
-struct Shared {
-    servers: Servers,
-    runtime: Option<Runtime>,
-}
-
-struct Servers {
+/// A team with a namespace and a host, its repositories and its registry.
+struct Team {
+    // the host goes before what it works in
     _host: Host,
+    ns: Namespace,
     registry: Registry,
     repositories: TempDir,
-    _ns: Namespace,
 }
 
-impl Drop for Shared {
-    fn drop(&mut self) {
-        // a runtime cannot be waited for inside another
-        self.runtime.take().map(Runtime::shutdown_background);
-    }
-}
-
-impl Shared {
-    /// The one that others use, or a new one. Its connections live in a runtime of their own, since that of a test ends
-    /// with the test.
-    async fn get() -> Arc<Self> {
-        static KNOWN: Mutex<Weak<Shared>> = Mutex::const_new(Weak::new());
-        let mut known = KNOWN.lock().await;
-        if let Some(shared) = known.upgrade() {
-            return shared;
-        }
-        let start = || {
-            let runtime = Runtime::new().unwrap();
-            (runtime.block_on(Servers::start()), runtime)
-        };
-        let (servers, runtime) = tokio::task::spawn_blocking(start).await.unwrap();
-        let shared = Arc::new(Self { servers, runtime: Some(runtime) });
-        *known = Arc::downgrade(&shared);
-        shared
-    }
-}
-
-impl Servers {
-    async fn start() -> Self {
-        let ns = TestCluster::shared().await.namespace("environments").await;
+impl Team {
+    async fn new(name: &str) -> Self {
+        let ns = TestCluster::shared().await.namespace(name).await;
         let registry = Registry::start().await;
         let repositories = tempfile::tempdir().unwrap();
-        ns.create(json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "login" }, "stringData": Registry::login() })).await;
-        let host = ns.host_with(HostOptions { arguments: vec!["--own-namespaces".into()], ..HostOptions::default() }).await;
+        let metadata = json!({ "name": "login" });
+        let login = Registry::login();
+        ns.create(json!({ "apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": login })).await;
+        let options = HostOptions { arguments: vec!["--own-namespaces".into()], ..HostOptions::default() };
+        let host = ns.host_with(options).await;
         let mut spec = component("environment").await.spec();
         let mut engines = Vec::new();
         for name in ["helm", "kustomize"] {
@@ -93,30 +62,16 @@ impl Servers {
         });
         let record = ns.record("environment", spec).await;
         ns.wait_for(&record, condition("Ready", "True")).await;
-        Self { _host: host, registry, repositories, _ns: ns }
-    }
-}
-
-/// A test's own team, with the name of its namespace.
-struct Team {
-    ns: Namespace,
-    shared: Arc<Shared>,
-}
-
-impl Team {
-    async fn new(name: &str) -> Self {
-        let shared = Shared::get().await;
-        Self { ns: TestCluster::shared().await.namespace(name).await, shared }
+        Self { _host: host, ns, registry, repositories }
     }
 
-    /// Makes a repository of these files, at the address `https://git.example/<team>/<name>`. Returns its commit.
+    /// Makes a repository of these files, at the address `https://git.example/<name>`. Returns its commit.
     fn repository(&self, name: &str, files: &[(&str, &str)]) -> String {
-        let folder = self.shared.servers.repositories.path().join(&self.ns.name).join(name);
-        commit(&folder, files)
+        commit(&self.repositories.path().join(name), files)
     }
 
     async fn project(&self, name: &str, templates: Value) -> Value {
-        let url = format!("https://git.example/{}/{name}", self.ns.name);
+        let url = format!("https://git.example/{name}");
         let source = json!({ "name": "web", "repositoryUrl": url, "branch": "main" });
         let spec = json!({ "sources": [source], "templates": templates });
         self.ns.create(object("Project", json!({ "name": name }), spec)).await
@@ -299,7 +254,7 @@ async fn e4_an_image_that_is_missing_is_built_pushed_and_deployed() {
             "config": { "image": build, "ports": [{ "containerPort": 8080 }] } })
     };
     team.project("shop", json!({ "deployment": template("app"), "staging": template("broken") })).await;
-    let login = json!({ ".dockerconfigjson": team.shared.servers.registry.docker_login() });
+    let login = json!({ ".dockerconfigjson": team.registry.docker_login() });
     team.ns
         .create(json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "registry-credentials" },
         "type": "kubernetes.io/dockerconfigjson", "stringData": login }))
@@ -313,7 +268,7 @@ async fn e4_an_image_that_is_missing_is_built_pushed_and_deployed() {
     let ready = team.ns.wait_for(&environment, condition("Ready", "True")).await;
     let [run] = &kubelet.runs_of("build")[..] else { panic!("one build") };
     assert_eq!(run.exit_code, Some(0));
-    let image = format!("{}/{}/shop/app:{commit}", team.shared.servers.registry.authority, team.ns.name);
+    let image = format!("{}/{}/shop/app:{commit}", team.registry.authority, team.ns.name);
     assert_eq!(ready["status"]["images"], json!({ "app": image }));
     let web = inside.get(of::<Deployment>("web")).await;
     assert_eq!(web["spec"]["template"]["spec"]["containers"][0]["image"], image);

@@ -106,7 +106,9 @@ fn e4_builds_need_a_commit_and_a_registry() {
 #[test]
 fn e4_images_of_other_contexts_are_others() {
     let mut project = built();
-    let builds = &mut project.spec.templates.get_mut("deployment").unwrap().builds;
+    let template = project.spec.templates.get_mut("deployment").unwrap();
+    template.config.as_mut().unwrap().image = String::new();
+    let builds = &mut template.builds;
     builds.push(
         serde_json::from_value(
             json!({ "name": "api", "sourceRef": "web", "path": "api", "dockerfile": "Dockerfile.dev" }),
@@ -127,4 +129,22 @@ fn e4_images_of_other_contexts_are_others() {
     let output = args.iter().find(|arg| arg.starts_with("--output=")).unwrap();
     let image = format!("name=registry.example:5000/acme/shop/api:{COMMIT}-");
     assert!(output.contains(&image) && output.ends_with(",push=true,registry.insecure=true"), "{output}");
+}
+
+#[test]
+fn e4_only_images_that_are_used_are_built() {
+    let project = built();
+    let case = |change: fn(&mut Environment)| {
+        let mut environment = environment("deployment");
+        change(&mut environment);
+        placed(&environment, &project).plan()
+    };
+    assert_eq!(case(|_| {}).names::<Job>().len(), 1);
+    let plan = case(|environment| environment.spec.config.image = "registry.example/other:1".into());
+    assert_eq!((plan.names::<Job>(), plan.names::<Deployment>()), (vec![], vec!["web".to_owned()]));
+    let plan = case(|environment| {
+        environment.spec.config.image = "alpine:3".into();
+        environment.spec.deployment_mode = DeploymentMode::Workspace;
+    });
+    assert_eq!(plan.condition("BuildReady"), Some(("True", "NotNeeded")));
 }

@@ -93,6 +93,17 @@ fn e6_an_environment_keeps_to_its_namespace() {
 }
 
 #[test]
+fn e6_a_template_with_an_ingress_of_its_own_gets_no_other() {
+    let own = "{apiVersion: networking.k8s.io/v1, kind: Ingress, metadata: {name: web}}";
+    let plan = manifests(&format!(
+        "{own}\n---\n{{apiVersion: v1, kind: Service, metadata: {{name: web}}, spec: {{ports: [{{port: 80}}]}}}}"
+    ))
+    .plan();
+    assert_eq!(plan.names::<Ingress>(), ["web"]);
+    assert_eq!(plan.status.as_ref().unwrap()["url"], json!(null), "it names no host");
+}
+
+#[test]
 fn e6_what_is_not_in_the_repository_is_told() {
     let project = with_template(project(), "deployment", json!({ "type": "helm", "path": "chart" }));
     let plan = placed(&environment(), &project).plan();

@@ -29,6 +29,8 @@ CREATE TABLE deployment_instance (
     overrides jsonb NOT NULL DEFAULT '{}',
     -- JSON over those, sealed for this row (see seal.rs).
     secrets bytea,
+    -- The generation that the secrets are of: their Secret is named by it.
+    secrets_generation bigint NOT NULL DEFAULT 1,
     -- Counts changes of what is wanted; a status is taken for this generation only.
     generation bigint NOT NULL DEFAULT 1,
     status text NOT NULL DEFAULT 'Pending' CHECK (status IN ('Pending', 'Running', 'Failed', 'Upgrading')),

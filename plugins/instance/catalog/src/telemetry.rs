@@ -1,15 +1,20 @@
 //! Logs, health and metrics.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use axum::Router;
 use axum::routing::get;
 use http::StatusCode;
 use tokio::net::TcpListener;
+use tokio::time::timeout;
 use tracing_subscriber::EnvFilter;
 
 use crate::database::Database;
 use crate::metrics::metrics;
+
+/// How long the database may take to answer; a probe must not wait for ever.
+const READY_DEADLINE: Duration = Duration::from_secs(5);
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -58,9 +63,10 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 ///
 /// When the address cannot be listened on.
 pub async fn serve(address: SocketAddr, database: Database) -> std::io::Result<SocketAddr> {
-    let ready = async move || match database.check().await {
-        Ok(()) => (StatusCode::OK, "ok".to_owned()),
-        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, chain(&error)),
+    let ready = async move || match timeout(READY_DEADLINE, database.check()).await {
+        Ok(Ok(())) => (StatusCode::OK, "ok".to_owned()),
+        Ok(Err(error)) => (StatusCode::SERVICE_UNAVAILABLE, chain(&error)),
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the database does not answer in time".to_owned()),
     };
     let metrics = async || match metrics().text() {
         Ok(text) => (StatusCode::OK, text),

@@ -91,6 +91,8 @@ pub struct Instance {
     pub overrides: Object,
     /// Over those, sealed.
     pub sealed: Option<Vec<u8>>,
+    /// Since which generation.
+    pub secrets_generation: i64,
     /// Counts changes of what is wanted, from 1.
     pub generation: i64,
     /// As the cluster last said.
@@ -135,8 +137,8 @@ pub struct Change {
 
 const TEMPLATE: &str = "id, chart, default_values, domain_paths, timeout_seconds, created_at";
 
-const INSTANCE: &str = "id, user_id, product_template_version_id, namespace, domain_name, overrides, secrets, generation, \
-    status, message, release_revision, last_reconcile, created_at, updated_at, deleted_at, gone_at";
+const INSTANCE: &str = "id, user_id, product_template_version_id, namespace, domain_name, overrides, secrets, secrets_generation, \
+    generation,     status, message, release_revision, last_reconcile, created_at, updated_at, deleted_at, gone_at";
 
 fn template_of(row: &Row) -> Result<Template, Error> {
     let (Json(chart), Json(default_values)) = (row.try_get("chart")?, row.try_get("default_values")?);
@@ -167,6 +169,7 @@ fn instance_of(row: &Row) -> Result<Instance, Error> {
         domain_name: row.try_get("domain_name")?,
         overrides,
         sealed: row.try_get("secrets")?,
+        secrets_generation: row.try_get("secrets_generation")?,
         generation: row.try_get("generation")?,
         status,
         created_at: row.try_get("created_at")?,
@@ -300,6 +303,7 @@ pub async fn change_instance(client: &impl GenericClient, id: Uuid, change: Chan
             product_template_version_id = $2,
             overrides = coalesce($3, overrides),
             secrets = CASE WHEN $4 THEN $5 ELSE secrets END,
+            secrets_generation = CASE WHEN $4 THEN generation + 1 ELSE secrets_generation END,
             generation = generation + 1,
             status = CASE WHEN release_revision IS NULL THEN 'Pending' ELSE 'Upgrading' END,
             message = ''

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{Lookup, ObjectRef, Store, reflector};
@@ -148,6 +148,13 @@ impl Cluster {
         find(&self.known_secrets, name, self.namespace(), ())
     }
 
+    /// All that an instance has.
+    pub(super) fn secrets_of(&self, instance: &str) -> Vec<Arc<Secret>> {
+        let is_of =
+            |secret: &Secret| secret.metadata.name.as_deref().and_then(desired::instance_of_secret) == Some(instance);
+        self.known_secrets.state_filter(is_of)
+    }
+
     fn namespace(&self) -> &str {
         self.templates.namespace().unwrap_or_default()
     }
@@ -239,23 +246,21 @@ impl Cluster {
         delete(&self.secrets, live, "secret").await
     }
 
-    /// Deletes the Secret of that name if it is ours, even one that the watch has not heard of.
-    pub(super) async fn clear_secret(&self, name: &str) -> Result<(), Error> {
-        let found = self.secrets.get_opt(name).await.map_err(|error| Error::secret("get", name, &error))?;
-        match found {
-            Some(found) => {
-                self.check_owner(name, Some(&found))?;
-                self.delete_secret(&found).await
-            }
-            None => Ok(()),
+    /// Deletes all Secrets of an instance, even those that the watch has not heard of.
+    pub(super) async fn clear_secrets(&self, instance: &str) -> Result<(), Error> {
+        let selector = format!("{}={},{}={instance}", desired::CATALOG, self.catalog, desired::INSTANCE);
+        let found = self.secrets.list(&ListParams::default().labels(&selector)).await;
+        for secret in found.map_err(|error| Error::secret("list", instance, &error))? {
+            self.delete_secret(&secret).await?;
         }
+        Ok(())
     }
 }
 
 /// The instance that a Secret is of.
 fn secret_key(name: &str) -> Key {
-    let instance = name.strip_suffix("-values").filter(|instance| !instance.is_empty());
-    instance.map_or_else(|| Key::Secret(name.to_owned()), |instance| Key::Instance(instance.to_owned()))
+    desired::instance_of_secret(name)
+        .map_or_else(|| Key::Secret(name.to_owned()), |instance| Key::Instance(instance.to_owned()))
 }
 
 fn find<K>(store: &Store<K>, name: &str, namespace: &str, dynamic: K::DynamicType) -> Option<Arc<K>>

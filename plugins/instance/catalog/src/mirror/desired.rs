@@ -14,6 +14,9 @@ use crate::database::store::{Instance, Phase, Status, Template};
 /// Says which catalog has made an object. Nothing without it is ever removed.
 pub(super) const CATALOG: &str = "caelus.io/catalog";
 
+/// Says which instance a Secret is of.
+pub(super) const INSTANCE: &str = "caelus.io/instance";
+
 /// Says which generation of its row an object has.
 pub(super) const GENERATION: &str = "caelus.io/generation";
 
@@ -35,9 +38,16 @@ fn resource(kind: &str, plural: &str) -> ApiResource {
     ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk("caelus.io", "v1", kind), plural)
 }
 
-/// The Secret with an instance's values.
-pub(super) fn secret_name(instance: &str) -> String {
-    format!("{instance}-values")
+/// The Secret with the values that an instance has since that generation. Other values are another Secret: so the object
+/// takes them on with all else that an upgrade changes, in one write.
+pub(super) fn secret_name(instance: &str, generation: i64) -> String {
+    format!("{instance}-values-{generation}")
+}
+
+/// The instance that a Secret is of.
+pub(super) fn instance_of_secret(name: &str) -> Option<&str> {
+    let (instance, generation) = name.rsplit_once("-values-")?;
+    generation.parse::<i64>().is_ok().then_some(instance)
 }
 
 fn labels(catalog: Uuid) -> Value {
@@ -70,7 +80,7 @@ pub(super) fn instance(catalog: Uuid, row: &Instance) -> Value {
         "values": row.overrides,
     });
     if let (Some(_), Some(spec)) = (&row.sealed, spec.as_object_mut()) {
-        spec.insert("valuesSecret".into(), secret_name(&name).into());
+        spec.insert("valuesSecret".into(), secret_name(&name, row.secrets_generation).into());
     }
     let annotations = json!({ GENERATION: row.generation.to_string() });
     json!({
@@ -82,11 +92,16 @@ pub(super) fn instance(catalog: Uuid, row: &Instance) -> Value {
 }
 
 /// Its text is the row's opened secrets, byte for byte.
-pub(super) fn secret(catalog: Uuid, instance: &str, values: &[u8]) -> Value {
+pub(super) fn secret(catalog: Uuid, row: &Instance, values: &[u8]) -> Value {
+    let instance = row.id.to_string();
+    let mut labels = labels(catalog);
+    if let Some(labels) = labels.as_object_mut() {
+        labels.insert(INSTANCE.into(), instance.clone().into());
+    }
     json!({
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": { "name": secret_name(instance), "labels": labels(catalog) },
+        "metadata": { "name": secret_name(&instance, row.secrets_generation), "labels": labels },
         "type": "Opaque",
         "data": { VALUES_KEY: STANDARD.encode(values) },
     })
@@ -187,6 +202,7 @@ mod tests {
             domain_name: "shop.example.org".into(),
             overrides: json!({ "size": 1.0, "gone": null }).as_object().unwrap().clone(),
             sealed: Some(vec![1]),
+            secrets_generation: 2,
             generation: 3,
             status: Status {
                 phase: Phase::Pending,
@@ -219,6 +235,9 @@ mod tests {
         assert!(!is_good(|object| object["spec"]["domainName"] = json!("x")));
         assert!(!is_good(|object| object["metadata"]["labels"] = json!({})));
         assert!(!is_good(|object| object["metadata"]["annotations"][GENERATION] = json!("2")));
+        assert_eq!(wanted["spec"]["valuesSecret"], format!("{}-values-2", row().id));
+        assert_eq!(instance_of_secret(&secret_name("a-values-1", 2)), Some("a-values-1"));
+        assert_eq!(instance_of_secret("a-values"), None);
         let without = instance(Uuid::from_u128(1), &Instance { sealed: None, ..row() });
         let spare = live(without.clone(), |object| object["spec"]["valuesSecret"] = json!("x"));
         assert!(!is_as_wanted(&without, &spare));

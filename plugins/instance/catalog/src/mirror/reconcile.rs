@@ -94,10 +94,15 @@ impl Context {
         }
     }
 
-    /// The Secret first, because the instance names it.
+    /// Template version and Secret first, because the instance names them. A Secret with earlier values goes when the
+    /// operator has reported on the object that names it no more.
     async fn keep(&self, name: &str, row: &Instance) -> Result<(), Error> {
+        let template = row.template.to_string();
+        if self.cluster.template(&template).is_none() {
+            self.template(&template).await?;
+        }
         let live = self.cluster.instance(name);
-        let secret = self.cluster.secret(&desired::secret_name(name));
+        let wanted_secret = row.sealed.is_some().then(|| desired::secret_name(name, row.secrets_generation));
         if let Some(sealed) = &row.sealed {
             let opened = self.keyring.open(Place::Instance(row.id), sealed);
             let values = opened.map_err(|source| database::Error::Sealed {
@@ -105,8 +110,9 @@ impl Context {
                 row: row.id.to_string(),
                 source,
             })?;
-            let wanted = desired::secret(self.catalog, name, &values);
-            self.cluster.apply_secret(&wanted, secret.as_deref()).await?;
+            let wanted = desired::secret(self.catalog, row, &values);
+            let live = wanted_secret.as_ref().and_then(|name| self.cluster.secret(name));
+            self.cluster.apply_secret(&wanted, live.as_deref()).await?;
         }
         let wanted = desired::instance(self.catalog, row);
         if let Err(error) = self.cluster.apply_instance(&wanted, live.as_deref()).await {
@@ -118,15 +124,14 @@ impl Context {
             }
             return Err(error.into());
         }
-        if row.sealed.is_none()
-            && let Some(secret) = secret
-        {
-            self.cluster.delete_secret(&secret).await?;
+        let Some((generation, status)) = live.as_deref().and_then(desired::status) else { return Ok(()) };
+        if generation == row.generation {
+            let secrets = self.cluster.secrets_of(name);
+            for earlier in secrets.iter().filter(|secret| secret.metadata.name != wanted_secret) {
+                self.cluster.delete_secret(earlier).await?;
+            }
         }
-        match live.as_deref().and_then(desired::status) {
-            Some((generation, status)) => self.report(row, generation, &status).await,
-            None => Ok(()),
-        }
+        self.report(row, generation, &status).await
     }
 
     /// To the row, if it still wants what the status is of and has another.
@@ -153,7 +158,7 @@ impl Context {
             self.cluster.delete_instance(&live).await?;
             return Err(Error::Unheard);
         }
-        self.cluster.clear_secret(&desired::secret_name(name)).await?;
+        self.cluster.clear_secrets(name).await?;
         if store::bury_instance(&**self.database.get().await?, id).await? {
             metrics().write("row", "bury");
             tracing::info!(instance = %id, "nothing is left of an instance");
@@ -166,7 +171,7 @@ impl Context {
         if let Some(live) = self.cluster.instance(name) {
             return Ok(self.cluster.delete_instance(&live).await?);
         }
-        if let Some(secret) = self.cluster.secret(&desired::secret_name(name)) {
+        for secret in self.cluster.secrets_of(name) {
             self.cluster.delete_secret(&secret).await?;
         }
         Ok(())

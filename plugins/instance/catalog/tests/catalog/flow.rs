@@ -101,7 +101,7 @@ async fn a_deleted_instance_is_shown_until_nothing_of_it_is_left() {
     assert_eq!(http.delete(&path, ALICE).await.expect(202).body["deletedAt"], deleted["deletedAt"]);
     ns.instance(&name, |object| object.metadata.deletion_timestamp.is_some()).await;
     assert!(http.get(&path, ALICE).await.expect(200).body["deletedAt"].is_string(), "the operator still works on it");
-    assert_eq!(ns.secret_names().await, [format!("{name}-values")], "deleting may need its values");
+    assert_eq!(ns.secret_names().await, [format!("{name}-values-1")], "deleting may need its values");
     let upgrade = json!({ "productTemplateVersion": template });
     http.post(&format!("{path}/upgrade"), ADMIN, &upgrade).await.expect(409);
     assert_eq!(http.post("/instances", ALICE, &new).await.expect(409).field(), "domainName");
@@ -142,19 +142,26 @@ async fn secrets_reach_the_cluster_as_a_secret_and_appear_nowhere_else() {
     seen.push(made.text);
 
     let object = ns.instance(&name, |_| true).await;
-    let secret_name = format!("{name}-values");
-    assert_eq!(object.data["spec"]["valuesSecret"], secret_name.as_str());
-    let values = async || {
-        let secret = ns.secrets().get(&secret_name).await.unwrap();
+    let first = format!("{name}-values-1");
+    assert_eq!(object.data["spec"]["valuesSecret"], first.as_str());
+    let values = async |name: &str| {
+        let secret = ns.secrets().get(name).await.unwrap();
         serde_json::from_slice::<Value>(&secret.data.unwrap()["values.json"].0).unwrap()
     };
-    assert_eq!(values().await, json!({ "database": { "password": FIRST } }));
+    assert_eq!(values(&first).await, json!({ "database": { "password": FIRST } }));
     report(&ns.instances(), &object, "Running", "", 1).await.unwrap();
 
-    let upgrade = json!({ "productTemplateVersion": template, "secrets": { "database": { "password": SECOND } } });
+    // other values are another Secret, so that the object takes them on at once with all else
+    let other = world.template().await;
+    let upgrade = json!({ "productTemplateVersion": other, "secrets": { "database": { "password": SECOND } } });
     seen.push(http.post(&format!("{path}/upgrade"), ADMIN, &upgrade).await.expect(202).text);
-    until("the Secret has the new values", async || (values().await["database"]["password"] == SECOND).then_some(()))
-        .await;
+    let second = format!("{name}-values-2");
+    let object = ns.instance(&name, |object| object.data["spec"]["valuesSecret"] == second.as_str()).await;
+    assert_eq!(object.data["spec"]["productTemplateVersion"], other.as_str());
+    assert_eq!(values(&second).await, json!({ "database": { "password": SECOND } }));
+    assert_eq!(ns.secret_names().await, [first, second.clone()], "the operator may still work on the first spec");
+    report(&ns.instances(), &object, "Upgrading", "", 2).await.unwrap();
+    until("the first Secret is gone", async || (ns.secret_names().await == [second.clone()]).then_some(())).await;
     // requests that are refused, with a secret in them
     for wrong in [json!({ "secrets": FIRST }), json!({ "secrets": { "a": FIRST }, "domainName": 1 })] {
         seen.push(http.post("/instances", ALICE, &wrong).await.expect(422).text);
@@ -186,7 +193,7 @@ async fn secrets_reach_the_cluster_as_a_secret_and_appear_nowhere_else() {
     }
     let taken_away = json!({ "productTemplateVersion": template, "secrets": {} });
     http.post(&format!("{path}/upgrade"), ADMIN, &taken_away).await.expect(202);
+    let object = ns.instance(&name, |object| object.data["spec"].get("valuesSecret").is_none()).await;
+    report(&ns.instances(), &object, "Running", "", 3).await.unwrap();
     until("the Secret is gone", async || ns.secret_names().await.is_empty().then_some(())).await;
-    let object = ns.instances().get(&name).await.unwrap();
-    assert_eq!(object.data["spec"].get("valuesSecret"), None);
 }

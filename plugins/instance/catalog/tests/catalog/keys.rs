@@ -38,7 +38,7 @@ async fn after_a_rotation_the_old_key_can_go() {
     assert_eq!(shown["generation"], 1, "nothing else is wanted of it");
     let again = world.service.http.once("/instances", ALICE, "order-1", &new).await.expect(201);
     assert_eq!(again.id(), name, "the request is still known");
-    let secret = format!("{name}-values");
+    let secret = format!("{name}-values-1");
     world.ns.secrets().delete(&secret, &kube::api::DeleteParams::default()).await.unwrap();
     crate::support::until("the Secret is written again", async || {
         let secret = world.ns.secrets().get_opt(&secret).await.unwrap()?;

@@ -37,7 +37,7 @@ async fn drift_is_repaired_and_objects_without_a_row_go_if_they_are_ours() {
             && object.data["spec"]["domainName"] == made.data["spec"]["domainName"]
     };
     ns.instance(&name, is_repaired).await;
-    let secret = format!("{name}-values");
+    let secret = format!("{name}-values-1");
     let broken = json!({ "stringData": { "values.json": "{}" } });
     ns.secrets().patch(&secret, &by_hand, &Patch::Merge(broken)).await.unwrap();
     until("the Secret is repaired", async || {

@@ -156,7 +156,6 @@ async fn run(cluster: &TestCluster, postgres: &Postgres, seed: u64) -> u64 {
 /// Waits until rows and objects are what the user was told, and what runs is what is wanted.
 async fn agree(service: &Service, ns: &crate::support::Namespace, told: &Told, seed: u64) {
     let wanted: Vec<String> = told.live.keys().cloned().collect();
-    let secrets: Vec<String> = wanted.iter().map(|id| format!("{id}-values")).collect();
     until(&format!("both sides agree, seed {seed}"), async || {
         let page = service.http.try_get("/instances?limit=200", ALICE).await?.body;
         let items = page["items"].as_array()?;
@@ -166,12 +165,18 @@ async fn agree(service: &Service, ns: &crate::support::Namespace, told: &Told, s
         let (mut there, mut kept) = (ns.names(&ns.instances()).await, ns.secret_names().await);
         there.sort();
         kept.sort();
-        (run && values && ids == wanted && there == wanted && kept == secrets).then_some(())
+        // one Secret each, with the latest values
+        let of: Vec<&str> = kept.iter().filter_map(|name| Some(name.rsplit_once("-values-")?.0)).collect();
+        (run && values && ids == wanted && there == wanted && of == wanted).then_some(())
     })
     .await;
     for (id, values) in &told.live {
         let object = ns.instances().get(id).await.unwrap();
         assert_eq!(object.data["spec"]["values"], *values, "seed {seed}");
+        let secret = ns.secrets().get(object.data["spec"]["valuesSecret"].as_str().unwrap()).await.unwrap();
+        let hidden: Value = serde_json::from_slice(&secret.data.unwrap()["values.json"].0).unwrap();
+        let expected = values["step"].as_u64().map_or("hunter2".to_owned(), |step| format!("hunter2-{step}"));
+        assert_eq!(hidden, json!({ "hidden": expected }), "seed {seed}");
     }
 }
 

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
@@ -5,6 +7,9 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
+
+/// For one answer: longer than the service itself takes before it gives up.
+const PATIENCE: Duration = Duration::from_secs(40);
 
 /// A client of the API.
 #[derive(Clone)]
@@ -47,9 +52,11 @@ impl Http {
 
     /// None when there is no answer.
     pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> Option<Answer> {
-        let response = tokio::time::timeout(super::DEADLINE, self.client.request(request)).await.ok()?.ok()?;
-        let (parts, body) = response.into_parts();
-        let bytes = body.collect().await.ok()?.to_bytes();
+        let answered = tokio::time::timeout(PATIENCE, async {
+            let (parts, body) = self.client.request(request).await.ok()?.into_parts();
+            Some((parts, body.collect().await.ok()?.to_bytes()))
+        });
+        let (parts, bytes) = answered.await.ok()??;
         let text = String::from_utf8_lossy(&bytes).into_owned();
         let body = serde_json::from_slice(&bytes).unwrap_or_default();
         Some(Answer { status: parts.status, headers: parts.headers, body, text })
