@@ -17,9 +17,6 @@ use crate::report::{self, Facts};
 use crate::spec::CaelusInstance;
 use crate::state::{self, Cause, Operation, Stage, State};
 
-/// On live objects that are released instead of deleted.
-const KEEP: &str = "transom.dev/keep";
-
 pub(crate) fn plan(instance: &CaelusInstance, cx: &Context) -> Result<Plan, Failure> {
     let config: Config = cx.config()?;
     let name = &instance.spec.namespace;
@@ -37,13 +34,15 @@ pub(crate) fn plan(instance: &CaelusInstance, cx: &Context) -> Result<Plan, Fail
         Some(state) => settle(crate::current(cx, &state.current, &seed))?,
         None => Ok(Rendered::default()),
     };
-    let (rendered, unknown) = match rendered {
-        Ok(rendered) => (rendered, None),
-        Err(problem) => (Rendered::default(), Some(problem)),
+    let rendered = match rendered {
+        Ok(rendered) => rendered,
+        // the host waits for as long as the Plugin record says
+        Err(problem) if problem.passes => return Err(Failure::transient(problem.reason, problem.message)),
+        Err(problem) => {
+            transom_sdk::log::warn(format!("hooks of the deletion are not known: {}", problem.reason));
+            Rendered::default()
+        }
     };
-    if let Some(problem) = unknown {
-        transom_sdk::log::warn(format!("hooks of the deletion are not known: {}", problem.reason));
-    }
     let mut redactor = Redactor::default();
     for inputs in state.iter().flat_map(|state| std::iter::once(&state.current).chain(&state.good)) {
         inputs.secret.iter().for_each(|secret| redactor.add(secret));
@@ -72,15 +71,11 @@ fn staged(
         let failure = state.failure.clone().filter(|_| state.operation == Operation::Delete);
         Ok(State { operation: Operation::Delete, failure, ..state.at(stage, release::now(cx, 1)?) })
     };
-    let fresh = |cx: &Context| {
-        let mut plan = cx.plan();
-        isolation::plan(&mut plan, instance, config, Ground::Owned, false);
-        plan
-    };
     if state.operation != Operation::Delete {
-        return crate::write_down(fresh(cx), instance, cx, redactor, &next(Stage::Before)?);
+        return crate::write_down(cx.plan(), instance, cx, redactor, &next(Stage::Before)?);
     }
-    isolation::plan(&mut plan, instance, config, Ground::Owned, false);
+    let keep = isolation::is_namespace_kept(instance, cx)?;
+    isolation::plan(&mut plan, instance, config, Ground::Owned, keep);
     if state.stage == Stage::Apply {
         // all but this is left out, and so deleted
         crate::keep_record(&mut plan, state)?;
@@ -90,7 +85,7 @@ fn staged(
             !(isolation::is_part(object) || kind == "Namespace" || is_record)
         };
         if !cx.all_children().any(|object| is_left(&object)) {
-            return crate::write_down(fresh(cx), instance, cx, redactor, &next(Stage::After)?);
+            return crate::write_down(cx.plan(), instance, cx, redactor, &next(Stage::After)?);
         }
         tell(&mut plan, instance, cx, redactor, state, "the release is being deleted".into())?;
         return Ok(plan);
@@ -103,15 +98,15 @@ fn staged(
     let progress = settle(hooks::run(&mut plan, cx, state, rendered, event, &mut but))?;
     let timeout = state.current.timeout_seconds;
     match progress {
-        Ok(Progress::Done) => crate::write_down(fresh(cx), instance, cx, redactor, &next(after)?),
+        Ok(Progress::Done) => crate::write_down(cx.plan(), instance, cx, redactor, &next(after)?),
         Ok(Progress::Step(hooks_done)) => {
             let next = State { hooks_done, ..state.clone() };
-            crate::write_down(fresh(cx), instance, cx, redactor, &next)
+            crate::write_down(cx.plan(), instance, cx, redactor, &next)
         }
         Ok(Progress::Failed(cause)) => {
             let message = redactor.clean(&cause.message);
             let next = State { failure: Some(Cause { message, ..cause }), ..next(after)? };
-            crate::write_down(fresh(cx), instance, cx, redactor, &next)
+            crate::write_down(cx.plan(), instance, cx, redactor, &next)
         }
         waiting => {
             let message = match waiting {
@@ -124,7 +119,7 @@ fn staged(
                 let message = redactor.clean(&format!("not done within {timeout} s: {message}"));
                 let cause = Cause { reason: "HookFailed".into(), message };
                 let next = State { failure: Some(cause), ..next(after)? };
-                return crate::write_down(fresh(cx), instance, cx, redactor, &next);
+                return crate::write_down(cx.plan(), instance, cx, redactor, &next);
             }
             plan.hold_rest_but(&but);
             tell(&mut plan, instance, cx, redactor, state, message)?;
@@ -164,15 +159,14 @@ fn end(
         Answer::Denied(message) => return Err(Failure::transient("LookupDenied", message)),
         other => other.into_found()?.is_some(),
     };
-    let stays = claims || rendered.objects.iter().any(|made| made.keeps);
-    let namespace = cx.child::<Namespace>(name);
-    let is_marked = match &namespace {
-        Some(namespace) => namespace.annotations()?.get(KEEP).is_some_and(|keep| keep == "true"),
-        None => false,
-    };
-    if stays && !is_marked {
+    let is_claim = |object: &AnyObject| &*object.type_meta().kind == "PersistentVolumeClaim";
+    let mut stays = claims || rendered.objects.iter().any(|made| made.keeps && !is_claim(&made.object));
+    for object in cx.all_children().filter(|object| object.namespace().is_some() && !is_claim(object)) {
+        stays |= cx.child_any(&object).as_ref().map_or(Ok(false), isolation::is_kept)?;
+    }
+    if stays != isolation::is_namespace_kept(instance, cx)? {
         // it is marked before anything is deleted
-        isolation::plan(&mut plan, instance, config, Ground::Owned, true);
+        isolation::plan(&mut plan, instance, config, Ground::Owned, stays);
         plan.hold_rest();
         return Ok(plan);
     }

@@ -67,6 +67,19 @@ pub(crate) fn survey(instance: &CaelusInstance, cx: &Context) -> Result<Ground, 
     }
 }
 
+/// On live objects that are released instead of deleted.
+const KEEP: &str = "transom.dev/keep";
+
+/// Is the live child one that is released instead of deleted?
+pub(crate) fn is_kept<K>(live: &Observed<K>) -> Result<bool, Failure> {
+    Ok(live.annotations()?.get(KEEP).is_some_and(|keep| keep == "true"))
+}
+
+/// Is the namespace kept as it is now?
+pub(crate) fn is_namespace_kept(instance: &CaelusInstance, cx: &Context) -> Result<bool, Failure> {
+    cx.child::<Namespace>(&instance.spec.namespace).as_ref().map_or(Ok(false), is_kept)
+}
+
 /// Was the namespace left behind by the instance?
 pub(crate) fn was_left(instance: &CaelusInstance, cx: &Context) -> Result<bool, Failure> {
     match cx.try_get_in::<Namespace>("", &instance.spec.namespace)? {
@@ -112,11 +125,11 @@ pub(crate) fn is_named(kind: &str, name: &str) -> bool {
         && ["NetworkPolicy", "ResourceQuota", "LimitRange"].contains(&kind)
 }
 
-/// Plans namespace, policies and quota; `keep` leaves the namespace behind.
+/// Plans namespace, policies and quota; `keep` leaves the namespace behind, whoever ends the instance.
 pub(crate) fn plan(plan: &mut Plan, instance: &CaelusInstance, config: &Config, ground: Ground, keep: bool) {
     let namespace = namespace(instance, config);
     match (ground, keep) {
-        (Ground::Left, _) => plan.apply(namespace.adopt()),
+        (Ground::Left, _) => plan.apply(namespace.adopt().keep()),
         (_, true) => plan.apply(namespace.keep()),
         (_, false) => plan.apply(namespace),
     };

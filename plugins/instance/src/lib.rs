@@ -104,7 +104,7 @@ impl Reconcile<CaelusInstance> for InstancePlugin {
             Ok(wanted) => match begin(instance, cx, state.as_ref(), wanted, &seed)? {
                 Begun::Next(next) => {
                     let mut plan = cx.plan();
-                    isolation::plan(&mut plan, instance, &config, ground, false);
+                    isolation::plan(&mut plan, instance, &config, ground, isolation::is_namespace_kept(instance, cx)?);
                     if ground != Ground::Owned {
                         let facts = Facts { state: None, problem: None, workloads: None };
                         report::publish(&mut plan, instance, cx, &redactor, &facts)?;
@@ -177,8 +177,8 @@ fn begin(
     wanted.seen.is_upgrade = is_upgrade;
     let fetched =
         settle(chart::fetch(cx, &wanted.chart, Some(&wanted.digest), &wanted::field(&wanted.template_version)));
-    // the clock stands still for as long as the revision does
-    let now = report::hour(cx);
+    // of a chart that fails it is asked once an hour; afterwards it stands still for as long as the revision does
+    let now = release::now(cx, 3600);
     let fetched = match fetched? {
         Ok(fetched) => fetched,
         Err(problem) => return Ok(Begun::Refused(problem)),
@@ -234,10 +234,12 @@ fn go_on(
     seed: &str,
     problem: Option<Problem>,
 ) -> Result<Plan, Failure> {
-    let mut plan = cx.plan();
-    isolation::plan(&mut plan, instance, config, Ground::Owned, false);
-    keep_record(&mut plan, state)?;
     let current = settle(current(cx, &state.current, seed))?;
+    // data of an earlier release may be there, too
+    let keep = isolation::is_namespace_kept(instance, cx)? || current.as_ref().is_ok_and(|rendered| rendered.has_data);
+    let mut plan = cx.plan();
+    isolation::plan(&mut plan, instance, config, Ground::Owned, keep);
+    keep_record(&mut plan, state)?;
     let step = match &current {
         Ok(rendered) => settle(release::drive(&mut plan, cx, state, rendered))?,
         Err(problem) => Err(problem.clone()),
@@ -249,9 +251,7 @@ fn go_on(
             for cause in causes.into_iter().flatten() {
                 cause.message = redactor.clean(&cause.message);
             }
-            let mut plan = cx.plan();
-            isolation::plan(&mut plan, instance, config, Ground::Owned, false);
-            write_down(plan, instance, cx, redactor, &next)
+            write_down(cx.plan(), instance, cx, redactor, &next)
         }
         Ok(Step::Stay(workloads)) => {
             let facts = Facts { state: Some(state), problem, workloads: Some(workloads) };

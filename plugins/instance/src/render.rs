@@ -43,6 +43,8 @@ pub(crate) struct Rendered {
     pub(crate) objects: Vec<Made>,
     /// By weight, then name.
     pub(crate) hooks: Vec<Hook>,
+    /// Something of it outlives it in the namespace: an object that is kept, or claims that a StatefulSet makes.
+    pub(crate) has_data: bool,
 }
 
 impl Rendered {
@@ -205,6 +207,8 @@ fn rendered(reply: &Reply, namespace: &str) -> Result<Rendered, Problem> {
             let message = format!("spec.productTemplateVersion: the chart makes {} {} twice", kind.kind, object.name());
             return Err(Problem::new("ChartFailed", message));
         }
+        let claims = fields.get("spec").and_then(|spec| spec.get("volumeClaimTemplates"));
+        rendered.has_data |= keeps || claims.is_some();
         let is_near = NEAR.contains(&&*object.type_meta().kind);
         rendered.objects.push(Made { object, keeps, is_near });
     }

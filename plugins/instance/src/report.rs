@@ -4,7 +4,7 @@ use transom_sdk::Status;
 use transom_sdk::prelude::*;
 
 use crate::problem::{Problem, Redactor};
-use crate::release::{self, Workloads};
+use crate::release::Workloads;
 use crate::spec::{CaelusInstance, CaelusInstanceStatus, Phase, ReleaseStatus};
 use crate::state::{Operation, Stage, State};
 
@@ -130,9 +130,4 @@ pub(crate) fn rejection(state: &State) -> Option<Problem> {
         rejected.revision, state.revision, rejected.cause.message
     );
     Some(Problem::new("UpgradeFailed", message))
-}
-
-/// So that the module has one clock.
-pub(crate) fn hour(cx: &Context) -> Result<i64, Failure> {
-    release::now(cx, 3600)
 }

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{
     ConfigMap, LimitRange, Namespace as KubeNamespace, PersistentVolumeClaim, ResourceQuota, Secret, Service,
 };
 use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::rbac::v1::ClusterRole;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use transom_tests::{
@@ -158,6 +159,8 @@ async fn i1_i2_i3_i7_an_instance_is_a_release_in_a_namespace_of_its_own() {
     assert_eq!(map["data"], expected);
     assert_eq!(own.get(of::<Deployment>("shop")).await["spec"]["replicas"], 2);
     own.get(of::<Service>("shop")).await;
+    let role = of::<ClusterRole>(&format!("{}-reader", own.name));
+    own.get(&role).await;
 
     // isolation
     let mut policies: Vec<String> = Vec::new();
@@ -193,6 +196,7 @@ async fn i1_i2_i3_i7_an_instance_is_a_release_in_a_namespace_of_its_own() {
     let ran = farewell.changes(|job| job["status"]["succeeded"].clone());
     assert!(ran.contains(&Some(json!(1))), "the hook before the deletion ran: {ran:?}");
     own.wait_gone(of::<Secret>("caelus-release")).await;
+    own.wait_gone(&role).await;
     assert_eq!(own.get(of::<PersistentVolumeClaim>("data")).await["metadata"]["uid"], claim["metadata"]["uid"]);
     own.get(of::<ConfigMap>("kept")).await;
     own.get(of::<sample::CustomResourceDefinition>("shopthings.shop.tests.transom.dev")).await;

@@ -98,13 +98,13 @@ async fn i1_i3_a_failed_upgrade_is_rolled_back_and_data_is_kept() {
 async fn i3_what_is_not_ready_in_time_is_rolled_back_and_a_first_install_waits() {
     let platform = Platform::start("instance-late").await;
     let template = platform.template("v1", "shop", json!({ "hooks": false })).await;
-    platform.ns.merge(&template, json!({ "spec": { "timeoutSeconds": 3 } })).await;
+    platform.ns.merge(&template, json!({ "spec": { "timeoutSeconds": 10 } })).await;
     platform.instance("v1", json!({ "image": BY_HAND })).await;
     // there is nothing to go back to
     let object = platform.phase("Failed", 1).await;
     let object = platform.ns.wait_for(&object, condition("Ready", "False").because("DeadlineExceeded")).await;
     let message = object["status"]["message"].as_str().unwrap();
-    assert!(message.starts_with("not done within 3 s: Deployment shop: 0 of 1 replicas"), "{message}");
+    assert!(message.starts_with("not done within 10 s: Deployment shop: 0 of 1 replicas"), "{message}");
     let is_open = |pod: &Value| !pod["spec"]["nodeName"].is_null();
     let pod = platform.own.wait_for_any::<Pod>("app=shop", is_open).await;
     let ready = json!([{ "type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z" }]);
