@@ -171,10 +171,15 @@ fn definition(kind: &str, plural: &str, spec: &serde_json::Value) -> CustomResou
     serde_json::from_value(definition).unwrap()
 }
 
+/// Replaced as a whole, as in the definitions of the plugin.
+fn values() -> serde_json::Value {
+    json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true, "x-kubernetes-map-type": "atomic" })
+}
+
 fn template_definition() -> CustomResourceDefinition {
     let any = json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
     let properties = json!({
-        "chart": any, "defaultValues": any, "domainPaths": { "type": "array", "items": { "type": "string" } },
+        "chart": any, "defaultValues": values(), "domainPaths": { "type": "array", "items": { "type": "string" } },
         "timeoutSeconds": { "type": "integer", "default": 300 },
     });
     let spec = json!({ "type": "object", "required": ["chart"], "properties": properties });
@@ -182,12 +187,11 @@ fn template_definition() -> CustomResourceDefinition {
 }
 
 fn instance_definition() -> CustomResourceDefinition {
-    let any = json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
     let text = json!({ "type": "string", "minLength": 1, "maxLength": 253 });
     let properties = json!({
         "userId": text, "productTemplateVersion": text, "namespace": text,
         "domainName": { "type": "string", "pattern": "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$" },
-        "values": any, "valuesSecret": text,
+        "values": values(), "valuesSecret": text,
     });
     let required = ["userId", "productTemplateVersion", "namespace", "domainName"];
     let spec = json!({ "type": "object", "required": required, "properties": properties });
