@@ -357,7 +357,8 @@ async fn an_object_stays_with_the_version_that_it_is_pinned_to() {
     }
 }
 
-/// Requirement L2: objects are edited all the time while two versions take turns. `TRANSOM_TEST_OBJECTS` says how many.
+/// Requirement L2: objects are edited all the time while two versions take turns. `TRANSOM_TEST_OBJECTS` says how many:
+/// 1,000 take a minute more.
 #[tokio::test]
 async fn no_edit_is_lost_and_nothing_written_twice_while_versions_alternate() {
     const TURNS: usize = 50;
