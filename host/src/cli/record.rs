@@ -13,7 +13,7 @@ use crate::control::cluster::Cluster;
 use crate::control::key::PrimaryKey;
 use crate::lookup::{Asker, Grants, Lookups, Places};
 use crate::plan::contract::{Answer, Answered, Failure, Lookup, Request, Step};
-use crate::plan::request::{Children, Snapshot};
+use crate::plan::request::{Children, Snapshot, owns_namespace};
 use crate::plan::rounds::{self, Conversation, Session};
 use crate::plugin::{Cache, CallError, Engine};
 use crate::record::{Bundle, CarriedOut, Component, Outcome, Recording, serve};
@@ -201,7 +201,7 @@ impl Session for Live<'_> {
     async fn answer(&self, lookups: Vec<Lookup>) -> Vec<Answered> {
         let Self { key, plugin, grants, cluster, loaded, .. } = self;
         let manifest = &loaded.manifest;
-        let owns = Box::new(|namespace: &str| self.children.keys().any(|child| child.is_namespace(namespace)));
+        let owns = Box::new(|namespace: &str| owns_namespace(self.children, namespace));
         let asker = Asker { key, uid: self.uid.clone(), plugin, manifest, grants, cluster, owns };
         let mut answers = Vec::with_capacity(lookups.len());
         for lookup in lookups {

@@ -38,7 +38,7 @@ use crate::plan::contract::{
 };
 use crate::plan::decide::{self, Apply, Experience, Prune, Writes};
 use crate::plan::object::Object;
-use crate::plan::request::Snapshot;
+use crate::plan::request::{Snapshot, owns_namespace};
 use crate::plan::rounds::{self, Conversation, NoPlan, RoundsError, Session};
 use crate::plan::status::{self, INVALID, Report, Synced};
 use crate::plan::{check::Desired, diff};
@@ -503,8 +503,7 @@ impl Reconcile<'_> {
         let uid = self.active.primary(self.key).map(|primary| primary.uid.clone()).unwrap_or_default();
         let Active { name, manifest, grants, cluster, .. } = self.active;
         let (active, owner) = (self.active, uid.clone());
-        let owns =
-            Box::new(move |namespace: &str| active.children(&owner).keys().any(|child| child.is_namespace(namespace)));
+        let owns = Box::new(move |namespace: &str| owns_namespace(&active.children(&owner), namespace));
         Asker { key: self.key, uid, plugin: name, manifest, grants, cluster, owns }
     }
 

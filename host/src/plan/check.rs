@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::contract::{Call, Child, Condition, Disposition, Event, Manifest, ObjectRef, Plan, TypeMeta};
-use super::request::Snapshot;
+use super::request::{Snapshot, owns_namespace};
 use crate::api::names;
 use crate::api::plugin::Bounds;
 
@@ -208,7 +208,7 @@ impl Checker<'_> {
             Scope::Namespaced if asked.is_empty() || asked == home => Ok(home.to_owned()),
             Scope::Namespaced if home.is_empty() => Ok(asked.to_owned()),
             Scope::Namespaced => {
-                if snapshot.children.keys().any(|child| child.is_namespace(asked)) {
+                if owns_namespace(&snapshot.children, asked) {
                     return Ok(asked.to_owned());
                 }
                 refuse("ForeignNamespace", format!("{kind} {name}: namespace {asked} is not the primary's ({home})"))

@@ -11,6 +11,12 @@ use super::object::{Fields, Object, push_string};
 /// Live children of one primary by reference, so that every use sees them in the same order.
 pub type Children = BTreeMap<ObjectRef, Arc<Object>>;
 
+/// Is the namespace of this name one of these children?
+#[must_use]
+pub fn owns_namespace(children: &Children, name: &str) -> bool {
+    children.keys().any(|child| child.is_namespace(name))
+}
+
 /// All that a reconcile starts from.
 #[derive(Clone, Debug)]
 pub struct Snapshot {

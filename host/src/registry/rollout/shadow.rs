@@ -16,7 +16,7 @@ use crate::plan::check::{Checked, Checker, Desired, shorten};
 use crate::plan::contract::{Answered, Failure, Lookup, Manifest, Problem, Request, Step, Truth, TypeMeta};
 use crate::plan::decide::{self, Experience, Writes};
 use crate::plan::object::Object;
-use crate::plan::request::{Children, Snapshot};
+use crate::plan::request::{Children, Snapshot, owns_namespace};
 use crate::plan::rounds::{self, Conversation, NoPlan, Session};
 use crate::plugin::{CallError, Plugin};
 use crate::registry::load::Prepared;
@@ -106,7 +106,7 @@ impl Session for Shadow<'_> {
 
     async fn answer(&self, lookups: Vec<Lookup>) -> Vec<Answered> {
         let Version { name, manifest, grants, cluster, .. } = self.version;
-        let owns = Box::new(|namespace: &str| self.children.keys().any(|child| child.is_namespace(namespace)));
+        let owns = Box::new(|namespace: &str| owns_namespace(self.children, namespace));
         let asker = Asker { key: &self.key, uid: self.uid.to_owned(), plugin: name, manifest, grants, cluster, owns };
         self.controller.lookups.answer(&asker, lookups).await
     }
