@@ -6,7 +6,9 @@ mod crds;
 mod describe;
 mod dev;
 mod explain;
+mod paint;
 mod plugin;
+mod progress;
 mod record;
 mod reference;
 mod release;
@@ -18,32 +20,41 @@ mod verify;
 
 use std::path::PathBuf;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 
+use crate::api::plugin::Plugin;
 use crate::plugin::{Cache, Seal};
 use crate::telemetry::{LogFormat, Traces};
+
+/// Options that every command has, behind its own.
+const COMMON: &str = "Options of all commands";
 
 /// Runs Kubernetes reconcilers that are sandboxed WebAssembly components.
 #[derive(Debug, Parser)]
 #[command(name = "transom", version, propagate_version = true)]
+#[command(after_help = "Examples:\n  \
+    transom plugin new web && cd web && transom dev    # a plugin of your own, on a cluster\n  \
+    transom run                                        # the host, with the cluster of the kubeconfig\n  \
+    transom explain Web shop                           # why an object is as it is\n\
+    Every command has examples of its own: transom COMMAND --help")]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
     /// Which log lines are written to stderr: `info`, `warn,transom=debug`.
-    #[arg(long, global = true, env = "TRANSOM_LOG", default_value = "info", value_name = "FILTER")]
+    #[arg(long, global = true, env = "TRANSOM_LOG", default_value = "info", value_name = "FILTER", help_heading = COMMON)]
     pub log_level: String,
     /// How log lines look.
-    #[arg(long, global = true, env = "TRANSOM_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
+    #[arg(long, global = true, env = "TRANSOM_LOG_FORMAT", default_value = "text", value_name = "FORMAT", help_heading = COMMON)]
     pub log_format: LogFormat,
     /// Where plugins are kept, as fetched and as compiled.
-    #[arg(long, global = true, env = "TRANSOM_CACHE_DIR", value_name = "DIR")]
+    #[arg(long, global = true, env = "TRANSOM_CACHE_DIR", value_name = "DIR", help_heading = COMMON)]
     pub cache_dir: Option<PathBuf>,
     /// File with the key by which compiled plugins in the cache are known as written by this host, not by others who can
     /// write there; made when it is missing (default: in the user's folder for state, and for `run` inside a cluster the
     /// Secret of the host).
-    #[arg(long, global = true, env = "TRANSOM_CACHE_KEY_FILE", value_name = "FILE")]
+    #[arg(long, global = true, env = "TRANSOM_CACHE_KEY_FILE", value_name = "FILE", help_heading = COMMON)]
     pub cache_key_file: Option<PathBuf>,
 }
 
@@ -69,6 +80,10 @@ pub enum Command {
     /// Writes the custom resource definitions of the host and of components.
     Crds(crds::Args),
     /// Builds, pushes, signs, installs and shows plugins.
+    #[command(after_help = "Examples:\n  \
+        transom plugin new web --group shop.example      # a project that builds, tests and runs at once\n  \
+        transom plugin install registry.example/team/web:1.2.0 --key cosign.pub --yes\n  \
+        transom plugin list")]
     Plugin {
         /// What to do with them.
         #[command(subcommand)]
@@ -133,6 +148,17 @@ async fn client() -> anyhow::Result<kube::Client> {
     kube::Client::try_default().await.context("no cluster: set KUBECONFIG, or run inside one")
 }
 
+/// All Plugin records.
+async fn plugins(api: &kube::Api<Plugin>) -> anyhow::Result<Vec<Plugin>> {
+    match api.list(&Default::default()).await {
+        Ok(plugins) => Ok(plugins.items),
+        Err(kube::Error::Api(status)) if status.code == 404 => {
+            bail!("this cluster does not know Plugins yet: a host makes them known when it starts (`transom run`)")
+        }
+        Err(error) => Err(error).context("cannot list Plugins"),
+    }
+}
+
 /// What the program exits with after an error.
 #[must_use]
 pub fn exit_code(error: &anyhow::Error) -> u8 {
@@ -182,10 +208,10 @@ mod tests {
             for inner in &commands {
                 check(inner, &format!("{path} {}", inner.get_name()), all);
             }
-            if !commands.is_empty() {
-                return;
-            }
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            // clap wraps at 100 columns where no terminal is narrower
+            let wide = help.lines().find(|line| line.starts_with(' ') && line.chars().count() > 100);
+            assert_eq!(wide, None, "{path} --help would be wrapped");
             let begin = help.lines().find_map(|line| {
                 let line = line.strip_prefix("Example: ").unwrap_or(line.trim_start());
                 line.contains(&format!("{path} "))
@@ -197,7 +223,7 @@ mod tests {
                 let line = line.strip_prefix("Example: ").unwrap_or(line).trim_start();
                 if line.starts_with(path) {
                     let words =
-                        line.split("  #").next().unwrap_or_default().split(['|', '>']).next().unwrap_or_default();
+                        line.split("  #").next().unwrap_or_default().split(['|', '>', '&']).next().unwrap_or_default();
                     let parsed = all.clone().try_get_matches_from(words.split_whitespace());
                     assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
                 }

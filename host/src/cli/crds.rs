@@ -6,6 +6,7 @@ use anyhow::Context;
 use kube::CustomResourceExt;
 use serde_json::Value;
 
+use super::progress;
 use crate::api::overlay::Overlay;
 use crate::api::plugin::{Bounds, Plugin};
 use crate::plugin::{Cache, Engine};
@@ -31,8 +32,9 @@ impl Args {
             let loader = Loader { engine: Engine::new()?, program: std::env::current_exe()?, cache };
             for path in &self.components {
                 let wasm = tokio::fs::read(path).await.with_context(|| format!("cannot read {}", path.display()))?;
-                let loaded = loader
-                    .load("crds", &wasm, &digest_of(&wasm), Bounds::default())
+                let digest = digest_of(&wasm);
+                let what = format!("compiling {}", path.display());
+                let loaded = progress::slow(&what, loader.load("crds", &wasm, &digest, Bounds::default()))
                     .await
                     .with_context(|| format!("{} is no plugin", path.display()))?;
                 definitions.extend(loaded.definitions.into_iter().map(|definition| definition.body));

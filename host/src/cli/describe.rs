@@ -2,10 +2,11 @@
 
 use std::fmt::Write;
 
-use anyhow::Context;
 use kube::Api;
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use super::paint::Paint;
+use super::plugin::Output;
 use super::subject::{self, label};
 use crate::api::names;
 use crate::api::plugin::Plugin;
@@ -15,7 +16,9 @@ use crate::plan::object::Object;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: transom describe Web shop --namespace default")]
+#[command(after_help = "Examples:\n  \
+    transom describe Web shop --namespace default\n  \
+    transom describe Web shop -o json")]
 pub struct Args {
     /// Kind of the object: `Web`, `Web.bench.dev`.
     kind: String,
@@ -24,13 +27,16 @@ pub struct Args {
     /// Namespace of the object.
     #[arg(long, short, default_value = "default")]
     namespace: String,
+    /// How the result looks.
+    #[arg(long, short, default_value = "text")]
+    output: Output,
 }
 
 impl Args {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let client = super::client().await?;
         let cluster = Cluster::new(client.clone(), None);
-        let plugins = Api::<Plugin>::all(client).list(&Default::default()).await.context("cannot list Plugins")?.items;
+        let plugins = super::plugins(&Api::all(client)).await?;
         let (ObjectRef { kind, .. }, primary) =
             subject::primary(&cluster, &plugins, &self.kind, &self.namespace, &self.name).await?;
         let serving = subject::serving(plugins, &kind);
@@ -43,7 +49,10 @@ impl Args {
             }
         }
         let plugin = serving_names(&serving, &children);
-        print!("{}", tree(&kind, &primary, &children, &plugin)?);
+        match self.output.of(&value(&kind, &primary, &children, &plugin))? {
+            Some(text) => println!("{text}"),
+            None => print!("{}", tree(&kind, &primary, &children, &plugin, Paint::stdout())?),
+        }
         Ok(())
     }
 }
@@ -58,16 +67,34 @@ fn serving_names(serving: &[Plugin], children: &[(TypeMeta, Object)]) -> String 
     chosen.map(|plugin| format!("{} {}", name(plugin), version(plugin))).collect::<Vec<_>>().join(", ")
 }
 
+/// What the tree shows, for programs.
+fn value(kind: &TypeMeta, primary: &Object, children: &[(TypeMeta, Object)], plugin: &str) -> Value {
+    let body = primary.value();
+    let child = |(kind, child): &(TypeMeta, Object)| {
+        json!({
+            "apiVersion": kind.api_version, "kind": kind.kind, "namespace": child.namespace, "name": child.name,
+            "health": health(&child.value(), child.deleting),
+        })
+    };
+    json!({
+        "apiVersion": kind.api_version, "kind": kind.kind, "namespace": primary.namespace, "name": primary.name,
+        "plugin": plugin, "generation": primary.generation, "deleting": primary.deleting,
+        "observedGeneration": body.pointer("/status/observedGeneration"), "conditions": list(&body, "/status/conditions"),
+        "children": children.iter().map(child).collect::<Vec<_>>(),
+    })
+}
+
 fn tree(
     kind: &TypeMeta,
     primary: &Object,
     children: &[(TypeMeta, Object)],
     plugin: &str,
+    paint: Paint,
 ) -> Result<String, std::fmt::Error> {
     let mut out = String::new();
     let value = primary.value();
     let generation = value.pointer("/status/observedGeneration").and_then(Value::as_i64).unwrap_or_default();
-    writeln!(out, "{} {}/{}", kind.kind, primary.namespace, primary.name)?;
+    writeln!(out, "{}", paint.head(&format!("{} {}/{}", kind.kind, primary.namespace, primary.name)))?;
     writeln!(out, "  plugin:     {plugin}")?;
     writeln!(out, "  generation: {} (status speaks of {generation})", primary.generation)?;
     if primary.deleting {
@@ -76,12 +103,13 @@ fn tree(
     writeln!(out, "  conditions:")?;
     for condition in list(&value, "/status/conditions") {
         let text = |field: &str| condition.get(field).and_then(Value::as_str).unwrap_or_default();
-        writeln!(out, "    {:<20} {:<8} {:<20} {}", text("type"), text("status"), text("reason"), text("message"))?;
+        let status = paint.condition(text("type"), &format!("{:<8}", text("status")));
+        writeln!(out, "    {:<20} {status} {:<20} {}", text("type"), text("reason"), text("message"))?;
     }
     writeln!(out, "  children:")?;
     for (i, (kind, child)) in children.iter().enumerate() {
         let branch = if i + 1 == children.len() { "└─" } else { "├─" };
-        let health = health(&child.value(), child.deleting);
+        let health = paint.state(&health(&child.value(), child.deleting));
         writeln!(out, "    {branch} {:<14} {:<40} {health}", kind.kind, child.name)?;
     }
     Ok(out)

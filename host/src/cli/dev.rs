@@ -43,10 +43,10 @@ const FINISH: Duration = Duration::from_secs(5);
 /// Arguments.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
-    transom dev                                    # the crate of this folder, on the cluster of the kubeconfig\n  \
+    transom dev                                    # the crate of this folder\n  \
     transom dev plugins/web --host own\n\
-    Then, in another terminal: kubectl apply -f sample.yaml, and edit the sources. Ctrl-C ends it; the record and the objects\n\
-    stay, and `transom plugin remove NAME --yes` removes the record.")]
+    It runs on the cluster of the kubeconfig. Then, in another terminal: kubectl apply -f sample.yaml, and edit the \
+    sources. Ctrl-C ends it; the record and the objects stay, and `transom plugin remove NAME --yes` removes the record.")]
 pub struct Args {
     /// Folder of the crate.
     #[arg(default_value = ".")]
@@ -170,9 +170,11 @@ impl Session {
         let Built { component, module } =
             build(toolchain, &self.arguments.dir, &self.arguments.cargo, Speed::Dev).await?;
         self.sources.also(&module);
-        println!("built in {:.1} s ({} KiB)", started.elapsed().as_secs_f64(), component.len() / 1024);
+        let built = started.elapsed();
+        println!("built in {:.1} s ({} KiB)", built.as_secs_f64(), component.len() / 1024);
         let digest = digest_of(&component);
         let loaded = self.loader.load("dev", &component, &digest, Bounds::default()).await?;
+        println!("compiled to machine code in {:.1} s", (started.elapsed() - built).as_secs_f64());
         let name = self.arguments.name.clone().unwrap_or_else(|| loaded.manifest.name.clone());
         if let Some(before) = self.name.replace(name.clone())
             && before != name

@@ -21,8 +21,8 @@ use crate::record::{Bundle, Outcome};
 /// Arguments.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
-    transom explain Web shop                                     # version, lookups, children, why it is not Ready\n  \
-    transom explain Web shop Deployment/shop:spec.replicas       # who set this field, and to what")]
+    transom explain Web shop                                # version, lookups, children, conditions\n  \
+    transom explain Web shop Deployment/shop:spec.replicas  # who set this field, and to what")]
 pub struct Args {
     /// Kind of the object: `Web`, `Web.bench.dev`.
     kind: String,

@@ -53,7 +53,7 @@ impl Command {
 
 /// How a result looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Output {
+pub(super) enum Output {
     /// For people.
     Text,
     /// The objects as JSON.
@@ -64,7 +64,7 @@ enum Output {
 
 impl Output {
     /// The value as JSON or YAML; none for text.
-    fn of(self, value: &impl serde::Serialize) -> anyhow::Result<Option<String>> {
+    pub(super) fn of(self, value: &impl serde::Serialize) -> anyhow::Result<Option<String>> {
         Ok(match self {
             Self::Text => None,
             Self::Json => Some(serde_json::to_string_pretty(value)?),

@@ -8,6 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use http_body_util::BodyExt;
 
+use super::progress;
 use super::subject::Subject;
 use crate::control::cluster::Cluster;
 use crate::control::key::PrimaryKey;
@@ -126,7 +127,8 @@ async fn load(subject: &Subject, file: Option<&Path>, cache: Cache) -> anyhow::R
     let digest = digest_of(&wasm);
     let loader = Loader { engine: Engine::new()?, program: std::env::current_exe()?, cache };
     let bounds = subject.plugin.spec.limits.bounds().unwrap_or_default();
-    let loaded = loader.load(&subject.plugin_name(), &wasm, &digest, bounds).await?;
+    let name = subject.plugin_name();
+    let loaded = progress::slow("compiling the plugin", loader.load(&name, &wasm, &digest, bounds)).await?;
     Ok((loaded, digest))
 }
 

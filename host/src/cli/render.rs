@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use base64::Engine as _;
 use serde_json::{Map, Value, json};
 
+use super::progress;
 use crate::api::names;
 use crate::api::overlay::{Overlay, OverlayRules};
 use crate::api::plugin::Bounds;
@@ -81,8 +82,8 @@ impl Args {
     pub(super) async fn run(self, cache: Cache) -> anyhow::Result<()> {
         let loader = Loader { engine: Engine::new()?, program: std::env::current_exe()?, cache };
         let wasm = std::fs::read(&self.plugin).with_context(|| format!("cannot read {}", self.plugin.display()))?;
-        let loaded = loader
-            .load("render", &wasm, &digest_of(&wasm), Bounds::default())
+        let digest = digest_of(&wasm);
+        let loaded = progress::slow("compiling the plugin", loader.load("render", &wasm, &digest, Bounds::default()))
             .await
             .with_context(|| format!("{} is no plugin", self.plugin.display()))?;
         let world = World::read(&self, &loaded)?;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
+use super::progress;
 use crate::api::plugin::Bounds;
 use crate::overlay::{self, Overlaid};
 use crate::plugin::{Cache, Engine};
@@ -53,8 +54,7 @@ impl Args {
         let loader = Loader { engine: Engine::metered()?, program: std::env::current_exe()?, cache };
         // what takes a second in a host may take longer here
         let bounds = Bounds { deadline: Bounds::default().deadline * 10, ..Bounds::default() };
-        let loaded = loader
-            .load(&bundle.plugin.name, &wasm, &digest, bounds)
+        let loaded = progress::slow("compiling the plugin", loader.load(&bundle.plugin.name, &wasm, &digest, bounds))
             .await
             .with_context(|| format!("{} is no plugin", path.display()))?;
         let first = record::replay(&loaded.plugin, &bundle.request, &bundle.rounds).await.masked();

@@ -29,7 +29,7 @@ impl Subject {
     pub(super) async fn find(kind: &str, namespace: &str, name: &str) -> anyhow::Result<Self> {
         let client = super::client().await?;
         let cluster = Arc::new(Cluster::new(client.clone(), None));
-        let plugins = Api::<Plugin>::all(client).list(&Default::default()).await.context("cannot list Plugins")?.items;
+        let plugins = super::plugins(&Api::all(client)).await?;
         let (reference, primary) = primary(&cluster, &plugins, kind, namespace, name).await?;
         let mut serving = serving(plugins, &reference.kind);
         let mut found = Children::new();

@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use anyhow::Context;
 use kube::Api;
 use serde_json::{Value, json};
 
+use super::paint::Paint;
 use super::subject;
 use crate::api::names;
-use crate::api::plugin::Plugin;
 use crate::control::cluster::Cluster;
 use crate::plan::check::shorten;
 
@@ -79,7 +78,7 @@ impl Args {
         match self.output {
             Output::Json => println!("{}", serde_json::to_string_pretty(&result)?),
             Output::Yaml => print!("{}", serde_saphyr::to_string(&result)?),
-            Output::Table => print!("{}", table(&objects)),
+            Output::Table => print!("{}", table(&objects, Paint::stdout())),
         }
         if unhealthy > 0 {
             return Err(Failed::Unhealthy { unhealthy, all: objects.len() }.into());
@@ -91,7 +90,7 @@ impl Args {
     async fn find(&self) -> anyhow::Result<Vec<(String, Value)>> {
         let client = super::client().await?;
         let cluster = Arc::new(Cluster::new(client.clone(), None));
-        let plugins = Api::<Plugin>::all(client).list(&Default::default()).await.context("cannot list Plugins")?.items;
+        let plugins = super::plugins(&Api::all(client)).await?;
         let mut found = Vec::new();
         for (kind, name) in &self.objects {
             let (reference, object) = subject::primary(&cluster, &plugins, kind, &self.namespace, name).await?;
@@ -137,13 +136,14 @@ fn report(kind: &str, object: &Value) -> Value {
     })
 }
 
-fn table(objects: &[Value]) -> String {
-    let mut out = format!("{:<32} {:<8} {:<22} {}\n", "OBJECT", "HEALTHY", "REASON", "MESSAGE");
+fn table(objects: &[Value], paint: Paint) -> String {
+    let mut out = paint.head(&format!("{:<32} {:<8} {:<22} {}\n", "OBJECT", "HEALTHY", "REASON", "MESSAGE"));
     for object in objects {
         let text = |field: &str| object.get(field).and_then(Value::as_str).unwrap_or_default();
         let healthy = if object.get("healthy") == Some(&Value::Bool(true)) { "yes" } else { "no" };
         let name = format!("{}/{}", text("kind").to_lowercase(), text("name"));
-        let line = format!("{name:<32} {healthy:<8} {:<22} {}", text("reason"), shorten(text("message"), 200));
+        let healthy = paint.state(&format!("{healthy:<8}"));
+        let line = format!("{name:<32} {healthy} {:<22} {}", text("reason"), shorten(text("message"), 200));
         out += line.trim_end();
         out.push('\n');
     }
@@ -180,7 +180,10 @@ mod tests {
 
     #[test]
     fn people_get_a_table() {
-        let shown = table(&[report("Thing", &object("True", "True", 2)), report("Web", &object("True", "False", 2))]);
+        let shown = table(
+            &[report("Thing", &object("True", "True", 2)), report("Web", &object("True", "False", 2))],
+            Paint::plain(),
+        );
         insta::assert_snapshot!(shown, @r"
         OBJECT                           HEALTHY  REASON                 MESSAGE
         thing/a                          yes      ReadyIsTrue

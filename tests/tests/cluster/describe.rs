@@ -1,5 +1,6 @@
 //! `transom describe`
 
+use serde_json::{Value, json};
 use transom_tests::{TestCluster, component, transom_with_cluster};
 
 use crate::ready_web;
@@ -26,6 +27,11 @@ async fn an_object_is_shown_with_its_conditions_and_children() {
         ns.name
     );
     assert_eq!(lines.join("\n"), expected);
+    let shown = transom_with_cluster(&["describe", "Web", "shop", "--namespace", &ns.name, "-o", "json"]).await;
+    let value: Value = serde_json::from_str(&shown.printed()).unwrap();
+    assert_eq!(value["conditions"], web["status"]["conditions"]);
+    let deployment = json!({ "apiVersion": "apps/v1", "kind": "Deployment", "namespace": ns.name, "name": "shop", "health": "2/2 ready" });
+    assert_eq!(value["children"][0], deployment);
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@
 )]
 
 mod command_line;
+mod documents;
 mod overlays;
 mod purity;
 mod replay;

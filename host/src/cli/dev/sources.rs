@@ -1,6 +1,6 @@
 //! Has anything been saved?
 //!
-//! By asking, five times a second, for the times and sizes of a crate's files: that needs no library, works in containers and
+//! By asking, ten times a second, for the times and sizes of a crate's files: that needs no library, works in containers and
 //! on network file systems, where notices of changes do not, and costs less than a millisecond for some hundred files.
 
 use std::collections::BTreeSet;
@@ -8,7 +8,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-const INTERVAL: Duration = Duration::from_millis(200);
+const INTERVAL: Duration = Duration::from_millis(100);
 
 /// The files that a component is made of.
 pub(super) struct Sources {

@@ -41,7 +41,7 @@ impl Speed {
 #[command(after_help = "Examples:\n  \
     transom plugin build                                # the crate of this folder\n  \
     transom plugin build plugins/web --output web.wasm\n\
-    Needs cargo, and the target once: rustup target add wasm32-unknown-unknown; or Debian's rustc-web, cargo-web,\n\
+    Needs cargo, and the target once: rustup target add wasm32-unknown-unknown; or Debian's rustc-web, cargo-web, \
     rust-web-src and lld.\n\
     Plugins in other languages are built with the tools of those; any component for the world of wit/ will do.")]
 pub struct Args {

@@ -38,7 +38,7 @@ const MAX_CONFIG_MAP: usize = 760 << 10;
 #[command(after_help = "Examples:\n  \
     transom plugin install registry.example/team/web:1.2.0 --key cosign.pub\n  \
     transom plugin install registry.example/team/web:1.3.0 --key cosign.pub --yes   # upgrade\n  \
-    transom plugin install web.wasm --namespace transom --yes                      # through a ConfigMap\n\
+    transom plugin install web.wasm --namespace transom --yes        # through a ConfigMap\n\
     A tag is written to the record with the digest that it stands for now; call it again to take up a tag that has moved.")]
 pub struct Args {
     /// registry/repository:tag or @sha256:…, or a file, which is put into a ConfigMap.

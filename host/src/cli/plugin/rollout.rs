@@ -12,9 +12,11 @@ use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
+use super::Output;
 use crate::api::names::ROLLOUT_ANNOTATION;
 use crate::api::plugin::{Plugin, PluginStatus};
 use crate::api::rollout::{PlanStatus, REPLACED, RolloutState, RolloutStatus, VersionSpec};
+use crate::cli::paint::Paint;
 use crate::cli::record::DEFAULT_HOST;
 use crate::record::serve;
 use crate::registry::rollout::change::{FieldChange, ObjectChange};
@@ -69,12 +71,6 @@ pub struct RollbackArgs {
     to: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum Output {
-    Text,
-    Json,
-}
-
 impl Command {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let client = crate::cli::client().await?;
@@ -103,8 +99,7 @@ impl Command {
 
 impl Name {
     async fn read(&self, api: &Api<Plugin>) -> anyhow::Result<Plugin> {
-        let found = api.get_opt(&self.name).await.context("cannot read the Plugin record")?;
-        found.with_context(|| format!("there is no Plugin {}", self.name))
+        super::show::find(api, &self.name).await
     }
 
     async fn wish(&self, api: &Api<Plugin>, spec: Value, wish: &str) -> anyhow::Result<()> {
@@ -196,13 +191,13 @@ impl PlanArgs {
             Ok(full) => (full, None),
             Err(error) => (FullPlan { summary: summary.clone(), objects: Vec::new() }, Some(format!("{error:#}"))),
         };
-        if let Output::Json = self.output {
-            return Ok(serde_json::to_string_pretty(&full)? + "\n");
+        if let Some(text) = self.output.of(&full)? {
+            return Ok(text + "\n");
         }
         let mut text = state(&status);
         numbers(&mut text, &full.summary);
         match why {
-            None => full.objects.iter().for_each(|change| object(&mut text, change)),
+            None => full.objects.iter().for_each(|change| object(&mut text, change, Paint::stdout())),
             Some(why) => samples(&mut text, summary, &why),
         }
         Ok(text)
@@ -273,11 +268,11 @@ fn numbers(text: &mut String, plan: &PlanStatus) {
     }
 }
 
-fn object(text: &mut String, change: &ObjectChange) {
+fn object(text: &mut String, change: &ObjectChange, paint: Paint) {
     let colon = if change.message.is_empty() { "" } else { ": " };
-    let _ = writeln!(text, "\n{} {}{colon}{}", change.outcome.word(), change.object, change.message);
+    let _ = writeln!(text, "\n{} {}{colon}{}", paint.state(change.outcome.word()), change.object, change.message);
     for child in &change.children {
-        let _ = writeln!(text, "  {} {}", child.verb.word(), child.child);
+        let _ = writeln!(text, "  {} {}", paint.state(child.verb.word()), child.child);
         for FieldChange { path, before, after } in &child.fields {
             let shown = |value: &Option<Value>| value.as_ref().map_or_else(|| "none".into(), Value::to_string);
             let values = match (before, after) {

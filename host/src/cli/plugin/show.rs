@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use super::Output;
 use crate::api::plugin::{Phase, Plugin, Source};
-use crate::cli::client;
+use crate::cli::paint::Paint;
+use crate::cli::{client, plugins};
 use crate::control::cluster::Cluster;
 use crate::plan::contract::TypeMeta;
 
@@ -52,31 +53,34 @@ pub struct RemoveArgs {
     output: Output,
 }
 
-async fn find(api: &Api<Plugin>, name: &str) -> anyhow::Result<Plugin> {
-    match api.get_opt(name).await.context("cannot read the Plugin record")? {
-        Some(plugin) => Ok(plugin),
-        None => {
-            let known = api.list(&Default::default()).await.context("cannot list Plugins")?;
-            let names: Vec<String> = known.iter().map(ResourceExt::name_any).collect();
-            bail!("there is no Plugin {name:?}; there are: {}", names.join(", "));
-        }
+/// The record of this name; an error names those that are there.
+pub(super) async fn find(api: &Api<Plugin>, name: &str) -> anyhow::Result<Plugin> {
+    if let Some(plugin) = api.get_opt(name).await.context("cannot read the Plugin record")? {
+        return Ok(plugin);
+    }
+    let names: Vec<String> = plugins(api).await?.iter().map(ResourceExt::name_any).collect();
+    match &names[..] {
+        [] => bail!("there is no Plugin {name:?}, nor any other: `transom plugin install` makes one"),
+        _ => bail!("there is no Plugin {name:?}; there are: {}", names.join(", ")),
     }
 }
 
 impl ListArgs {
     pub(super) async fn run(self) -> anyhow::Result<()> {
-        let plugins = Api::<Plugin>::all(client().await?).list(&Default::default()).await;
-        let plugins = plugins.context("cannot list Plugins")?.items;
+        let plugins = plugins(&Api::all(client().await?)).await?;
         if let Some(text) = self.output.of(&plugins)? {
             println!("{text}");
             return Ok(());
         }
-        println!("{:<24} {:<12} {:<12} {:<16} SOURCE", "NAME", "PHASE", "VERSION", "DIGEST");
+        let paint = Paint::stdout();
+        let head = format!("{:<24} {:<12} {:<12} {:<16} SOURCE", "NAME", "PHASE", "VERSION", "DIGEST");
+        println!("{}", paint.head(&head));
         for plugin in &plugins {
             let status = plugin.status.clone().unwrap_or_default();
             let digest: String = status.digest.unwrap_or_default().chars().take(15).collect();
             let (name, phase, version) = (plugin.name_any(), word(status.phase), status.version.unwrap_or_default());
-            println!("{name:<24} {phase:<12} {version:<12} {digest:<16} {}", source(&plugin.spec.source));
+            let phase = paint.state(&format!("{phase:<12}"));
+            println!("{name:<24} {phase} {version:<12} {digest:<16} {}", source(&plugin.spec.source));
         }
         Ok(())
     }
@@ -106,7 +110,7 @@ impl ShowArgs {
             return Ok(());
         }
         let counts = counts(&Cluster::new(client, None), &plugin).await;
-        print!("{}", shown(&plugin, &counts)?);
+        print!("{}", shown(&plugin, &counts, Paint::stdout())?);
         Ok(())
     }
 }
@@ -123,10 +127,10 @@ async fn counts(cluster: &Cluster, plugin: &Plugin) -> Vec<(TypeMeta, Option<Str
     counts
 }
 
-fn shown(plugin: &Plugin, counts: &[(TypeMeta, Option<String>)]) -> Result<String, std::fmt::Error> {
+fn shown(plugin: &Plugin, counts: &[(TypeMeta, Option<String>)], paint: Paint) -> Result<String, std::fmt::Error> {
     let (mut out, status) = (String::new(), plugin.status.clone().unwrap_or_default());
-    writeln!(out, "Plugin {}", plugin.name_any())?;
-    writeln!(out, "  phase:    {}", word(status.phase))?;
+    writeln!(out, "{}", paint.head(&format!("Plugin {}", plugin.name_any())))?;
+    writeln!(out, "  phase:    {}", paint.state(&word(status.phase)))?;
     writeln!(out, "  version:  {}", status.version.unwrap_or_else(|| "none serves".into()))?;
     writeln!(out, "  digest:   {}", status.digest.unwrap_or_default())?;
     writeln!(out, "  source:   {}", source(&plugin.spec.source))?;
@@ -142,7 +146,8 @@ fn shown(plugin: &Plugin, counts: &[(TypeMeta, Option<String>)]) -> Result<Strin
     }
     writeln!(out, "  conditions:")?;
     for Condition { type_, status, reason, message, .. } in &status.conditions {
-        writeln!(out, "    {type_:<12} {status:<8} {reason:<20} {message}")?;
+        let status = paint.condition(type_, &format!("{status:<8}"));
+        writeln!(out, "    {type_:<12} {status} {reason:<20} {message}")?;
     }
     for entry in &status.history {
         writeln!(out, "  before:   {} {}", entry.version, entry.digest)?;
