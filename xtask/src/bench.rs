@@ -26,7 +26,7 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let plugins = guests::build(&[])?;
+    let plugins = guests::build(&[], guests::Build::Shipped)?;
     build(&options.name)?;
     let host = host::binary("release")?;
     let plane;

@@ -66,13 +66,13 @@ pub(crate) fn run(options: Options) -> Result<()> {
     let tools = if options.use_kubeconfig { None } else { Some(Tools::prepare()?) };
     eprintln!("building the host");
     let host = host::build()?;
-    guests::build(&["domain".into(), "domain-next".into()])?;
-    run_with(options, tools.as_ref(), &host)
+    let plugins = guests::build(&["domain".into(), "domain-next".into()], guests::Build::Quick)?;
+    run_with(options, tools.as_ref(), &host, &plugins)
 }
 
 /// Runs it with what was built already.
-pub(crate) fn run_with(options: Options, tools: Option<&Tools>, host: &Path) -> Result<()> {
-    let mut demo = Demo::start(tools, host)?;
+pub(crate) fn run_with(options: Options, tools: Option<&Tools>, host: &Path, plugins: &Path) -> Result<()> {
+    let mut demo = Demo::start(tools, host, plugins)?;
     let result = demo.play(options);
     if let Err(error) = &result
         && !error.is::<interrupt::Interrupted>()
@@ -90,12 +90,14 @@ struct Demo {
     // Fields are dropped in this order: the host goes before the API server.
     host: Group,
     host_log: PathBuf,
+    /// The folder with the components.
+    plugins: PathBuf,
     layout: Layout,
     plane: Option<ControlPlane>,
 }
 
 impl Demo {
-    fn start(tools: Option<&Tools>, host: &Path) -> Result<Self> {
+    fn start(tools: Option<&Tools>, host: &Path, plugins: &Path) -> Result<Self> {
         let folder = workspace::target().join("demo");
         let layout = Layout::new(&folder)?;
         // One that was kept, or that was killed.
@@ -109,7 +111,8 @@ impl Demo {
         if let Some(logs) = host_log.parent() {
             fs::create_dir_all(logs).with_context(|| format!("failed to create {}", logs.display()))?;
         }
-        let mut demo = Self { kubectl, host: Group::open(&layout.host_pids()), host_log, layout, plane };
+        let (host_group, plugins) = (Group::open(&layout.host_pids()), plugins.to_path_buf());
+        let mut demo = Self { kubectl, host: host_group, host_log, plugins, layout, plane };
         demo.prepare()?;
         let mut transom = Command::new(host);
         transom.args(["run", "--listen", "127.0.0.1:0", "--cache-dir"]).arg(folder.join("cache"));
@@ -128,7 +131,7 @@ impl Demo {
     fn play(&mut self, options: Options) -> Result<()> {
         self.await_host("crd/plugins.transom.dev", "create")?;
         self.await_host("crd/plugins.transom.dev", "condition=Established")?;
-        self.kubectl.apply(&plugin_record(&guests::component("domain")?)?.to_string())?;
+        self.kubectl.apply(&plugin_record(&guests::component(&self.plugins, "domain")?)?.to_string())?;
         self.await_host(&format!("plugin.transom.dev/{PLUGIN}"), "jsonpath={.status.phase}=Ready")?;
         eprintln!("the host serves plugin {PLUGIN}; its log is {}", self.host_log.display());
         self.kubectl.apply(SAMPLES)?;
@@ -169,7 +172,7 @@ impl Demo {
 
     /// Watches, acts and shows until it is over.
     fn follow(&self, options: Options) -> Result<()> {
-        let next = guests::component("domain-next")?;
+        let next = guests::component(&self.plugins, "domain-next")?;
         let mut script = Script::new(&digest(&next)?);
         let mut board = Board::new();
         let (_watches, events) = self.watch()?;

@@ -23,8 +23,8 @@ const RECIPE: &str = "1";
 
 const ADAPTER: &str = include_str!("engines/adapter.wat");
 
-/// Puts the engine into the folder of the plugins, from the cache if it is there.
-pub(crate) fn build(name: &str) -> Result<()> {
+/// Puts the engine into this folder, from the cache if it is there.
+pub(crate) fn build(name: &str, components: &Path) -> Result<()> {
     let source = folder().join(name);
     let key = key(&source)?;
     let cache = tools::cache_folder()?;
@@ -38,7 +38,7 @@ pub(crate) fn build(name: &str) -> Result<()> {
         task.done();
     }
     let bytes = fs::read(&kept).with_context(|| format!("failed to read {}", kept.display()))?;
-    crate::guests::write_if_changed(&workspace::plugins().join(name).with_extension("wasm"), &bytes)?;
+    crate::guests::write_if_changed(&components.join(name).with_extension("wasm"), &bytes)?;
     Ok(())
 }
 

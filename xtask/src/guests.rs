@@ -14,8 +14,48 @@ use wit_component::ComponentEncoder;
 use crate::{command, engines, workspace};
 use compiler::{Compiler, TARGET};
 
-/// The profile in `Cargo.toml` that guests are built with.
-const PROFILE: &str = "plugin";
+/// How guests are built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Build {
+    /// As people get them, and as benchmarks measure them: by the profile `plugin` in `Cargo.toml`.
+    Shipped,
+    /// For tests, the demo and definitions: how long the build takes counts, not how fast they are.
+    Quick,
+}
+
+impl Build {
+    /// Of cargo, and the name of its folder.
+    fn profile(self) -> &'static str {
+        match self {
+            Self::Shipped => "plugin",
+            Self::Quick => "release",
+        }
+    }
+
+    /// What is said about the profile. `transom dev` builds with the same, and so do tests that build projects (`SPEED` in
+    /// `tests/tests/cluster/dev.rs`): what their dependencies are compiled to is used once more.
+    fn settings(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::Shipped => &[],
+            Self::Quick => &[
+                ("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1"),
+                ("CARGO_PROFILE_RELEASE_LTO", "off"),
+                ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16"),
+                ("CARGO_PROFILE_RELEASE_INCREMENTAL", "true"),
+                ("CARGO_PROFILE_RELEASE_PANIC", "abort"),
+                ("CARGO_PROFILE_RELEASE_STRIP", "true"),
+            ],
+        }
+    }
+
+    /// Where the components go: apart, so that nobody ships what was built for a test.
+    fn components(self) -> PathBuf {
+        match self {
+            Self::Shipped => workspace::plugins(),
+            Self::Quick => workspace::target().join("quick-plugins"),
+        }
+    }
+}
 
 /// A component that is built from a crate.
 #[derive(Debug, PartialEq, Eq)]
@@ -47,29 +87,30 @@ const GUESTS: &[Guest] = &[
     Guest { name: "parcel-old", package: "transom-plugin-parcel", features: &["old"] },
 ];
 
-/// `cargo xtask plugins`: builds those named, or all.
-pub(crate) fn build(names: &[String]) -> Result<PathBuf> {
+/// `cargo xtask plugins`: builds those named, or all. Returns the folder with the components.
+pub(crate) fn build(names: &[String], build: Build) -> Result<PathBuf> {
+    let components = build.components();
     let (engines, guests): (Vec<String>, Vec<String>) =
         names.iter().cloned().partition(|name| engines::ENGINES.contains(&name.as_str()));
     for engine in
         engines::ENGINES.iter().filter(|name| names.is_empty() || engines.iter().any(|wanted| wanted == *name))
     {
-        engines::build(engine)?;
+        engines::build(engine, &components)?;
     }
     if guests.is_empty() && !engines.is_empty() {
-        return Ok(workspace::plugins());
+        return Ok(components);
     }
     let wanted = select(&guests)?;
     let compiler = Compiler::find()?;
     eprintln!("building {} with {compiler}", wanted.iter().map(|guest| guest.name).collect::<Vec<_>>().join(", "));
     for guests in batches(wanted) {
-        compile(&compiler, &guests)?;
+        compile(&compiler, build, &guests)?;
         // Now, because the next batch may build the same crate with other features to the same file.
         for guest in guests {
-            componentize(&compiler, guest)?;
+            componentize(&compiler, build, guest, &components)?;
         }
     }
-    Ok(workspace::plugins())
+    Ok(components)
 }
 
 /// The guests with these names; all when there are none.
@@ -95,15 +136,16 @@ fn batches(guests: Vec<&'static Guest>) -> Vec<Vec<&'static Guest>> {
     batches
 }
 
-fn compile(compiler: &Compiler, guests: &[&Guest]) -> Result<()> {
+fn compile(compiler: &Compiler, build: Build, guests: &[&Guest]) -> Result<()> {
     let mut cargo = compiler.cargo()?;
-    cargo.current_dir(workspace::root()).args(["build", "--locked", "--lib", "--profile", PROFILE, "--target", TARGET]);
-    cargo.arg("--target-dir").arg(folder());
+    cargo.current_dir(workspace::root()).args(["build", "--locked", "--lib", "--profile", build.profile()]);
+    cargo.args(["--target", TARGET]).arg("--target-dir").arg(folder());
     // A `cdylib` of the workspace gets no hash in its file name, so two sets of features would replace each other's file
     // and be compiled again at every turn. This makes cargo add the hash (`should_use_metadata` in its sources).
     cargo.env("__CARGO_DEFAULT_LIB_METADATA", "transom-guests");
     // Flags for this machine's processor are not for WebAssembly.
     cargo.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
+    cargo.envs(build.settings().iter().copied());
     for guest in guests {
         cargo.args(["--package", guest.package]);
     }
@@ -118,12 +160,13 @@ fn folder() -> PathBuf {
     workspace::target().join("guest")
 }
 
-fn componentize(compiler: &Compiler, guest: &Guest) -> Result<()> {
-    let module = folder().join(TARGET).join(PROFILE).join(guest.package.replace('-', "_")).with_extension("wasm");
+fn componentize(compiler: &Compiler, build: Build, guest: &Guest, components: &Path) -> Result<()> {
+    let module =
+        folder().join(TARGET).join(build.profile()).join(guest.package.replace('-', "_")).with_extension("wasm");
     let module = fs::read(&module).with_context(|| format!("cargo built no {} ({compiler})", module.display()))?;
     let component = encode(&module)
         .with_context(|| format!("{} does not make a component; does it export a plugin?", guest.package))?;
-    let path = workspace::plugins().join(guest.name).with_extension("wasm");
+    let path = components.join(guest.name).with_extension("wasm");
     if write_if_changed(&path, &component)? {
         eprintln!("wrote {} ({} KiB)", path.display(), component.len() / 1024);
     }
@@ -149,9 +192,9 @@ pub(crate) fn write_if_changed(path: &Path, bytes: &[u8]) -> Result<bool> {
     Ok(true)
 }
 
-/// The file of a guest that was built.
-pub(crate) fn component(name: &str) -> Result<PathBuf> {
-    let path = workspace::plugins().join(name).with_extension("wasm");
+/// The file of a guest in the folder that [`build`] returns.
+pub(crate) fn component(components: &Path, name: &str) -> Result<PathBuf> {
+    let path = components.join(name).with_extension("wasm");
     ensure!(path.is_file(), "{} is missing: run `cargo xtask plugins {name}`", path.display());
     Ok(path)
 }

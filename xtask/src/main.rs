@@ -75,6 +75,9 @@ enum Task {
     Plugins {
         /// All when none is named
         names: Vec<String>,
+        /// As tests have them, built in a fraction of the time and slower: `target/quick-plugins/NAME.wasm`
+        #[arg(long)]
+        quick: bool,
     },
     /// Generate `crds/` again
     Crds {
@@ -121,7 +124,10 @@ fn run(task: Task) -> Result<()> {
         Task::Up { dir } => controlplane::up(&folder(dir)),
         Task::Down { dir } => controlplane::down(&folder(dir)),
         Task::Tools => tools::Tools::prepare()?.folder().map(|folder| println!("{}", folder.display())),
-        Task::Plugins { names } => guests::build(&names).map(drop),
+        Task::Plugins { names, quick } => {
+            let build = if quick { guests::Build::Quick } else { guests::Build::Shipped };
+            guests::build(&names, build).map(|folder| println!("{}", folder.display()))
+        }
         Task::Crds { check } => crds::run(check),
         Task::Charts { dir } => bench::charts(&dir),
         Task::Bench { name, json, count, arguments } => bench::run(&bench::Options { name, json, count, arguments }),

@@ -33,9 +33,9 @@ fn all(options: &Options, steps: &mut Steps) -> Result<()> {
     let helm = steps.run("helm", tools::helm)?;
     let cosign = steps.run("cosign", tools::cosign)?;
     let (temporal, worker) = steps.run("temporal", tools::temporal)?;
-    let plugins = steps.run("plugins", || guests::build(&[]))?;
+    let plugins = steps.run("plugins", || guests::build(&[], guests::Build::Quick))?;
     let host = steps.run("build", build)?;
-    steps.run("crds --check", || crds::check(&host))?;
+    steps.run("crds --check", || crds::check(&host, &plugins))?;
     let plane = if options.use_kubeconfig {
         None
     } else {
@@ -57,7 +57,7 @@ fn all(options: &Options, steps: &mut Steps) -> Result<()> {
     plane.map_or(Ok(()), ControlPlane::stop)?;
     // The demo wants kwok's nodes and a cluster without Domains: always one of its own.
     steps.run("demo --check", || {
-        demo::run_with(demo::Options { check: true, ..demo::Options::default() }, Some(&tools), &host)
+        demo::run_with(demo::Options { check: true, ..demo::Options::default() }, Some(&tools), &host, &plugins)
     })
 }
 

@@ -9,15 +9,17 @@ use transom_tests::{
     Environment, Namespace, Terminal, TestCluster, cache_dir, condition, of, program, sample, transom, without_cargo,
 };
 
-/// Where the projects of these tests and of the tutorial are built: most of it is the same for all.
+/// Where the projects of these tests and of the tutorial are built: where `cargo xtask plugins` has compiled the same
+/// dependencies.
 pub(crate) fn target() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("target/projects")
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("target/guest")
 }
 
-/// What makes a component of both speeds the same, so that dependencies are built once.
-/// The other core is for the tests beside.
-pub(crate) const SPEED: [(&str, &str); 6] = [
+/// What makes a component of both speeds the same, and of the same dependencies as the guests that are for tests
+/// (`Build::settings` in `xtask/src/guests.rs`), so that nothing is compiled twice. The other core is for the tests beside.
+pub(crate) const SPEED: [(&str, &str); 7] = [
     ("CARGO_BUILD_JOBS", "1"),
+    ("__CARGO_DEFAULT_LIB_METADATA", "transom-guests"),
     ("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1"),
     ("CARGO_PROFILE_RELEASE_LTO", "off"),
     ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16"),
