@@ -63,6 +63,9 @@ pub struct Args {
     /// Namespace of the ConfigMap through which a host of the cluster gets the component.
     #[arg(long, short, default_value = "default")]
     namespace: String,
+    /// Where a host that runs already serves its plans: `kubectl port-forward` brings the 8081 of its pod here.
+    #[arg(long, value_name = "ADDRESS", env = "TRANSOM_HOST", default_value_t = DEFAULT_HOST)]
+    plans: SocketAddr,
     /// Passed on to `cargo build`, after `--`: -- --features next.
     #[arg(last = true)]
     cargo: Vec<String>,
@@ -97,12 +100,12 @@ impl Args {
             sources: Sources::new(&self.dir),
             place: (self.host == Which::Cluster).then_some(Place::Cluster),
             loader: Loader { engine: Engine::new()?, program: std::env::current_exe()?, cache: settings.cache.clone() },
+            plans: self.plans,
             arguments: self,
             client,
             toolchain: None,
             settings,
             name: None,
-            plans: DEFAULT_HOST,
             ended,
         };
         let result = tokio::select! {

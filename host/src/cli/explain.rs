@@ -36,7 +36,7 @@ pub struct Args {
     #[arg(long, short, default_value = "default")]
     namespace: String,
     /// Where the host serves its recordings: `kubectl port-forward` brings the 8081 of its pod here.
-    #[arg(long, value_name = "ADDRESS", default_value_t = DEFAULT_HOST)]
+    #[arg(long, value_name = "ADDRESS", env = "TRANSOM_HOST", default_value_t = DEFAULT_HOST)]
     host: SocketAddr,
     /// How the result looks.
     #[arg(long, short, default_value = "text")]

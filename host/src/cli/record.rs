@@ -43,7 +43,7 @@ pub struct Args {
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Where the host serves its recordings: `kubectl port-forward` brings the 8081 of its pod here.
-    #[arg(long, value_name = "ADDRESS", default_value_t = DEFAULT_HOST)]
+    #[arg(long, value_name = "ADDRESS", env = "TRANSOM_HOST", default_value_t = DEFAULT_HOST)]
     host: SocketAddr,
     /// Call the plugin now, with your own rights, instead of asking the host.
     #[arg(long)]

@@ -26,7 +26,8 @@ async fn a_reader_who_does_what_the_tutorial_says_gets_what_it_shows() {
     // The versions that everything else here is built with.
     std::fs::create_dir(folder.path().join("hello")).unwrap();
     std::fs::copy(root.join("Cargo.lock"), folder.path().join("hello/Cargo.lock")).unwrap();
-    let own = text(&folder.path().join("state"));
+    let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).unwrap();
+    let (plans, own) = (free.to_string(), text(&folder.path().join("state")));
     let variables = [
         ("PATH", &*path),
         ("KUBECONFIG", &text(&environment.kubeconfig)),
@@ -39,6 +40,9 @@ async fn a_reader_who_does_what_the_tutorial_says_gets_what_it_shows() {
         // Hosts of other tests and this one do not take each other's records.
         ("TRANSOM_PLUGIN_SELECTOR", "!tests.transom.dev/run"),
         ("TRANSOM_LISTEN", "127.0.0.1:0"),
+        // The usual one may be taken by somebody else's host.
+        ("TRANSOM_RECORDINGS_LISTEN", &plans),
+        ("TRANSOM_HOST", &plans),
         ("CARGO_TARGET_DIR", &text(&dev::target())),
     ];
     Page::new("tutorial.md", folder.path(), &[&variables[..], &dev::SPEED].concat()).follow().await;

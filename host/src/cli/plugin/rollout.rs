@@ -51,7 +51,7 @@ pub struct PlanArgs {
     #[command(flatten)]
     plugin: Name,
     /// Where the host serves its plans: `kubectl port-forward` brings the 8081 of its pod here.
-    #[arg(long, value_name = "ADDRESS", default_value_t = DEFAULT_HOST)]
+    #[arg(long, value_name = "ADDRESS", env = "TRANSOM_HOST", default_value_t = DEFAULT_HOST)]
     host: SocketAddr,
     /// How the result looks.
     #[arg(long, short, default_value = "text")]
