@@ -62,7 +62,7 @@ pub(crate) const NAMESPACE: &str = "fleet";
 
 pub(crate) struct Bench {
     pub(crate) api: Api,
-    bare: Api,
+    pub(crate) bare: Api,
     pub(crate) audit: Audit,
     control_plane: Vec<u32>,
     pub(crate) report: Report,

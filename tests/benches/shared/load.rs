@@ -87,7 +87,7 @@ pub(crate) async fn run(
 }
 
 /// An object for the children to belong to.
-async fn owner(api: &Api, namespace: &str) -> Result<Owner> {
+pub(crate) async fn owner(api: &Api, namespace: &str) -> Result<Owner> {
     #[derive(Deserialize)]
     struct Created {
         metadata: Identity,
