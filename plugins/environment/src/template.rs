@@ -112,7 +112,9 @@ pub(crate) fn load<'a>(
             let mut named = include.iter().filter_map(|name| found.iter().find(|file| file.path == *name));
             let Some(file) = named.next() else { return Err(missing("no docker-compose.yml")) };
             let text = String::from_utf8_lossy(&file.content);
-            let mut compose = compose::parse(&text, &variables(&settings.env, &found), &found).map_err(|message| {
+            let more = beside(compose::wanted(&text), |include| files(folder, include))?;
+            let beside: Vec<File> = found.iter().cloned().chain(more).collect();
+            let mut compose = compose::parse(&text, &variables(&settings.env, &found), &beside).map_err(|message| {
                 of_spec(Step::Deployment, "InvalidCompose", format!("{field}: {}: {message}", file.path))
             })?;
             let outside = compose.builds_outside(folder);
@@ -122,6 +124,15 @@ pub(crate) fn load<'a>(
     };
     let (source, folder) = (checkout.name.to_owned(), folder.to_owned());
     Ok(Loaded { template, settings, field, content, source, folder })
+}
+
+/// Files by their names.
+fn beside(names: Vec<String>, files: impl FnOnce(&[&str]) -> Result<Vec<File>, Stop>) -> Result<Vec<File>, Stop> {
+    // what looks like a pattern is no name, and what is above the folder cannot be asked for: both are not there
+    let is_name =
+        |name: &&str| !name.contains(['*', '?', '[', ']', '{', '}', '!', '\\']) && !name.split('/').any(|p| p == "..");
+    let include: Vec<&str> = names.iter().map(String::as_str).filter(is_name).collect();
+    if include.is_empty() { Ok(Vec::new()) } else { files(&include) }
 }
 
 /// What `${NAME}` stands for in a compose file: `.env` beside it, and over that the Environment's own variables.
