@@ -152,7 +152,9 @@ async fn d5_an_autoscaler_decides_about_replicas_once_it_has_scaled() {
     ns.wait_until(of::<Deployment>("orders"), |deployment| !owns(deployment)).await;
     let orders = ns.merge(&orders, json!({ "spec": { "image": "registry.example/domain:2" } })).await;
     ns.wait_for(&orders, condition("Ready", "True")).await;
-    let seen = recording.changes(|deployment| deployment["spec"]["replicas"].clone());
+    let last = ns.get(of::<Deployment>("orders")).await;
+    let replicas = |deployment: &Value| deployment["spec"]["replicas"].clone();
+    let seen = recording.changes_until(|deployment| deployment == Some(&last), replicas).await;
     assert_eq!(seen, [Some(json!(2)), Some(json!(4))], "never one pod in between");
 
     // Without the autoscaler the spec counts again.
@@ -209,8 +211,8 @@ async fn d5_a_canary_runs_beside_the_stable_version_and_is_promoted_after_its_st
             image(deployment) == "registry.example/domain:2" && deployment["spec"]["replicas"] == replicas
         }
     };
-    let recording = ns.recording(canary.clone()).await;
     ns.wait_until(canary.clone(), of_step(1)).await;
+    let recording = ns.recording(canary.clone()).await;
     assert_eq!(image(&ns.get(stable.clone()).await), "registry.example/domain:1", "held");
     let second = ns.wait_until(canary.clone(), of_step(2)).await;
     assert_eq!(image(&ns.get(stable.clone()).await), "registry.example/domain:1", "held");
@@ -221,7 +223,8 @@ async fn d5_a_canary_runs_beside_the_stable_version_and_is_promoted_after_its_st
     ns.wait_until(stable.clone(), |deployment| image(deployment) == "registry.example/domain:2").await;
     ns.wait_gone(canary).await;
     let generations: Vec<i64> = recording
-        .changes(|deployment| deployment["metadata"]["generation"].clone())
+        .changes_until(|canary| canary.is_none(), |canary| canary["metadata"]["generation"].clone())
+        .await
         .into_iter()
         .filter_map(|generation| generation?.as_i64())
         .collect();
