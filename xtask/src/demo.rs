@@ -1,8 +1,8 @@
 //! `cargo xtask demo`: the whole product on a laptop.
 //!
-//! A control plane, the host, four plugins and their samples: three Domains that become Ready each in its own way, a Process
-//! with a real Temporal, an Environment, an instance of a Helm chart. Then a changed build of the Domains' plugin takes over
-//! while they run.
+//! A control plane, the host, four plugins and their samples: three Domains that become Ready each in its own way, a
+//! Process with a real Temporal, an Environment, an instance of a Helm chart. Then a changed build of the Domains' plugin
+//! takes over while they run.
 
 mod board;
 mod exhibits;
@@ -177,6 +177,8 @@ impl Demo {
         let mut board = Board::new();
         let (report, events) = mpsc::channel();
         let mut watches = self.watch(&report)?;
+        // Until all kinds are watched: without it the end of all watches is seen.
+        let mut report = Some(report);
         // When the plugin was exchanged, and when the verdict is due.
         let (mut swapped, mut due) = (Instant::now(), None);
         loop {
@@ -191,7 +193,10 @@ impl Demo {
                 match &action {
                     Action::Show(exhibit) => {
                         let arguments = [exhibit.resource, &format!("--namespace={NAMESPACE}")];
-                        watches.push(self.kubectl.watch(&arguments, report.clone(), Event::Sample)?);
+                        if let Some(report) = &report {
+                            watches.push(self.kubectl.watch(&arguments, report.clone(), Event::Sample)?);
+                        }
+                        report = report.filter(|_| !script.has_shown_all());
                     }
                     Action::Swap => swapped = Instant::now(),
                     Action::Finish(_) => due = Some(Instant::now() + SETTLED_AFTER),
@@ -311,6 +316,8 @@ impl Demo {
             let namespace = format!("--namespace={NAMESPACE}");
             for exhibit in EXHIBITS.iter().rev() {
                 self.kubectl.run(&["delete", exhibit.resource, "--all", &namespace, "--timeout=60s"])?;
+                // and what they rest on
+                self.kubectl.delete(exhibit.manifest)?;
             }
             for exhibit in &EXHIBITS {
                 self.kubectl.run(&["delete", "plugins.transom.dev", exhibit.plugin, "--timeout=60s"])?;

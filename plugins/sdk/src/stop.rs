@@ -33,7 +33,8 @@ impl Problem {
     }
 }
 
-/// Why a part of a plan is not made. Functions that look things up and find them wrong return it; both sides come from `?`.
+/// Why a part of a plan is not made. Functions that look things up and find them wrong return it; both sides come from
+/// `?`.
 #[derive(Debug)]
 pub enum Stop<S = ()> {
     /// For the host: a lookup that waits for its answer, or a fault of the plugin.

@@ -162,7 +162,7 @@ fn of_item<'a>(set: &'a Map<String, Value>, item: &Value) -> Option<&'a Value> {
     set.iter().find(|(key, _)| is_meant(key)).map(|(_, fields)| fields)
 }
 
-/// What was applied for the first, with the names of this one. Labels and annotations of the host are the bare client's.
+/// What was applied for the first, with the names of this one. Labels and annotations of the host become others.
 fn plan(primary: &Value, _: usize) -> Result<Vec<Value>> {
     let applied = APPLIED.get().context("no instance was measured")?;
     let (name, own) = (text(primary, "/metadata/name"), text(primary, "/spec/namespace"));

@@ -1,7 +1,7 @@
 //! `cargo xtask bench instances`: Helm releases, by the real engine.
 //!
-//! As `fleet`, with N instances of one small chart, each in a namespace of its own. What the bare client applies is what the
-//! host has applied for a first instance. Then all instances are looked at again: because each of them was touched, by
+//! As `fleet`, with N instances of one small chart, each in a namespace of its own. What the bare client applies is what
+//! the host has applied for a first instance. Then all instances are looked at again: because each of them was touched, by
 //! another version of the plugin, and by a host that starts anew.
 
 mod instance;

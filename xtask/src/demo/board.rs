@@ -10,7 +10,8 @@ use super::exhibits::EXHIBITS;
 use crate::kubectl::{condition, text};
 use crate::progress::duration;
 
-/// Shows samples and plugins: on a terminal as a table that is redrawn in place, elsewhere as a line whenever one changes.
+/// Shows samples and plugins: on a terminal as a table that is redrawn in place, elsewhere as a line whenever one
+/// changes.
 pub(crate) struct Board {
     started: Instant,
     terminal: bool,
@@ -186,8 +187,8 @@ mod tests {
     fn without_a_terminal_a_change_is_one_line() {
         assert_eq!(
             sentence("Domain shipping", &rows()["Domain shipping"]),
-            "Domain shipping: Ready=False DBReady=False MigrationSucceeded=True WorkloadReady=-  secret shipping-app is \
-             missing"
+            "Domain shipping: Ready=False DBReady=False MigrationSucceeded=True WorkloadReady=-  secret \
+             shipping-app is missing"
         );
     }
 }

@@ -87,7 +87,10 @@ pub(crate) fn records(services: &Services) -> Result<Vec<Value>> {
 }
 
 fn record(plugin: &str, file: &Path, services: &Services) -> Result<Value> {
-    let endpoint = |name: &str, port: u16| json!({ "name": name, "address": format!("http://127.0.0.1:{port}"), "plaintext": true });
+    let endpoint = |name: &str, port: u16| {
+        let address = format!("http://127.0.0.1:{port}");
+        json!({ "name": name, "address": address, "plaintext": true })
+    };
     let more = match plugin {
         "process" => json!({
             "endpoints": [endpoint("transformation", services.definitions), endpoint("temporal", services.temporal)],

@@ -97,6 +97,11 @@ impl Script {
         &self.objects
     }
 
+    /// Every plugin has served.
+    pub(crate) fn has_shown_all(&self) -> bool {
+        self.shown.len() == EXHIBITS.len()
+    }
+
     /// Judges no more: from here on the user may do to the samples what they like.
     pub(crate) fn rest(&mut self) {
         self.stage = Stage::Over;

@@ -48,6 +48,9 @@ fn extended(
     let other;
     let (services, home) = match field("file").map(plain) {
         None => (services, home),
+        Some(file) if !home.is_empty() && file != home => {
+            return Err(format!("{at}.file: a file that is extended may not extend another one: move the service"));
+        }
         Some(file) => {
             other = services_of(&file, files).map_err(|why| format!("{at}.file: {why}"))?;
             (&other, file)

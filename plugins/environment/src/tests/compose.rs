@@ -240,12 +240,17 @@ fn e6_an_extension_that_is_wrong_says_where() {
     let files = [
         file("other.yaml", "services: {b: {extends: {service: a, file: other.yaml}}, a: {extends: b}}"),
         file("list.yaml", "- a"),
+        file("deep.yaml", "services: {b: {extends: {service: a, file: other.yaml}}}"),
     ];
     for (extends, said) in [
         ("b", "services.a.extends: there is no service b"),
         ("a", "services.a.extends: services extend one another: remove one"),
         ("{file: other.yaml}", "services.a.extends: names no service: add service"),
         ("{service: b, file: other.yaml}", "other.yaml: services.a.extends: services extend one another: remove one"),
+        (
+            "{service: b, file: deep.yaml}",
+            "deep.yaml: services.b.extends.file: a file that is extended may not extend another one: move the service",
+        ),
         ("{service: b, file: list.yaml}", "services.a.extends.file: list.yaml has no services"),
         ("{service: b, file: gone.yaml}", "services.a.extends.file: there is no file gone.yaml"),
         (
