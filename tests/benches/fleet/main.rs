@@ -52,8 +52,15 @@ fn main() -> Result<()> {
 
 async fn run(options: Options) -> Result<()> {
     let peak_mib = if options.common.count > LARGE { 250.0 } else { 56.0 };
-    let bars =
-        Bars { applies: 4.0, reads: 0.0, cpu_ms: 2.5, peak_mib, time_over_bare: 1.15, ready_over_bare: f64::INFINITY };
+    let bars = Bars {
+        applies: 4.0,
+        status_writes: 2.0,
+        reads: 0.0,
+        cpu_ms: 2.5,
+        peak_mib,
+        time_over_bare: 1.15,
+        ready_over_bare: f64::INFINITY,
+    };
     let bench = Bench::new(&WEB, options.common, bars).await?;
     let mut fleet = Fleet { bench, drifts: options.drifts };
     let bench = &mut fleet.bench;
