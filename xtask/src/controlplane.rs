@@ -6,7 +6,7 @@
 
 mod components;
 mod files;
-mod ports;
+pub(crate) mod ports;
 
 use std::fs;
 use std::path::{Path, PathBuf};

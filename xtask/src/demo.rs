@@ -1,45 +1,47 @@
 //! `cargo xtask demo`: the whole product on a laptop.
 //!
-//! A control plane, the host, a plugin, and three Domains that become Ready each in its own way; then a changed build of
-//! the plugin takes over while they run.
+//! A control plane, the host, four plugins and their samples: three Domains that become Ready each in its own way, a
+//! Process with a real Temporal, an Environment, an instance of a Helm chart. Then a changed build of the Domains' plugin
+//! takes over while they run.
 
 mod board;
+mod exhibits;
 mod script;
+mod services;
 
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 
 use crate::controlplane::{ControlPlane, Layout};
 use crate::kubectl::{Kubectl, Watch, text};
 use crate::process::Group;
 use crate::progress::duration;
 use crate::tools::Tools;
-use crate::{command, guests, host, interrupt, workspace};
+use crate::{command, guests, host, interrupt, tools, workspace};
 use board::Board;
-use script::{Action, DOMAINS, Event, Script};
+use exhibits::{EXCHANGED, EXHIBITS};
+use script::{Action, Event, Script};
+use services::Services;
 
 const NAMESPACE: &str = "demo";
-const PLUGIN: &str = "domain";
 
-/// Children of any primitive.
-const OURS: &str = "--selector=transom.dev/plugin";
+/// Children of Domains.
+const OURS: &str = "--selector=transom.dev/plugin=domain";
 
 const DATABASE_CRD: &str = include_str!("../demo/database-crd.yaml");
 const DATABASES: &str = include_str!("../demo/databases.yaml");
 const LATE_SECRET: &str = include_str!("../demo/late-secret.yaml");
-const SAMPLES: &str = include_str!("../demo/domains.yaml");
 
-/// From the first Domain to the end, with `--check`. It takes about 20 s, of which the Job's controller waits 10 before
-/// it makes the second pod; CI machines are slow.
-const DEADLINE: Duration = Duration::from_mins(3);
+/// From the first record to the end, with `--check`. It takes about 25 s, of which the Job's controller waits 10 before
+/// it makes the second pod, and the engines' compilation a minute more the first time; CI machines are slow.
+const DEADLINE: Duration = Duration::from_mins(5);
 
 /// A status is written after the child that it speaks of: so long a flap may follow the last change.
 const SETTLED_AFTER: Duration = Duration::from_secs(2);
@@ -47,7 +49,7 @@ const SETTLED_AFTER: Duration = Duration::from_secs(2);
 /// How often the ages in the table move on, and the host is looked after.
 const TICK: Duration = Duration::from_millis(500);
 
-/// How long the host may take to serve its own kinds, and then the plugin: compiling it takes seconds in a debug build.
+/// How long the host may take to serve its own kinds.
 const START_SECONDS: u64 = 90;
 
 /// What was asked for on the command line.
@@ -64,9 +66,10 @@ pub(crate) struct Options {
 /// Builds what it needs and runs it.
 pub(crate) fn run(options: Options) -> Result<()> {
     let tools = if options.use_kubeconfig { None } else { Some(Tools::prepare()?) };
+    tools::services()?;
     eprintln!("building the host");
     let host = host::build()?;
-    let plugins = guests::build(&["domain".into(), "domain-next".into()], guests::Build::Quick)?;
+    let plugins = guests::build(&exhibits::components(), guests::Build::Quick)?;
     run_with(options, tools.as_ref(), &host, &plugins)
 }
 
@@ -88,7 +91,9 @@ pub(crate) fn run_with(options: Options, tools: Option<&Tools>, host: &Path, plu
 struct Demo {
     kubectl: Kubectl,
     // Fields are dropped in this order: the host goes before the API server.
+    /// The services of Processes, and after them the host.
     host: Group,
+    services: Services,
     host_log: PathBuf,
     /// The folder with the components.
     plugins: PathBuf,
@@ -111,11 +116,16 @@ impl Demo {
         if let Some(logs) = host_log.parent() {
             fs::create_dir_all(logs).with_context(|| format!("failed to create {}", logs.display()))?;
         }
-        let (host_group, plugins) = (Group::open(&layout.host_pids()), plugins.to_path_buf());
-        let mut demo = Self { kubectl, host: host_group, host_log, plugins, layout, plane };
+        let mut host_and_services = Group::open(&layout.host_pids());
+        let services = Services::start(&mut host_and_services, &layout)?;
+        let plugins = plugins.to_path_buf();
+        let mut demo = Self { kubectl, host: host_and_services, services, host_log, plugins, layout, plane };
         demo.prepare()?;
         let mut transom = Command::new(host);
-        transom.args(["run", "--listen", "127.0.0.1:0", "--cache-dir"]).arg(folder.join("cache"));
+        transom.args(["run", "--listen", "127.0.0.1:0"]);
+        // That of the tests: what they have compiled is not compiled again, and the other way round.
+        let cache = workspace::target().join("test-cache");
+        transom.arg("--cache-key-file").arg(cache.with_extension("key")).arg("--cache-dir").arg(cache);
         transom.env("KUBECONFIG", host_kubeconfig);
         demo.host.start("transom", &mut transom, &demo.host_log)?;
         Ok(demo)
@@ -131,14 +141,17 @@ impl Demo {
     fn play(&mut self, options: Options) -> Result<()> {
         self.await_host("crd/plugins.transom.dev", "create")?;
         self.await_host("crd/plugins.transom.dev", "condition=Established")?;
-        self.kubectl.apply(&plugin_record(&guests::component(&self.plugins, "domain")?)?.to_string())?;
-        self.await_host(&format!("plugin.transom.dev/{PLUGIN}"), "jsonpath={.status.phase}=Ready")?;
-        eprintln!("the host serves plugin {PLUGIN}; its log is {}", self.host_log.display());
-        self.kubectl.apply(SAMPLES)?;
+        for record in exhibits::records(&self.plugins, &self.services)? {
+            self.kubectl.apply(&record.to_string())?;
+        }
+        eprintln!(
+            "the host runs, its log is {}; it compiles plugins and engines now, which takes a minute the first time",
+            self.host_log.display()
+        );
         self.follow(options)
     }
 
-    /// Waits with kubectl, but not for a host that has ended or a plugin that it has refused.
+    /// Waits with kubectl, but not for a host that has ended.
     fn await_host(&self, object: &str, what: &str) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(START_SECONDS);
         loop {
@@ -147,7 +160,6 @@ impl Demo {
                 return Ok(());
             };
             self.expect_host()?;
-            self.expect_not_refused()?;
             if Instant::now() > deadline {
                 return Err(error.context(format!("{object} did not come to {what} within {START_SECONDS} s")));
             }
@@ -155,27 +167,21 @@ impl Demo {
     }
 
     fn expect_host(&self) -> Result<()> {
-        match self.host.members() {
-            [host] if host.is_running() => Ok(()),
-            _ => Err(anyhow!("the host has ended")),
+        match self.host.members().iter().find(|member| !member.is_running()) {
+            Some(ended) => bail!("{} has ended; see {}", ended.name, self.layout.log(&ended.name).display()),
+            None => Ok(()),
         }
-    }
-
-    fn expect_not_refused(&self) -> Result<()> {
-        let arguments = ["get", "plugins.transom.dev", PLUGIN, "--output=jsonpath={.status.phase}"];
-        // There may be no such record yet, nor such a kind.
-        if self.kubectl.run(&arguments).is_ok_and(|phase| phase == "Failed") {
-            bail!("the plugin was refused");
-        }
-        Ok(())
     }
 
     /// Watches, acts and shows until it is over.
     fn follow(&self, options: Options) -> Result<()> {
-        let next = guests::component(&self.plugins, "domain-next")?;
-        let mut script = Script::new(&digest(&next)?);
+        let next = exhibits::next(&self.plugins)?;
+        let mut script = Script::new(&exhibits::digest(&next)?);
         let mut board = Board::new();
-        let (_watches, events) = self.watch()?;
+        let (report, events) = mpsc::channel();
+        let mut watches = self.watch(&report)?;
+        // Until all kinds are watched: without it the end of all watches is seen.
+        let mut report = Some(report);
         // When the plugin was exchanged, and when the verdict is due.
         let (mut swapped, mut due) = (Instant::now(), None);
         loop {
@@ -185,9 +191,16 @@ impl Demo {
                 Err(RecvTimeoutError::Timeout) => Vec::new(),
                 Err(RecvTimeoutError::Disconnected) => bail!("the API server has closed all watches"),
             };
-            board.show(script.domains());
+            board.show(script.objects());
             for action in actions {
                 match &action {
+                    Action::Show(exhibit) => {
+                        let arguments = [exhibit.resource, &format!("--namespace={NAMESPACE}")];
+                        if let Some(report) = &report {
+                            watches.push(self.kubectl.watch(&arguments, report.clone(), Event::Sample)?);
+                        }
+                        report = report.filter(|_| !script.has_shown_all());
+                    }
                     Action::Swap => swapped = Instant::now(),
                     Action::Finish(_) => due = Some(Instant::now() + SETTLED_AFTER),
                     _ => {}
@@ -196,7 +209,7 @@ impl Demo {
             }
             self.expect_host()?;
             if due.is_some_and(|due| Instant::now() > due) {
-                board.note("every Domain was Ready all the time");
+                board.note("everything was Ready all the time");
                 if options.check {
                     return Ok(());
                 }
@@ -213,22 +226,23 @@ impl Demo {
         }
     }
 
-    fn watch(&self) -> Result<([Watch; 5], Receiver<Event>)> {
-        let (report, events) = mpsc::channel();
+    fn watch(&self, report: &Sender<Event>) -> Result<Vec<Watch>> {
         let watch = |arguments: &[&str], wrap: fn(_) -> Event| self.kubectl.watch(arguments, report.clone(), wrap);
         let namespace = format!("--namespace={NAMESPACE}");
-        let watches = [
-            watch(&["domains.ameide.io", &namespace], Event::Domain)?,
+        Ok(vec![
             watch(&["deployments.apps", &namespace, OURS], Event::Child)?,
             watch(&["services", &namespace, OURS], Event::Child)?,
             watch(&["pods", &namespace, "--selector=ameide.io/job=migration"], Event::Pod)?,
-            watch(&["plugins.transom.dev", PLUGIN], Event::Plugin)?,
-        ];
-        Ok((watches, events))
+            watch(&["plugins.transom.dev"], Event::Plugin)?,
+        ])
     }
 
     fn act(&self, action: Action, next: &Path, board: &mut Board, swapped: Instant) -> Result<()> {
         match action {
+            Action::Show(exhibit) => {
+                board.note(&format!("the host serves plugin {}", exhibit.plugin));
+                self.kubectl.apply(exhibit.manifest)?;
+            }
             Action::EndPod { name, containers, succeeds } => {
                 self.end_pod(&name, &containers, succeeds)?;
                 board.note(&format!("pod {name} {}", if succeeds { "succeeds" } else { "fails, as planned" }));
@@ -238,10 +252,9 @@ impl Demo {
                 board.note("the missing secret of shipping's database arrives");
             }
             Action::Swap => {
-                board.note(&format!("all {} Domains are Ready; the plugin is exchanged", DOMAINS.len()));
-                let record = plugin_record(next)?;
-                let patch = json!({ "spec": record.get("spec") }).to_string();
-                self.kubectl.run(&["patch", "plugins.transom.dev", PLUGIN, "--type=merge", "--patch", &patch])?;
+                board.note(&format!("all samples are Ready; the plugin {EXCHANGED} is exchanged"));
+                let patch = json!({ "spec": exhibits::source(next)? }).to_string();
+                self.kubectl.run(&["patch", "plugins.transom.dev", EXCHANGED, "--type=merge", "--patch", &patch])?;
             }
             Action::Finish(changed) => {
                 let (took, changed) = (duration(swapped.elapsed()), changed.join(", "));
@@ -271,13 +284,11 @@ impl Demo {
     /// Says why it failed: conditions, events, the end of the host's log.
     fn report(&self) {
         let namespace = format!("--namespace={NAMESPACE}");
-        for (kind, arguments) in [
-            ("plugin", ["get", "plugins.transom.dev", "--output=json", "--all-namespaces"]),
-            ("domain", ["get", "domains.ameide.io", "--output=json", &namespace]),
-        ] {
+        for resource in EXHIBITS.iter().map(|exhibit| exhibit.resource).chain(["plugins.transom.dev"]) {
+            let arguments = ["get", resource, "--output=json", "--all-namespaces"];
             let list = self.kubectl.run(&arguments).ok().and_then(|text| serde_json::from_str::<Value>(&text).ok());
             for object in list.iter().filter_map(|list| list.get("items")?.as_array()).flatten() {
-                eprintln!("\n{kind} {}:", text(object, "/metadata/name"));
+                eprintln!("\n{} {}:", text(object, "/kind"), text(object, "/metadata/name"));
                 eprint!("{}", conditions(object));
             }
         }
@@ -306,29 +317,19 @@ impl Demo {
         if self.plane.is_none() {
             // A cluster that stays is left as it was found, while the host is there to clean up.
             let namespace = format!("--namespace={NAMESPACE}");
-            self.kubectl.run(&["delete", "domains.ameide.io", "--all", &namespace, "--timeout=60s"])?;
-            self.kubectl.run(&["delete", "plugins.transom.dev", PLUGIN, "--timeout=60s"])?;
+            for exhibit in EXHIBITS.iter().rev() {
+                self.kubectl.run(&["delete", exhibit.resource, "--all", &namespace, "--timeout=60s"])?;
+                // and what they rest on
+                self.kubectl.delete(exhibit.manifest)?;
+            }
+            for exhibit in &EXHIBITS {
+                self.kubectl.run(&["delete", "plugins.transom.dev", exhibit.plugin, "--timeout=60s"])?;
+            }
             self.kubectl.run(&["delete", "namespace", NAMESPACE, "--timeout=60s"])?;
         }
         self.host.stop()?;
         self.plane.map_or(Ok(()), ControlPlane::stop)
     }
-}
-
-/// The `Plugin` record that serves the component in `file`.
-fn plugin_record(file: &Path) -> Result<Value> {
-    Ok(json!({
-        "apiVersion": "transom.dev/v1alpha1",
-        "kind": "Plugin",
-        "metadata": { "name": PLUGIN },
-        "spec": { "source": { "file": { "path": file } }, "digest": digest(file)? },
-    }))
-}
-
-fn digest(file: &Path) -> Result<String> {
-    let bytes = fs::read(file).with_context(|| format!("failed to read {}", file.display()))?;
-    let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(format!("sha256:{hex}"))
 }
 
 /// A line for each condition of an object.
@@ -363,27 +364,6 @@ impl Kubectl {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_record_names_file_and_digest() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("a.wasm");
-        fs::write(&file, "abc").unwrap();
-        assert_eq!(
-            plugin_record(&file).unwrap()["spec"],
-            json!({
-                "source": { "file": { "path": file } },
-                "digest": "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
-            })
-        );
-    }
-
-    #[test]
-    fn the_samples_are_those_that_the_script_knows() {
-        for name in DOMAINS {
-            assert!(SAMPLES.contains(&format!("metadata: {{ name: {name}, namespace: {NAMESPACE} }}")), "{name}");
-        }
-    }
 
     #[test]
     fn conditions_are_listed() {

@@ -69,6 +69,12 @@ impl Kubectl {
         command::output_with(self.command().args(arguments), Some(manifest)).map(drop)
     }
 
+    /// Deletes the objects in `manifest` that are there, and waits until they are gone.
+    pub(crate) fn delete(&self, manifest: &str) -> Result<()> {
+        let arguments = ["delete", "--ignore-not-found", "--timeout=60s", "-f", "-"];
+        command::output_with(self.command().args(arguments), Some(manifest)).map(drop)
+    }
+
     /// Waits with `kubectl wait` until `condition` (`condition=Ready`, `create`, …) holds.
     pub(crate) fn wait(&self, object: &str, condition: &str, seconds: u32) -> Result<()> {
         self.run(&["wait", object, &format!("--for={condition}"), &format!("--timeout={seconds}s")]).map(drop)

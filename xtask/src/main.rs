@@ -36,7 +36,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Run the whole product on this machine: control plane, host, plugin, three Domains; ends with Ctrl-C
+    /// Run the whole product on this machine: control plane, host, four plugins and their samples; ends with Ctrl-C
     Demo {
         /// Exit 0 when every sample is Ready and the plugin was exchanged without a flap, else say why not
         #[arg(long)]

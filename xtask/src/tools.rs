@@ -97,10 +97,13 @@ const TEMPORAL: Module = Module {
     takes: "about 5 minutes the first time",
 };
 
-/// A worker of that server: our own few lines over Temporal's SDK.
+/// A worker of that server, and where the demo's definitions come from: our own few lines over Temporal's SDK and gRPC.
 const WORKER: Module = Module {
     folder: "worker",
-    programs: &[Program { name: "worker", package: ".", is_asset: false }],
+    programs: &[
+        Program { name: "worker", package: ".", is_asset: false },
+        Program { name: "definitions", package: "./definitions", is_asset: false },
+    ],
     ldflags: "-s -w",
     takes: "about half a minute the first time",
 };
@@ -142,11 +145,17 @@ pub(crate) fn cosign() -> Result<PathBuf> {
     Ok(folder.join("cosign"))
 }
 
-/// The folders of Temporal's program and of a worker, for tests; no part of a control plane.
+/// Temporal's program and that of a worker, for tests; no part of a control plane.
 pub(crate) fn temporal() -> Result<(PathBuf, PathBuf)> {
     let server = TEMPORAL.prepare(None)?.context("nothing was built")?;
     let worker = WORKER.prepare(None)?.context("nothing was built")?;
     Ok((server.join("temporal"), worker.join("worker")))
+}
+
+/// What Processes of the demo need: Temporal, and the program that has their definitions.
+pub(crate) fn services() -> Result<(PathBuf, PathBuf)> {
+    let (server, worker) = temporal()?;
+    Ok((server, worker.with_file_name("definitions")))
 }
 
 /// Helm's command line, for tests.
@@ -332,10 +341,17 @@ pub(crate) fn go_version(source: &Path) -> Result<String> {
 fn own_sources(source: &Path) -> Result<Vec<String>> {
     let files = fs::read_dir(source).with_context(|| format!("failed to read {}", source.display()))?.flatten();
     let mut paths: Vec<PathBuf> = files.map(|file| file.path()).collect();
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "go"));
     paths.sort();
-    let read = |path: &PathBuf| fs::read_to_string(path).with_context(|| format!("failed to read {}", path.display()));
-    paths.iter().map(read).collect()
+    let mut sources = Vec::new();
+    for path in paths {
+        if path.is_dir() {
+            sources.extend(own_sources(&path)?);
+        } else if path.extension().is_some_and(|extension| extension == "go") {
+            let text = fs::read_to_string(&path).with_context(|| format!("failed to read {}", path.display()))?;
+            sources.push(text);
+        }
+    }
+    Ok(sources)
 }
 
 /// Everything that decides what is built.

@@ -7,7 +7,8 @@ use std::time::Duration;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
 use kube::client::Body;
-use serde_json::{Value, json};
+use serde::ser::{Serialize, SerializeMap as _, Serializer};
+use serde_json::{Map, Value, json};
 use tracing::{Instrument, field};
 
 use super::account::Account;
@@ -262,15 +263,26 @@ impl Cluster {
 
     /// Server-side apply of one object; fields that others own are taken.
     ///
-    /// With [`CREATE_ONLY`] as `metadata.resourceVersion` in the body it fails with 409 when the object exists.
-    ///
     /// # Errors
     /// When the API server refuses it or cannot be asked.
     pub async fn apply(&self, reference: &ObjectRef, manager: &str, body: &Value) -> Result<Applied, ApiError> {
+        self.apply_text(reference, manager, body.to_string()).await
+    }
+
+    /// Server-side apply of an object that does not exist; 409 when it does.
+    ///
+    /// # Errors
+    /// When the API server refuses it or cannot be asked.
+    pub async fn apply_new(&self, reference: &ObjectRef, manager: &str, body: &Value) -> Result<Applied, ApiError> {
+        let body = serde_json::to_string(&New(body)).map_err(|e| ApiError::Malformed(e.into()))?;
+        self.apply_text(reference, manager, body).await
+    }
+
+    async fn apply_text(&self, reference: &ObjectRef, manager: &str, body: String) -> Result<Applied, ApiError> {
         let served = self.served(&reference.kind).await?;
         let path = served.path(&reference.namespace, &reference.name);
         let uri = format!("{path}?fieldManager={}&force=true", encode(manager));
-        let (status, text) = self.send("apply", Method::PATCH, &uri, APPLY, body.to_string()).await?;
+        let (status, text) = self.send("apply", Method::PATCH, &uri, APPLY, body).await?;
         Ok(Applied { created: status == StatusCode::CREATED, object: parse(&text)? })
     }
 
@@ -467,7 +479,35 @@ impl Cluster {
 /// A resource version that no object has: the API server's store begins at 1 and the first write makes 2. An apply that
 /// carries it creates the object or fails with 409, so that nothing of somebody else's is ever touched, without reading
 /// first (found by trying; a test holds it against the real API server).
-pub const CREATE_ONLY: &str = "1";
+const CREATE_ONLY: &str = "1";
+
+/// The body of an apply with [`CREATE_ONLY`] in its metadata.
+struct New<'a>(&'a Value);
+
+impl Serialize for New<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        struct Metadata<'a>(&'a Map<String, Value>);
+        impl Serialize for Metadata<'_> {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                let mut fields = serializer.serialize_map(Some(self.0.len() + 1))?;
+                for (name, value) in self.0 {
+                    fields.serialize_entry(name, value)?;
+                }
+                fields.serialize_entry("resourceVersion", CREATE_ONLY)?;
+                fields.end()
+            }
+        }
+        let Value::Object(body) = self.0 else { return self.0.serialize(serializer) };
+        let mut fields = serializer.serialize_map(Some(body.len()))?;
+        for (name, value) in body {
+            match value {
+                Value::Object(metadata) if name == "metadata" => fields.serialize_entry(name, &Metadata(metadata))?,
+                _ => fields.serialize_entry(name, value)?,
+            }
+        }
+        fields.end()
+    }
+}
 
 const APPLY: &str = "application/apply-patch+yaml";
 const MERGE: &str = "application/merge-patch+json";
@@ -535,6 +575,14 @@ mod tests {
         assert_eq!(deployments.path("", ""), "/apis/apps/v1/deployments");
         let nodes = served("v1", "Node", "nodes", Scope::Cluster);
         assert_eq!(nodes.path("", "a"), "/api/v1/nodes/a");
+    }
+
+    #[test]
+    fn a_new_object_carries_the_version_that_none_has() {
+        let body = json!({"kind": "A", "metadata": {"name": "a"}, "spec": {"metadata": {}}});
+        let sent: Value = serde_json::from_str(&serde_json::to_string(&New(&body)).unwrap()).unwrap();
+        let metadata = json!({"name": "a", "resourceVersion": "1"});
+        assert_eq!(sent, json!({"kind": "A", "metadata": metadata, "spec": {"metadata": {}}}));
     }
 
     #[test]

@@ -21,6 +21,7 @@ use super::watch::{Change, Selection, Watch, Watches};
 use crate::lookup::{Grants, Lookups, Places};
 use crate::overlay::guard::Rails;
 use crate::overlay::store::Store;
+use crate::plan::check::Known;
 use crate::plan::contract::{CallResult, Manifest, ObjectRef, TypeMeta};
 use crate::plan::object::Object;
 use crate::plan::request::Children;
@@ -358,6 +359,12 @@ impl Controller {
         self.shared.queue.again_in(&key)
     }
 
+    /// Do primaries wait for a worker?
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.shared.queue.waiting() > 0
+    }
+
     /// Gives no more work out.
     pub fn close(&self) {
         self.shared.queue.close();
@@ -398,6 +405,7 @@ impl Controller {
             written,
             recording: None,
             overlaid: None,
+            known: Known::default(),
         };
         let outcome = match refusal {
             None => reconcile.run().instrument(span).await,

@@ -17,8 +17,9 @@ use crate::telemetry::metrics;
 /// Events that wait to be sent; what comes on top is counted and dropped. Some hundred bytes each.
 const WAITING: usize = 20_000;
 
-/// Wait before an Event while primaries wait for a worker.
-const PAUSE_WHILE_BUSY: Duration = Duration::from_millis(100);
+/// While primaries wait for a worker, an Event waits this often, this long: their children come first.
+const PAUSES: u32 = 5;
+const PAUSE_WHILE_BUSY: Duration = Duration::from_millis(50);
 
 /// events.k8s.io/v1: `note` is at most 1 kB.
 const MAX_NOTE: usize = 1_024;
@@ -51,8 +52,10 @@ impl Events {
             let mut batch = Vec::new();
             while receiver.recv_many(&mut batch, WAITING).await > 0 {
                 for waiting in merged(batch.drain(..)) {
-                    if is_busy() {
-                        tokio::time::sleep(PAUSE_WHILE_BUSY).await;
+                    for _ in 0..PAUSES {
+                        if is_busy() {
+                            tokio::time::sleep(PAUSE_WHILE_BUSY).await;
+                        }
                     }
                     if let Err(error) = recorder.publish(&waiting).await {
                         metrics().event_dropped("Refused");

@@ -18,11 +18,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tracing::{Instrument, field};
 
 use super::calls::{self, Calls};
-use super::cluster::{ApiError, Applied, CREATE_ONLY};
+use super::cluster::{ApiError, Applied};
 use super::controller::{Active, Controller};
 use super::damper::Damper;
 use super::key::PrimaryKey;
@@ -32,16 +32,15 @@ use crate::api::names;
 use crate::api::plugin::Bounds;
 use crate::lookup::{Asker, Lookups};
 use crate::overlay::{Basis, Overlaid};
-use crate::plan::check::{Checked, Checker, PlanError, digest, shorten};
+use crate::plan::check::{Checked, Checker, Desired, Known, PlanError, digest, shorten};
 use crate::plan::contract::{
-    Answered, Call, CallResult, Event, Failure, Lookup, ObjectRef, Problem, Request, Step, TypeMeta,
+    Answered, Call, CallResult, Event, Failure, Lookup, ObjectRef, Problem, Request, Step, Truth, TypeMeta,
 };
 use crate::plan::decide::{self, Apply, Experience, Prune, Writes};
 use crate::plan::object::Object;
 use crate::plan::request::{Snapshot, owns_namespace};
 use crate::plan::rounds::{self, Conversation, NoPlan, RoundsError, Session};
 use crate::plan::status::{self, INVALID, Report, Synced};
-use crate::plan::{check::Desired, diff};
 use crate::plugin::CallError;
 use crate::record::{CallMade, Outcome as Said, Recording, Write};
 use crate::telemetry::{chain, metrics};
@@ -53,6 +52,10 @@ const MAX_PASSES: u32 = 6;
 /// How often the status of one object is written while no condition flips: "1 of 3 replicas", "2 of 3 replicas". A child
 /// that takes a moment to start would cost a write for each step otherwise; flips are written at once.
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
+
+/// While primaries wait for a worker, what is said of one on its way to be Ready is at most this late: the children of
+/// others come first, and often it is Ready by then. Readiness itself, its end and failures are written at once.
+const STEPS_WITHIN: Duration = Duration::from_secs(6);
 
 /// Applies of one tier that are on their way at the same time.
 const PARALLEL_WRITES: usize = 8;
@@ -225,8 +228,10 @@ pub struct Memory {
     status: Option<String>,
     /// When that was.
     status_at: Option<Instant>,
-    /// By UID of the child: digest of what was applied, and of what the API server made of it.
-    normalised: BTreeMap<String, (String, String)>,
+    /// What was applied, and what the API server made of it.
+    normalised: Vec<u64>,
+    /// Since when there is something to write that waits.
+    unpublished: Option<Instant>,
     /// Children that were compared and found to be as desired.
     agreed: Vec<u64>,
     /// Generation and digest of the plugin whose plan was carried out last.
@@ -247,8 +252,11 @@ impl Memory {
 
     /// There was nothing to write: need not be compared again.
     fn agree(&mut self, checked: &Checked, snapshot: &Snapshot) {
-        let pair = |desired: &Arc<Desired>| Some(agreement(desired, snapshot.children.get(&desired.reference)?));
-        self.agreed = checked.children.iter().filter_map(pair).collect();
+        let pair = |desired: &'_ Arc<Desired>| Some((desired.clone(), snapshot.children.get(&desired.reference)?));
+        let pairs: Vec<_> = checked.children.iter().filter_map(pair).collect();
+        self.agreed = pairs.iter().map(|(desired, live)| agreement(desired, live)).collect();
+        let known: Vec<u64> = pairs.iter().map(|(desired, live)| normalisation(desired, live)).collect();
+        self.normalised.retain(|normalised| known.contains(normalised));
     }
 }
 
@@ -258,7 +266,7 @@ impl Experience for Memory {
     }
 
     fn is_normalised(&self, desired: &Desired, live: &Object) -> bool {
-        self.normalised.get(&live.uid) == Some(&(desired.digest.clone(), intent_digest(live)))
+        self.normalised.contains(&normalisation(desired, live))
     }
 }
 
@@ -266,6 +274,13 @@ impl Experience for Memory {
 fn agreement(desired: &Desired, live: &Object) -> u64 {
     let mut hasher = DefaultHasher::new();
     (&desired.digest, &live.uid, live.shape).hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Desired state of one child, and what was made of it in all but its metadata.
+fn normalisation(desired: &Desired, live: &Object) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (&desired.digest, &live.uid, live.intent).hash(&mut hasher);
     hasher.finish()
 }
 
@@ -310,6 +325,8 @@ pub struct Reconcile<'a> {
     pub recording: Option<Recording>,
     /// Of the look in progress, if there are overlays.
     pub overlaid: Option<Overlaid>,
+    /// Children of the looks before.
+    pub known: Known,
 }
 
 /// What one look led to.
@@ -544,7 +561,7 @@ impl Reconcile<'_> {
         self.active.cluster.discover(&self.active.manifest, &plan).await;
         let scope = |kind: &TypeMeta| active.cluster.known(kind).map(|served| served.scope);
         let checker = Checker { plugin: &active.name, manifest, bounds: &bounds, scope: &scope };
-        let checked = checker.check(snapshot, &plan);
+        let checked = checker.check_again(snapshot, &plan, &mut self.known);
         self.recording = record(Said::Planned(Box::new(plan)));
         Ok((checked?, used))
     }
@@ -667,14 +684,11 @@ impl Reconcile<'_> {
         let watched = self.controller.watch_children(self.active, &child.kind).await;
         watched.map_err(|source| ReconcileError::Apply { child: child.clone(), source })?;
         let new = apply.live.is_none() && !desired.adopt;
+        let cluster = &self.active.cluster;
         let applied = if new {
-            let mut body = desired.body.clone();
-            if let Some(Value::Object(metadata)) = body.get_mut("metadata") {
-                metadata.insert("resourceVersion".into(), CREATE_ONLY.into());
-            }
-            self.active.cluster.apply(child, manager, &body).await
+            cluster.apply_new(child, manager, &desired.body).await
         } else {
-            self.active.cluster.apply(child, manager, &desired.body).await
+            cluster.apply(child, manager, &desired.body).await
         };
         match applied {
             Ok(Applied { created, object }) => Ok(Written { apply, object, what: describe(apply, created) }),
@@ -720,14 +734,11 @@ impl Reconcile<'_> {
         Ok(Written { apply, object: going, what: ("Replaced", format!("deleted {child} to make it again")) })
     }
 
-    /// Puts what the API server answered into the cache, and notes where it is not what was sent.
+    /// Puts what the API server answered into the cache, and notes that it is the answer to what was sent.
     fn remember(&mut self, apply: &Apply, object: Object) {
         let desired = &apply.desired;
         if !object.deleting {
-            if !diff::object_drift(&desired.body, &object.value()).is_empty() {
-                let pair = (desired.digest.clone(), intent_digest(&object));
-                self.memory.normalised.insert(object.uid.clone(), pair);
-            }
+            self.memory.normalised.push(normalisation(desired, &object));
             self.memory.agreed.push(agreement(desired, &object));
         }
         self.written.push(object.resource_version);
@@ -853,18 +864,24 @@ impl Reconcile<'_> {
         synced: &Synced,
     ) -> Result<Published, ReconcileError> {
         let primary = &snapshot.primary;
-        let live = match primary.value().get_mut("status").map(Value::take) {
-            Some(Value::Object(live)) => live,
-            _ => Map::new(),
-        };
+        let live = primary.status();
         let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         let next = status::next(&live, primary.generation, report, synced, &now);
         if !status::differs(&live, &next, self.memory.status.as_deref()) {
+            self.memory.unpublished = None;
             return Ok(Published::Unchanged);
         }
-        let wait = self.memory.status_at.map_or(Duration::ZERO, |at| PROGRESS_EVERY.saturating_sub(at.elapsed()));
-        if report.is_some() && !wait.is_zero() && status::is_progress(&live, &next) {
-            return Ok(Published::Later(wait));
+        if report.is_some() {
+            let wait = self.memory.status_at.map_or(Duration::ZERO, |at| PROGRESS_EVERY.saturating_sub(at.elapsed()));
+            if !wait.is_zero() && status::is_progress(&live, &next) {
+                return Ok(Published::Later(wait));
+            }
+            let since = *self.memory.unpublished.get_or_insert_with(Instant::now);
+            let wait = STEPS_WITHIN.saturating_sub(since.elapsed());
+            let is_step = synced.status == Truth::True && status::is_step(&live, &next);
+            if !wait.is_zero() && is_step && self.controller.is_busy() {
+                return Ok(Published::Later(wait));
+            }
         }
         let reference = snapshot.reference();
         let manager = &self.active.field_manager;
@@ -874,7 +891,7 @@ impl Reconcile<'_> {
                     recording.carried_out.status = Some(next.clone());
                 }
                 self.memory.status = Some(digest(&next));
-                self.memory.status_at = Some(Instant::now());
+                (self.memory.status_at, self.memory.unpublished) = (Some(Instant::now()), None);
                 self.written.push(object.resource_version);
                 self.active.put_primary(self.key, object);
                 Ok(Published::Written)
@@ -981,10 +998,6 @@ fn needs_finalizer(snapshot: &Snapshot, checked: &Checked) -> bool {
 fn is_immutable(error: &ApiError) -> bool {
     matches!(error, ApiError::Status { code: 422, message, .. } if message.contains("immutable")
         || message.contains("may not change once set") || message.contains("updates to statefulset spec for fields"))
-}
-
-fn intent_digest(object: &Object) -> String {
-    digest(&json!(object.intent()))
 }
 
 /// Event reason and sentence for one write.

@@ -11,7 +11,7 @@ use serde_json::{Value as Json, json};
 use tokio::sync::OnceCell;
 
 use super::client::failed;
-use crate::control::cluster::{ApiError, CREATE_ONLY, Cluster};
+use crate::control::cluster::{ApiError, Cluster};
 use crate::plan::contract::{Answer, ObjectRef, TypeMeta, Value};
 
 /// Name of the Secret in the host's namespace, and the field in it.
@@ -87,10 +87,10 @@ async fn load(cluster: &Cluster, namespace: &str) -> Result<Key, String> {
     SystemRandom::new().fill(&mut fresh).map_err(|_| "the system has no random bytes".to_owned())?;
     let body = json!({
         "apiVersion": "v1", "kind": "Secret", "type": "Opaque", "immutable": true,
-        "metadata": {"name": SECRET, "namespace": namespace, "resourceVersion": CREATE_ONLY},
+        "metadata": {"name": SECRET, "namespace": namespace},
         "data": {FIELD: STANDARD.encode(fresh)},
     });
-    match cluster.apply(&reference, MANAGER, &body).await {
+    match cluster.apply_new(&reference, MANAGER, &body).await {
         Ok(_) => {}
         Err(error) if error.code() == 409 => {} // another host was faster: its key counts
         Err(error) => return Err(failed(error)),

@@ -86,6 +86,27 @@ pub struct Checker<'a> {
     pub scope: &'a (dyn Fn(&TypeMeta) -> Option<Scope> + Sync),
 }
 
+/// Children that were checked already by the same [`Checker`], for the same primary.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    uid: String,
+    children: Vec<(Child, Arc<Desired>)>,
+}
+
+impl Known {
+    fn get(&self, snapshot: &Snapshot, index: usize, child: &Child) -> Option<Arc<Desired>> {
+        let (known, desired) = self.children.get(index).filter(|_| self.uid == snapshot.primary.uid)?;
+        // what is in other namespaces rests on the primary's other children, too
+        let at_home = [&snapshot.primary.namespace, ""].contains(&&*desired.reference.namespace);
+        (known == child && at_home).then(|| desired.clone())
+    }
+
+    fn note(&mut self, snapshot: &Snapshot, plan: &Plan, children: &[Arc<Desired>]) {
+        self.uid.clone_from(&snapshot.primary.uid);
+        self.children = plan.children.iter().cloned().zip(children.iter().cloned()).collect();
+    }
+}
+
 /// All children of one plan together.
 const MAX_PLAN_BYTES: usize = 8 << 20;
 /// `metav1.Condition`: `type` and `reason` (`k8s.io/apimachinery/pkg/apis/meta/v1/types.go`).
@@ -105,6 +126,14 @@ impl Checker<'_> {
     /// # Errors
     /// The first fault found; nothing of the plan may be carried out.
     pub fn check(&self, snapshot: &Snapshot, plan: &Plan) -> Result<Checked, PlanError> {
+        self.check_again(snapshot, plan, &mut Known::default())
+    }
+
+    /// As [`Self::check`]; children that are as they were are not read again.
+    ///
+    /// # Errors
+    /// The first fault found; nothing of the plan may be carried out.
+    pub fn check_again(&self, snapshot: &Snapshot, plan: &Plan, known: &mut Known) -> Result<Checked, PlanError> {
         if plan.children.len() > self.bounds.children {
             let (n, limit) = (plan.children.len(), self.bounds.children);
             return refuse("TooManyChildren", format!("{n} children, at most {limit} are allowed"));
@@ -115,12 +144,16 @@ impl Checker<'_> {
         let mut seen = BTreeSet::new();
         let mut children = Vec::with_capacity(plan.children.len());
         for (index, child) in plan.children.iter().enumerate() {
-            let desired = self.child(snapshot, plan, index, child)?;
+            let desired = match known.get(snapshot, index, child) {
+                Some(desired) => desired,
+                None => Arc::new(self.child(snapshot, plan, index, child)?),
+            };
             if !seen.insert(desired.reference.clone()) {
                 return refuse("DuplicateChild", format!("{} is in the plan twice", desired.reference));
             }
-            children.push(Arc::new(desired));
+            children.push(desired);
         }
+        known.note(snapshot, plan, &children);
         Ok(Checked {
             children,
             status: status_fields(plan)?,
@@ -425,6 +458,30 @@ mod tests {
 
     fn children(objects: &[&str]) -> Plan {
         Plan { children: objects.iter().map(|o| child(o)).collect(), ..Plan::default() }
+    }
+
+    #[test]
+    fn what_was_checked_is_not_read_again_but_for_another_primary_or_in_other_words() {
+        let (manifest, bounds) = (manifest(), Bounds::default());
+        let scope = |_: &TypeMeta| Some(Scope::Namespaced);
+        let checker = Checker { plugin: "p", manifest: &manifest, bounds: &bounds, scope: &scope };
+        let plan = |data: &str| Plan {
+            children: vec![child(&format!(
+                r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"name":"c"}},{data}}}"#
+            ))],
+            ..Plan::default()
+        };
+        let (mut snapshot, mut known) = (snapshot(), Known::default());
+        let mut check = |snapshot: &Snapshot, data: &str| {
+            checker.check_again(snapshot, &plan(data), &mut known).unwrap().children.remove(0)
+        };
+        let first = check(&snapshot, r#""data":{"a":"1"}"#);
+        let second = check(&snapshot, r#""data":{"a":"1"}"#);
+        assert!(Arc::ptr_eq(&first, &second));
+        let other = check(&snapshot, r#""data":{"a":"2"}"#);
+        assert_eq!(other.body["data"]["a"], "2");
+        Arc::make_mut(&mut snapshot.primary).uid = "u-2".into();
+        assert_eq!(check(&snapshot, r#""data":{"a":"2"}"#).body["metadata"]["ownerReferences"][0]["uid"], "u-2");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
-use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::contract::{Delivery, ObjectRef, TypeMeta};
@@ -41,6 +41,8 @@ pub struct Object {
     pub pin: Option<Box<str>>,
     /// Hash of everything but the status: two versions with the same one differ in nothing that anybody wants.
     pub shape: u64,
+    /// Hash of everything but status and metadata.
+    pub intent: u64,
     /// The object, compact, without `managedFields`, `resourceVersion` and `selfLink`.
     pub json: Box<str>,
 }
@@ -69,6 +71,14 @@ impl Object {
     #[must_use]
     pub fn value(&self) -> serde_json::Value {
         serde_json::from_str(&self.json).unwrap_or_default()
+    }
+
+    /// The status as a tree, empty where there is none.
+    #[must_use]
+    pub fn status(&self) -> serde_json::Map<String, serde_json::Value> {
+        let fields = serde_json::from_str::<Fields<'_>>(&self.json).unwrap_or_default();
+        let status = fields.0.iter().find(|(name, _)| name == "status");
+        status.and_then(|(_, value)| serde_json::from_str(value.get()).ok()).unwrap_or_default()
     }
 
     /// The text that a plugin is shown. `api_version` and `kind` are put in where the API server left them out (items
@@ -101,31 +111,30 @@ impl Object {
         }
         self.value().pointer("/metadata/deletionTimestamp")?.as_str()?.parse().ok()
     }
-
-    /// A digest-worthy part: everything but `status` and the metadata that the API server keeps.
-    #[must_use]
-    pub fn intent(&self) -> Vec<(String, String)> {
-        let fields = serde_json::from_str::<Fields<'_>>(&self.json).map(|f| f.0).unwrap_or_default();
-        fields
-            .iter()
-            .filter(|(name, _)| !matches!(name.as_ref(), "status" | "metadata"))
-            .map(|(name, value)| (name.to_string(), value.get().to_owned()))
-            .collect()
-    }
 }
 
 /// Appends a JSON string.
 pub(crate) fn push_string(out: &mut String, text: &str) {
-    out.push_str(&serde_json::Value::from(text).to_string());
+    if text.bytes().any(|byte| byte < b' ' || byte == b'"' || byte == b'\\') {
+        out.push_str(&serde_json::Value::from(text).to_string());
+    } else {
+        out.push('"');
+        out.push_str(text);
+        out.push('"');
+    }
 }
 
 fn push_field(out: &mut String, name: &str, value: &RawValue) {
+    push_name(out, name);
+    out.push_str(value.get());
+}
+
+fn push_name(out: &mut String, name: &str) {
     if !out.ends_with('{') {
         out.push(',');
     }
     push_string(out, name);
     out.push(':');
-    out.push_str(value.get());
 }
 
 /// The fields of a JSON object in their order, the values unread.
@@ -174,27 +183,33 @@ impl<'de: 'a, 'a> Deserialize<'de> for Key<'a> {
     }
 }
 
-/// The part of `metadata` that the host decides on.
-#[derive(serde::Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Metadata<'a> {
-    name: String,
-    #[serde(default)]
-    namespace: String,
-    #[serde(default)]
-    uid: String,
-    #[serde(default, borrow)]
-    resource_version: Cow<'a, str>,
-    #[serde(default)]
-    generation: i64,
-    #[serde(default)]
-    deletion_timestamp: Option<IgnoredAny>,
-    #[serde(default)]
-    finalizers: Vec<String>,
-    #[serde(default)]
-    labels: Option<std::collections::BTreeMap<String, String>>,
-    #[serde(default, borrow)]
-    annotations: Option<std::collections::BTreeMap<Cow<'a, str>, Cow<'a, str>>>,
+/// A map of strings, borrowed where it can be.
+struct Strings<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
+
+impl Strings<'_> {
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_ref())
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Strings<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct StringsVisitor<'a>(std::marker::PhantomData<&'a ()>);
+        impl<'de: 'a, 'a> Visitor<'de> for StringsVisitor<'a> {
+            type Value = Strings<'a>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map of strings")
+            }
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
+                let mut strings = Vec::with_capacity(map.size_hint().unwrap_or(4));
+                while let Some(Key(name)) = map.next_key::<Key<'a>>()? {
+                    strings.push((name, map.next_value::<Key<'a>>()?.0));
+                }
+                Ok(Strings(strings))
+            }
+        }
+        deserializer.deserialize_map(StringsVisitor(std::marker::PhantomData))
+    }
 }
 
 /// Through text: needs `serde_json`, whose raw values keep the parts that are only copied unread.
@@ -203,28 +218,31 @@ impl<'de> Deserialize<'de> for Object {
         let raw = Box::<RawValue>::deserialize(deserializer)?;
         let fields: Fields<'_> = serde_json::from_str(raw.get()).map_err(D::Error::custom)?;
         let mut object = Self::default();
-        let mut shape = DefaultHasher::new();
+        let (mut shape, mut intent) = (DefaultHasher::new(), DefaultHasher::new());
         let mut out = String::with_capacity(raw.get().len());
         out.push('{');
         for (name, value) in &fields.0 {
             if name == "metadata" {
-                let metadata: Metadata<'_> = serde_json::from_str(value.get()).map_err(D::Error::custom)?;
-                object.take(metadata);
-                let kept: Fields<'_> = serde_json::from_str(value.get()).map_err(D::Error::custom)?;
-                let mut inner = String::with_capacity(value.get().len());
-                inner.push('{');
-                for (name, value) in &kept.0 {
+                // a field at a time: what is dropped is most of the text
+                let metadata: Fields<'_> = serde_json::from_str(value.get()).map_err(D::Error::custom)?;
+                push_name(&mut out, name);
+                let start = out.len();
+                out.push('{');
+                for (name, value) in &metadata.0 {
+                    object.take(name, value.get()).map_err(D::Error::custom)?;
                     if !matches!(name.as_ref(), "managedFields" | "resourceVersion" | "selfLink") {
-                        push_field(&mut inner, name, value);
+                        push_field(&mut out, name, value);
                     }
                 }
-                inner.push('}');
-                push_field_text(&mut out, name, &inner);
-                inner.hash(&mut shape);
+                out.push('}');
+                out.get(start..).hash(&mut shape);
             } else {
                 push_field(&mut out, name, value);
                 if name != "status" {
                     (name, value.get()).hash(&mut shape);
+                }
+                if !matches!(name.as_ref(), "status" | "apiVersion" | "kind") {
+                    (name, value.get()).hash(&mut intent);
                 }
             }
         }
@@ -232,37 +250,42 @@ impl<'de> Deserialize<'de> for Object {
         if object.name.is_empty() {
             return Err(D::Error::custom("metadata.name is missing"));
         }
-        object.shape = shape.finish();
+        (object.shape, object.intent) = (shape.finish(), intent.finish());
         object.json = out.into_boxed_str();
         Ok(object)
     }
 }
 
-fn push_field_text(out: &mut String, name: &str, value: &str) {
-    if !out.ends_with('{') {
-        out.push(',');
-    }
-    push_string(out, name);
-    out.push(':');
-    out.push_str(value);
-}
-
 impl Object {
-    fn take(&mut self, metadata: Metadata<'_>) {
-        self.name = metadata.name;
-        self.namespace = metadata.namespace;
-        self.uid = metadata.uid;
-        self.resource_version = metadata.resource_version.parse().unwrap_or_default();
-        self.generation = metadata.generation;
-        self.deleting = metadata.deletion_timestamp.is_some();
-        self.finalizer = metadata.finalizers.iter().any(|f| f == names::FINALIZER);
-        let labels = metadata.labels.unwrap_or_default();
-        self.owner = labels.get(names::OWNER_LABEL).cloned();
-        let annotations = metadata.annotations.unwrap_or_default();
-        self.applied = annotations.get(names::APPLIED_ANNOTATION).map(|v| v.to_string());
-        self.pin = annotations.get(names::PIN_ANNOTATION).map(|v| v.as_ref().into());
-        self.keep = annotations.contains_key(names::KEEP_ANNOTATION)
-            || annotations.get(names::HELM_KEEP_ANNOTATION).is_some_and(|v| v == "keep");
+    /// Notes a field of the metadata that the host decides on.
+    fn take(&mut self, name: &str, value: &str) -> serde_json::Result<()> {
+        match name {
+            "name" => self.name = serde_json::from_str(value)?,
+            "namespace" => self.namespace = serde_json::from_str(value)?,
+            "uid" => self.uid = serde_json::from_str(value)?,
+            "resourceVersion" => {
+                self.resource_version = serde_json::from_str::<Cow<'_, str>>(value)?.parse().unwrap_or_default();
+            }
+            "generation" => self.generation = serde_json::from_str(value)?,
+            "deletionTimestamp" => self.deleting = value != "null",
+            "finalizers" => {
+                let finalizers: Option<Vec<String>> = serde_json::from_str(value)?;
+                self.finalizer = finalizers.is_some_and(|list| list.iter().any(|name| name == names::FINALIZER));
+            }
+            "labels" => {
+                let labels: Option<Strings<'_>> = serde_json::from_str(value)?;
+                self.owner = labels.and_then(|labels| labels.get(names::OWNER_LABEL).map(Into::into));
+            }
+            "annotations" => {
+                let Some(annotations) = serde_json::from_str::<Option<Strings<'_>>>(value)? else { return Ok(()) };
+                self.applied = annotations.get(names::APPLIED_ANNOTATION).map(Into::into);
+                self.pin = annotations.get(names::PIN_ANNOTATION).map(Into::into);
+                self.keep = annotations.get(names::KEEP_ANNOTATION).is_some()
+                    || annotations.get(names::HELM_KEEP_ANNOTATION) == Some("keep");
+            }
+            _ => {}
+        }
+        Ok(())
     }
 }
 
@@ -282,7 +305,7 @@ mod tests {
         assert!(!object.json.contains("managedFields") && !object.json.contains("resourceVersion"));
         assert_eq!(object.value()["data"]["k"], "\"v\"");
         assert_eq!(
-            Object { json: "".into(), shape: 0, ..object },
+            Object { json: "".into(), shape: 0, intent: 0, ..object },
             Object {
                 namespace: "n".into(),
                 name: "a".into(),
@@ -318,6 +341,28 @@ mod tests {
         assert_eq!(first, shape(&LIVE.replace("\"ok\":true", "\"ok\":false").replace("\"42\"", "\"43\"")));
         for (old, new) in [("\\\"v\\\"", "w"), ("\"x\":\"y\"", "\"x\":\"z\""), ("\"d\"", "\"e\"")] {
             assert_ne!(first, shape(&LIVE.replace(old, new)), "{old}");
+        }
+    }
+
+    #[test]
+    fn the_intent_is_that_of_everything_but_status_and_metadata() {
+        let intent = |text: &str| Object::parse(text).unwrap().intent;
+        let first = intent(LIVE);
+        assert_eq!(first, intent(&LIVE.replace("\"x\":\"y\"", "\"x\":\"z\"").replace("\"ok\":true", "\"ok\":false")));
+        assert_eq!(
+            first,
+            intent(&LIVE.replace("\"kind\":\"ConfigMap\",\"apiVersion\":\"v1\",", "")),
+            "an item of a list"
+        );
+        assert_ne!(first, intent(&LIVE.replace("\\\"v\\\"", "w")));
+    }
+
+    #[test]
+    fn strings_are_written_as_json_has_them() {
+        for text in ["", "plain", "a\"b", "a\\b", "line\nbreak", "\u{1}", "ümläut", "\u{7f}"] {
+            let mut out = String::new();
+            push_string(&mut out, text);
+            assert_eq!(out, serde_json::to_string(text).unwrap());
         }
     }
 

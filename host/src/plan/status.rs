@@ -138,6 +138,16 @@ pub fn is_progress(live: &Map<String, Value>, next: &Value) -> bool {
         && truths(live.get("conditions")) == truths(next.get("conditions"))
 }
 
+/// Is this a step on the way of an object that was not Ready and is not Ready yet?
+#[must_use]
+pub fn is_step(live: &Map<String, Value>, next: &Value) -> bool {
+    let is_ready = |conditions: Option<&Value>| {
+        let mut list = conditions.and_then(Value::as_array).into_iter().flatten();
+        list.any(|c| type_of(c) == names::READY && c.get("status").and_then(Value::as_str) == Some("True"))
+    };
+    !is_ready(live.get("conditions")) && !is_ready(next.get("conditions"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -186,6 +196,14 @@ mod tests {
         let after = next(&map(before), 2, None, &Synced::failed("Invalid", "spec.x: must be y"), "T2");
         assert_eq!(after["conditions"][0]["status"], "False");
         assert_eq!(after["conditions"][0]["message"], "spec.x: must be y");
+    }
+
+    #[test]
+    fn a_step_neither_makes_nor_ends_readiness() {
+        let status = |truth| map(next(&Map::new(), 1, Some(&ready(truth, "")), &Synced::applied(), "T1"));
+        let is_step = |live: &Map<String, Value>, truth| super::is_step(live, &Value::Object(status(truth)));
+        assert!(is_step(&Map::new(), Truth::False) && is_step(&status(Truth::Unknown), Truth::False));
+        assert!(!is_step(&Map::new(), Truth::True) && !is_step(&status(Truth::True), Truth::False));
     }
 
     #[test]

@@ -10,10 +10,10 @@ use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationCon
 use crate::api::plugin::{Bounds, MAX_MEMORY_BYTES};
 
 /// How often the epoch advances: the grain of deadlines, and how long a guest may keep an async thread to itself.
-const TICK: Duration = Duration::from_millis(5);
+const TICK: Duration = Duration::from_millis(10);
 
-/// Ticks without a call after which the epoch rests: an idle host wakes no processor 200 times a second.
-const IDLE_TICKS: u32 = 100;
+/// Ticks without a call after which the epoch rests: an idle host wakes no processor 100 times a second.
+const IDLE_TICKS: u32 = 50;
 
 /// Calls that can run at the same time, each with one component instance.
 const MAX_CALLS: u32 = 64;

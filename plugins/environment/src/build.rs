@@ -13,7 +13,7 @@ use transom_sdk::{Answer, names};
 
 use crate::pods;
 use crate::project::{BuildSpec, Project};
-use crate::report::{Problem, Report, Step, Stop};
+use crate::report::{Problem, Report, Step, Stop, of_spec, transient};
 use crate::secrets::{self, Copied};
 use crate::settings::Resources;
 use crate::source::{self, Checkout};
@@ -58,7 +58,7 @@ pub(crate) fn plan(
     let Some(registry) = &site.config.registry else {
         let message = "the Plugin record names no registry to push images to: set spec.config.registry.address, and \
                        an endpoint with its address";
-        return Err(Problem::transient(Step::Build, "RegistryMissing", message.into()).into());
+        return Err(transient(Step::Build, "RegistryMissing", message.into()).into());
     };
     let checkouts: Vec<(&BuildSpec, Checkout<'_>, String)> = builds
         .iter()
@@ -69,7 +69,7 @@ pub(crate) fn plan(
                     "spec.sources[{}].commitSha: must name the commit that {} is built of, since the branch {:?} moves",
                     checkout.name, build.name, checkout.revision
                 );
-                return Err(Problem::of_spec(Step::Build, "CommitMissing", message));
+                return Err(of_spec(Step::Build, "CommitMissing", message));
             }
             let image = image(site, registry, build, checkout.revision)?;
             Ok((build, checkout, image))
@@ -91,12 +91,12 @@ pub(crate) fn plan(
             Answer::Found(_) => drop(images.insert(build.name.clone(), image)),
             Answer::Absent => missing.push((build, checkout, image)),
             Answer::Denied(message) => {
-                return Err(Problem::transient(Step::Build, "RegistryNotGranted", message).into());
+                return Err(transient(Step::Build, "RegistryNotGranted", message).into());
             }
             // what ran with this image goes on
             Answer::Failed { message, .. } => {
                 let message = format!("{image}: {message}");
-                return Err(Problem::transient(Step::Build, "RegistryUnavailable", message).into());
+                return Err(transient(Step::Build, "RegistryUnavailable", message).into());
             }
             _ => return Err(Failure::internal("an answer that this version does not know").into()),
         }
@@ -132,7 +132,7 @@ pub(crate) fn plan(
             "build {} failed; mend the source and set its new commit, or delete the Job {name} in {} to try again; {said}",
             build.name, site.namespace
         );
-        return Err(Problem::of_spec(Step::Build, "BuildFailed", message).into());
+        return Err(of_spec(Step::Build, "BuildFailed", message).into());
     }
     report.phase = Phase::Building;
     report.say(Step::Build, false, "Building", waits.join("; "));
@@ -146,7 +146,7 @@ fn image(site: &Site<'_>, registry: &Registry, build: &BuildSpec, commit: &str) 
         ("" | ".", "" | "Dockerfile") => String::new(),
         _ => {
             let hash = names::hash(&unusual)
-                .map_err(|_| Problem::of_spec(Step::Build, "InvalidBuild", format!("build {}", build.name)))?;
+                .map_err(|_| of_spec(Step::Build, "InvalidBuild", format!("build {}", build.name)))?;
             format!("-{hash}")
         }
     };

@@ -3,11 +3,16 @@
 //! The specification is that of <https://github.com/compose-spec/compose-spec>. What has no meaning in a cluster is left
 //! out; what has one that is not carried over is named, so that nobody wonders.
 
+mod attached;
+mod extends;
+
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
-use transom_sdk::File;
+use transom_sdk::{File, names};
 
+use self::attached::{Attached, Attachments, Sort};
 use crate::build::Images;
 use crate::project::{BuildSpec, is_label};
 
@@ -35,12 +40,16 @@ const WITHOUT_MEANING: [&str; 14] = [
 /// Size of a named volume, which compose files do not tell.
 const VOLUME_SIZE: &str = "1Gi";
 
+/// A digest of the files of configs and secrets, on pods.
+const FILES_ANNOTATION: &str = "catalyst.dev/compose-files";
+
 /// A compose file that was understood.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Compose {
     services: BTreeMap<String, Service>,
     /// Named volumes.
     volumes: BTreeSet<String>,
+    attachments: Attachments,
     /// Parts that are not carried over, as paths.
     pub(crate) unsupported: Vec<String>,
 }
@@ -57,6 +66,7 @@ struct Service {
     /// The first port of TCP that is published.
     published: Option<i32>,
     mounts: Vec<Mount>,
+    attached: Vec<Attached>,
     depends_on: BTreeMap<String, Wait>,
     probe: Option<Value>,
     replicas: Option<i64>,
@@ -95,7 +105,16 @@ pub(crate) struct Item {
     pub(crate) after: Vec<usize>,
 }
 
-/// Reads a compose file. `variables` are what `${NAME}` stands for; `files` are those beside it, for `env_file`.
+/// Files that a compose file needs beside those that every one may need: of its configs and secrets, and of services that
+/// it extends. Empty when it cannot be read.
+pub(crate) fn wanted(text: &str) -> Vec<String> {
+    let Ok(Value::Object(whole)) = serde_saphyr::from_str(text) else { return Vec::new() };
+    let services = whole.get("services").and_then(Value::as_object).map(extends::files).unwrap_or_default();
+    attached::files(&whole).into_iter().chain(services).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// Reads a compose file. `variables` are what `${NAME}` stands for; `files` are those beside it, for `env_file` and all
+/// that `wanted` names.
 ///
 /// # Errors
 ///
@@ -108,7 +127,8 @@ pub(crate) fn parse(text: &str, variables: &BTreeMap<String, String>, files: &[F
     let nothing = Map::new();
     for (key, value) in &whole {
         match key.as_str() {
-            "version" | "name" | "services" | "networks" => {}
+            // configs and secrets: those that services use, below
+            "version" | "name" | "services" | "networks" | "configs" | "secrets" => {}
             "volumes" => {
                 for (name, volume) in value.as_object().unwrap_or(&nothing) {
                     reader.volume(name, volume)?;
@@ -121,7 +141,7 @@ pub(crate) fn parse(text: &str, variables: &BTreeMap<String, String>, files: &[F
     }
     let services = whole.get("services").and_then(Value::as_object).filter(|services| !services.is_empty());
     let Some(services) = services else { return Err("services: there are none: add at least one".into()) };
-    for (name, service) in services {
+    for (name, service) in &extends::resolve(services, files)? {
         let at = format!("services.{name}");
         if !is_label(name) {
             return Err(format!("{at}: must be lower-case letters, digits and -: it becomes a host name"));
@@ -136,6 +156,15 @@ pub(crate) fn parse(text: &str, variables: &BTreeMap<String, String>, files: &[F
         for volume in service.mounts.iter().filter_map(|mount| mount.volume.as_ref()) {
             if !compose.volumes.contains(volume) {
                 return Err(format!("services.{name}.volumes: there is no volume {volume}: add it to volumes"));
+            }
+        }
+        for Attached { sort, name: wanted, .. } in &service.attached {
+            let key = sort.key();
+            let Some(given) = whole.get(key).and_then(|all| all.get(wanted)) else {
+                return Err(format!("services.{name}.{key}: there is no {wanted}: add it to {key}"));
+            };
+            if let Entry::Vacant(new) = compose.attachments.entry((*sort, wanted.clone())) {
+                new.insert(reader.attachment(*sort, wanted, given)?);
             }
         }
         if let Some(other) = service.depends_on.keys().find(|other| !compose.services.contains_key(*other)) {
@@ -205,6 +234,8 @@ impl Reader<'_> {
                         service.mounts.push(Mount { volume: None, path, read_only: false, in_memory: true });
                     }
                 }
+                "configs" => service.attached.extend(self.attached(Sort::Config, &at, value)?),
+                "secrets" => service.attached.extend(self.attached(Sort::Secret, &at, value)?),
                 "depends_on" => service.depends_on = self.depends_on(&at, value)?,
                 "healthcheck" => service.probe = self.health_check(&at, value)?,
                 "deploy" => self.deploy(&at, value, &mut service)?,
@@ -511,6 +542,10 @@ impl Compose {
             });
             items.push(Item { object: claim, after: Vec::new() });
         }
+        for ((sort, name), content) in &self.attachments {
+            let object = content.as_ref().map(|content| attached::object(*sort, name, content));
+            items.extend(object.map(|object| Item { object, after: Vec::new() }));
+        }
         for (name, service) in self.services.iter().filter(|(name, _)| !self.is_job(name)) {
             items.push(Item { object: service.network(name), after: Vec::new() });
         }
@@ -527,7 +562,7 @@ impl Compose {
                 return Err(format!("services.{name}.depends_on: services wait for one another: remove one"));
             };
             let after = service.depends_on.keys().filter_map(|other| done.get(other.as_str()).copied()).collect();
-            let object = service.workload(name, self.is_job(name), images);
+            let object = service.workload(name, self.is_job(name), images, &self.attachments)?;
             done.insert(name, items.len());
             items.push(Item { object, after });
         }
@@ -559,7 +594,7 @@ impl Service {
         json!({ "apiVersion": "v1", "kind": "Service", "metadata": metadata(name), "spec": spec })
     }
 
-    fn workload(&self, name: &str, is_job: bool, images: &Images) -> Value {
+    fn workload(&self, name: &str, is_job: bool, images: &Images, attachments: &Attachments) -> Result<Value, String> {
         let image = images.get(name).filter(|_| self.build.is_some()).unwrap_or(&self.image);
         let mut container = Map::from_iter([("name".to_owned(), json!(name)), ("image".to_owned(), json!(image))]);
         let mut set = |key: &str, value: Option<Value>| container.extend(value.map(|value| (key.to_owned(), value)));
@@ -596,6 +631,20 @@ impl Service {
             volumes.insert(volume.clone(), json!({ "name": volume, key: value }));
             mounts.push(json!({ "name": volume, "mountPath": mount.path, "readOnly": mount.read_only }));
         }
+        let mut contents = Vec::new();
+        for attached in &self.attached {
+            let Some(Some(content)) = attachments.get(&(attached.sort, attached.name.clone())) else { continue };
+            let (volume, mount) = attached::volume(attached);
+            volumes.insert(text_of(&volume, "name"), volume);
+            mounts.push(mount);
+            contents.push(content);
+        }
+        let mut template = Map::from_iter([("labels".to_owned(), json!({ "app": name }))]);
+        if !contents.is_empty() {
+            // such files do not change in a container that runs: another content is another pod
+            let digest = names::hash(&contents).map_err(|failure| failure.to_string())?;
+            template.insert("annotations".into(), json!({ FILES_ANNOTATION: digest }));
+        }
         set("volumeMounts", (!mounts.is_empty()).then(|| json!(mounts)));
         let mut pod = Map::from_iter([("containers".to_owned(), json!([container]))]);
         if !volumes.is_empty() {
@@ -604,9 +653,8 @@ impl Service {
         pod.extend(self.grace_seconds.map(|seconds| ("terminationGracePeriodSeconds".to_owned(), json!(seconds))));
         if is_job {
             pod.insert("restartPolicy".into(), json!("Never"));
-            let template = json!({ "metadata": { "labels": { "app": name } }, "spec": pod });
-            let spec = json!({ "backoffLimit": 3, "template": template });
-            return json!({ "apiVersion": "batch/v1", "kind": "Job", "metadata": metadata(name), "spec": spec });
+            let spec = json!({ "backoffLimit": 3, "template": { "metadata": template, "spec": pod } });
+            return Ok(json!({ "apiVersion": "batch/v1", "kind": "Job", "metadata": metadata(name), "spec": spec }));
         }
         let has_volume = self.mounts.iter().any(|mount| mount.volume.is_some());
         let strategy = if has_volume {
@@ -617,10 +665,14 @@ impl Service {
         let spec = json!({
             "replicas": self.replicas.unwrap_or(1), "strategy": strategy,
             "selector": { "matchLabels": { "app": name } },
-            "template": { "metadata": { "labels": { "app": name } }, "spec": pod },
+            "template": { "metadata": template, "spec": pod },
         });
-        json!({ "apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata(name), "spec": spec })
+        Ok(json!({ "apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata(name), "spec": spec }))
     }
+}
+
+fn text_of(object: &Value, field: &str) -> String {
+    object.get(field).and_then(Value::as_str).unwrap_or_default().to_owned()
 }
 
 fn metadata(name: &str) -> Value {

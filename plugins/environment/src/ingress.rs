@@ -13,7 +13,7 @@ use crate::IngressConfig;
 use crate::managed::WEB;
 use crate::namespace::plain;
 use crate::project::{Project, is_label};
-use crate::report::{Problem, Step};
+use crate::report::{Problem, Step, of_spec};
 use crate::spec::{Environment, TEAM_LABEL};
 
 /// What requests are sent to.
@@ -60,7 +60,7 @@ fn host(
         "{host:?} is no host name: spec.config.ingress.host of the Plugin record must be one, with {{namespace}}, \
          {{environment}}, {{project}} and {{team}} in it"
     );
-    Err(Problem::of_spec(Step::Deployment, "InvalidHost", message))
+    Err(of_spec(Step::Deployment, "InvalidHost", message))
 }
 
 fn url(config: &IngressConfig, host: &str) -> String {

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::EnvVar;
 use serde_json::{Map, Value};
 
 use crate::build::Images;
-use crate::report::{Problem, Step};
+use crate::report::{Problem, Step, of_spec};
 
 /// Kinds of Kubernetes itself that are in no namespace. Others' kinds that are in none are refused by the host.
 const CLUSTER_SCOPED: [&str; 24] = [
@@ -51,7 +51,7 @@ impl Injection<'_> {
     /// Makes one object fit.
     pub(crate) fn object(&self, object: &mut Value) -> Result<(), Problem> {
         let wrong = |reason: &str, message: String| {
-            Err(Problem::of_spec(Step::Deployment, reason, format!("{}: {message}", self.field)))
+            Err(of_spec(Step::Deployment, reason, format!("{}: {message}", self.field)))
         };
         let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
         let (kind, name, namespace) = (text("/kind"), text("/metadata/name"), text("/metadata/namespace"));
@@ -166,7 +166,7 @@ pub(crate) fn check_names<'a>(
             } else {
                 format!("{field}: {kind} {name} is there twice: remove one")
             };
-            return Err(Problem::of_spec(Step::Deployment, "DuplicateObject", message));
+            return Err(of_spec(Step::Deployment, "DuplicateObject", message));
         }
     }
     Ok(())

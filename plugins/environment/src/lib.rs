@@ -44,7 +44,7 @@ use build::Site;
 use ingress::Backend;
 use managed::WEB;
 use project::TemplateKind;
-use report::{Problem, Report, Step, Stop};
+use report::{Problem, Report, Step, Stop, of_spec, transient};
 
 /// Serves `Project` and `Environment`.
 pub struct EnvironmentPlugin;
@@ -348,11 +348,11 @@ fn arrange(
     let fault = project.faults().into_iter().find(|(field, _)| field.starts_with(sources) || field.starts_with(&own));
     if let Some((field, message)) = fault {
         let message = format!("Project {}: {field}: {message}", project.name());
-        return Err(Problem::of_spec(Step::Deployment, "InvalidProject", message).into());
+        return Err(of_spec(Step::Deployment, "InvalidProject", message).into());
     }
     if let Some(unknown) = environment.spec.sources.iter().find(|source| project.source(&source.name).is_none()) {
         let message = format!("spec.sources[{}]: the Project {} has no such source", unknown.name, project.name());
-        return Err(Problem::of_spec(Step::Deployment, "SourceMissing", message).into());
+        return Err(of_spec(Step::Deployment, "SourceMissing", message).into());
     }
     let settings = environment.spec.config.over(template.and_then(|template| template.config.as_ref()));
     let what = decide(environment, &project, template, &settings)?;
@@ -433,7 +433,7 @@ fn find_project(environment: &Environment, cx: &Context) -> Result<Project, Stop
     let (name, namespace) = (&environment.spec.project_ref.name, environment.namespace());
     cx.get::<Project>(name)?.ok_or_else(|| {
         let message = format!("spec.projectRef.name: there is no Project {name} in namespace {namespace}: make it");
-        Problem::transient(Step::Deployment, "ProjectMissing", message).into()
+        transient(Step::Deployment, "ProjectMissing", message).into()
     })
 }
 
@@ -472,7 +472,7 @@ fn decide<'a>(
                      spec.templates.{kind} to the Project",
                     project.name()
                 );
-                Err(Problem::of_spec(Step::Deployment, "TemplateMissing", message))
+                Err(of_spec(Step::Deployment, "TemplateMissing", message))
             }
         },
     }

@@ -18,7 +18,7 @@ use transom_sdk::prelude::*;
 
 use crate::build::{self, Images, Site};
 use crate::project::is_label;
-use crate::report::{Problem, Report, Step, Stop};
+use crate::report::{Problem, Report, Step, Stop, of_spec};
 use crate::settings::{EnvironmentConfig, InitContainerSpec, ManagedServiceSpec, Resources, VolumeSpec, overlaid};
 use crate::spec::DeploymentMode;
 use crate::{pods, secrets, source};
@@ -72,11 +72,11 @@ pub(crate) fn plan(
             "spec.config.image: there is none: set it, or spec.templates.{kind}.config.image of the Project {project}, or \
              add a build to spec.templates.{kind}.builds"
         );
-        return Err(Problem::of_spec(Step::Deployment, "ImageMissing", message).into());
+        return Err(of_spec(Step::Deployment, "ImageMissing", message).into());
     }
     let Some(port) = settings.ports.as_ref().and_then(|ports| ports.first()).map(|port| port.container_port) else {
         let message = "spec.config.ports: must have at least one port, which the Service web leads to";
-        return Err(Problem::of_spec(Step::Deployment, "PortMissing", message.into()).into());
+        return Err(of_spec(Step::Deployment, "PortMissing", message.into()).into());
     };
     check(&settings)?;
     for volume in settings.volumes.iter().flatten() {
@@ -193,7 +193,7 @@ fn postgres() -> ManagedServiceSpec {
 /// What the API server would refuse, with the field that it does not know.
 fn check(settings: &EnvironmentConfig) -> Result<(), Problem> {
     let wrong = |field: String, message: &str| {
-        Err(Problem::of_spec(Step::Deployment, "InvalidConfig", format!("spec.config.{field}: {message}")))
+        Err(of_spec(Step::Deployment, "InvalidConfig", format!("spec.config.{field}: {message}")))
     };
     let names = |list: Vec<&str>, field: &str| {
         for (index, name) in list.iter().enumerate() {

@@ -7,7 +7,7 @@ use transom_sdk::objects::Labels;
 use transom_sdk::prelude::*;
 
 use crate::project::Project;
-use crate::report::{Problem, Step, Stop};
+use crate::report::{Step, Stop, transient};
 use crate::spec::{ENVIRONMENT_LABEL, Environment, PROJECT_LABEL, TEAM_LABEL};
 
 /// RFC 1123.
@@ -120,7 +120,7 @@ pub(crate) fn find(environment: &Environment, cx: &Context) -> Result<Place, Sto
 }
 
 fn waits(reason: &str, message: String) -> Stop {
-    Stop::Problem(Problem { step: Step::Namespace, reason: reason.to_owned(), message, is_final: false })
+    transient(Step::Namespace, reason, message).into()
 }
 
 /// As much of a namespace as is looked at.

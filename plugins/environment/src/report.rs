@@ -28,45 +28,18 @@ impl Step {
 }
 
 /// Why it does not go on. What runs stays as it is.
-#[derive(Debug)]
-pub(crate) struct Problem {
-    pub(crate) step: Step,
-    /// CamelCase.
-    pub(crate) reason: String,
-    /// Names the field and the fix.
-    pub(crate) message: String,
-    /// Somebody has to change the Environment or its Project.
-    pub(crate) is_final: bool,
-}
-
-impl Problem {
-    /// What somebody has to change; `message` names the field.
-    pub(crate) fn of_spec(step: Step, reason: &str, message: String) -> Self {
-        Self { step, reason: reason.to_owned(), message, is_final: true }
-    }
-
-    /// What may come by itself.
-    pub(crate) fn transient(step: Step, reason: &str, message: String) -> Self {
-        Self { step, reason: reason.to_owned(), message, is_final: false }
-    }
-}
-
+pub(crate) type Problem = transom_sdk::Problem<Step>;
 /// Why a plan is not made to its end.
-pub(crate) enum Stop {
-    Problem(Problem),
-    Failure(Failure),
+pub(crate) type Stop = transom_sdk::Stop<Step>;
+
+/// What somebody has to change in the Environment or its Project; `message` names the field.
+pub(crate) fn of_spec(step: Step, reason: &str, message: String) -> Problem {
+    transom_sdk::Problem::new(reason, message).about(step)
 }
 
-impl From<Failure> for Stop {
-    fn from(failure: Failure) -> Self {
-        Self::Failure(failure)
-    }
-}
-
-impl From<Problem> for Stop {
-    fn from(problem: Problem) -> Self {
-        Self::Problem(problem)
-    }
+/// What may come by itself.
+pub(crate) fn transient(step: Step, reason: &str, message: String) -> Problem {
+    transom_sdk::Problem::passing(reason, message).about(step)
 }
 
 /// Everything that is told about an Environment.
@@ -99,13 +72,13 @@ impl Report {
     }
 
     pub(crate) fn problem(&mut self, problem: &Problem) {
-        self.phase = match (problem.is_final, self.phase, problem.step) {
-            (true, ..) => Phase::Failed,
-            (false, Phase::Initializing, Step::Build) => Phase::Building,
-            (false, Phase::Initializing, Step::Deployment) => Phase::Deploying,
-            (false, phase, _) => phase,
+        self.phase = match (problem.passes, self.phase, problem.about) {
+            (false, ..) => Phase::Failed,
+            (true, Phase::Initializing, Step::Build) => Phase::Building,
+            (true, Phase::Initializing, Step::Deployment) => Phase::Deploying,
+            (true, phase, _) => phase,
         };
-        self.say(problem.step, false, &problem.reason, problem.message.as_str());
+        self.say(problem.about, false, &problem.reason, problem.message.as_str());
     }
 
     /// What runs stays as it is, and so does what is known of it.

@@ -12,7 +12,7 @@ use transom_sdk::Answer;
 use transom_sdk::prelude::*;
 
 use crate::Config;
-use crate::report::{Problem, Step, Stop};
+use crate::report::{Problem, Step, Stop, transient};
 
 /// Names of the Secrets that are there.
 #[derive(Default)]
@@ -53,7 +53,7 @@ fn found(answer: Answer<Secret>, name: &str) -> Result<Option<Secret>, Problem> 
         Answer::Found(secret) => Ok(Some(secret)),
         Answer::Denied(message) | Answer::Failed { message, .. } => {
             let message = format!("Secret {name} of the Project's namespace: {message}");
-            Err(Problem::transient(Step::Namespace, "SecretUnavailable", message))
+            Err(transient(Step::Namespace, "SecretUnavailable", message))
         }
         _ => Ok(None),
     }

@@ -7,7 +7,7 @@ use transom_sdk::{Answer, File};
 
 use crate::Config;
 use crate::project::Project;
-use crate::report::{Problem, Step, Stop};
+use crate::report::{Problem, Step, Stop, of_spec, transient};
 use crate::spec::Environment;
 
 /// A commit never changes; whoever loses its files for a day fetches them again.
@@ -36,7 +36,7 @@ pub(crate) fn checkout<'a>(
     let found = if name.is_empty() { project.spec.sources.first() } else { project.source(name) };
     let Some(source) = found else {
         let message = format!("Project {}: spec.sources has no source {name:?}: add it", project.name());
-        return Err(Problem::of_spec(step, "SourceMissing", message));
+        return Err(of_spec(step, "SourceMissing", message));
     };
     let wanted = environment.source(&source.name);
     let commit = wanted.map_or("", |wanted| wanted.commit_sha.as_str());
@@ -46,14 +46,14 @@ pub(crate) fn checkout<'a>(
         let hexadecimal = commit.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
         if !hexadecimal || commit.len() < 7 {
             let message = format!("{field}.commitSha: {commit:?} is no commit: it must be 40 (or 64) of 0-9 and a-f");
-            return Err(Problem::of_spec(step, "InvalidCommit", message));
+            return Err(of_spec(step, "InvalidCommit", message));
         }
         return Ok(Checkout { name: &source.name, url: &source.repository_url, revision: commit, is_commit: true });
     }
     let revision = [branch, source.branch.as_str()].into_iter().find(|branch| !branch.is_empty());
     let Some(revision) = revision else {
         let message = format!("{field}: names no commit and no branch, nor does the Project: set {field}.commitSha");
-        return Err(Problem::of_spec(step, "InvalidCommit", message));
+        return Err(of_spec(step, "InvalidCommit", message));
     };
     Ok(Checkout { name: &source.name, url: &source.repository_url, revision, is_commit: false })
 }
@@ -75,7 +75,7 @@ impl Checkout<'_> {
             folder => format!("{repository}@{}:{folder}", self.revision),
         };
         let field = format!("spec.sources[{}]", self.name);
-        let stop = |reason: &str, message: String| Stop::Problem(Problem::transient(Step::Deployment, reason, message));
+        let stop = |reason: &str, message: String| Stop::Problem(transient(Step::Deployment, reason, message));
         let age = if self.is_commit { COMMIT_AGE } else { BRANCH_AGE };
         match cx.artifact(endpoint, &reference, include, age)? {
             Answer::Found(files) => Ok(files),
@@ -87,7 +87,7 @@ impl Checkout<'_> {
                      template's path a folder of the repository",
                     self.revision
                 );
-                Err(Problem::of_spec(Step::Deployment, "SourceNotFound", message).into())
+                Err(of_spec(Step::Deployment, "SourceNotFound", message).into())
             }
             Answer::Denied(message) => Err(stop("SourceNotGranted", format!("{field}: {message}"))),
             Answer::Failed { reason, message } => {
@@ -107,7 +107,7 @@ impl Checkout<'_> {
         root(config, self.url).ok_or_else(|| {
             let (project, name, why) = (project.name(), self.name, not_granted(self.url));
             let message = format!("Project {project}: spec.sources[{name}].repositoryUrl: {why}");
-            Problem::transient(Step::Deployment, "SourceNotGranted", message)
+            transient(Step::Deployment, "SourceNotGranted", message)
         })
     }
 }

@@ -13,7 +13,7 @@ use crate::compose::{self, Compose, Item};
 use crate::ingress::Backend;
 use crate::inject::{self, Injection};
 use crate::project::{BuildSpec, EnvironmentTemplate, TemplateKind};
-use crate::report::{Problem, Report, Step, Stop};
+use crate::report::{Problem, Report, Step, Stop, of_spec, transient};
 use crate::settings::EnvironmentConfig;
 use crate::source;
 
@@ -75,12 +75,12 @@ pub(crate) fn load<'a>(
     let path = template.path.trim_matches('/').trim_start_matches("./");
     if path.split('/').any(|part| part == "..") {
         let message = format!("{field}.path: {path:?} must not leave the source: remove ..");
-        return Err(Problem::of_spec(Step::Deployment, "InvalidPath", message).into());
+        return Err(of_spec(Step::Deployment, "InvalidPath", message).into());
     }
     let files = |folder: &str, include: &[&str]| checkout.files(cx, site.config, site.project, folder, include);
     let missing = |what: &str| {
         let message = format!("{field}.path: there is {what} in {path:?} of {} at {}", checkout.url, checkout.revision);
-        Stop::Problem(Problem::of_spec(Step::Deployment, "TemplateNotFound", message))
+        Stop::Problem(of_spec(Step::Deployment, "TemplateNotFound", message))
     };
     let is_file = [".yaml", ".yml", ".json"].iter().any(|end| path.ends_with(end));
     let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
@@ -112,8 +112,10 @@ pub(crate) fn load<'a>(
             let mut named = include.iter().filter_map(|name| found.iter().find(|file| file.path == *name));
             let Some(file) = named.next() else { return Err(missing("no docker-compose.yml")) };
             let text = String::from_utf8_lossy(&file.content);
-            let mut compose = compose::parse(&text, &variables(&settings.env, &found), &found).map_err(|message| {
-                Problem::of_spec(Step::Deployment, "InvalidCompose", format!("{field}: {}: {message}", file.path))
+            let more = beside(compose::wanted(&text), |include| files(folder, include))?;
+            let beside: Vec<File> = found.iter().cloned().chain(more).collect();
+            let mut compose = compose::parse(&text, &variables(&settings.env, &found), &beside).map_err(|message| {
+                of_spec(Step::Deployment, "InvalidCompose", format!("{field}: {}: {message}", file.path))
             })?;
             let outside = compose.builds_outside(folder);
             compose.unsupported.extend(outside.into_iter().map(|at| format!("{at} (outside the source)")));
@@ -122,6 +124,15 @@ pub(crate) fn load<'a>(
     };
     let (source, folder) = (checkout.name.to_owned(), folder.to_owned());
     Ok(Loaded { template, settings, field, content, source, folder })
+}
+
+/// Files by their names.
+fn beside(names: Vec<String>, files: impl FnOnce(&[&str]) -> Result<Vec<File>, Stop>) -> Result<Vec<File>, Stop> {
+    // what looks like a pattern is no name, and what is above the folder cannot be asked for: both are not there
+    let is_name =
+        |name: &&str| !name.contains(['*', '?', '[', ']', '{', '}', '!', '\\']) && !name.split('/').any(|p| p == "..");
+    let include: Vec<&str> = names.iter().map(String::as_str).filter(is_name).collect();
+    if include.is_empty() { Ok(Vec::new()) } else { files(&include) }
 }
 
 /// What `${NAME}` stands for in a compose file: `.env` beside it, and over that the Environment's own variables.
@@ -211,19 +222,18 @@ impl Loaded<'_> {
     }
 
     fn wrong(&self, reason: &str, message: &str) -> Problem {
-        Problem::of_spec(Step::Deployment, reason, format!("{}: {message}", self.field))
+        of_spec(Step::Deployment, reason, format!("{}: {message}", self.field))
     }
 
     fn engine(&self, cx: &Context, engine: &str, input: Vec<u8>) -> Result<Vec<u8>, Stop> {
         match cx.engine(engine, input)? {
             Answer::Found(output) => Ok(output),
             Answer::Denied(message) => {
-                Err(Problem::transient(Step::Deployment, "EngineNotGranted", format!("{}: {message}", self.field))
-                    .into())
+                Err(transient(Step::Deployment, "EngineNotGranted", format!("{}: {message}", self.field)).into())
             }
             Answer::Failed { reason, message } => {
                 let message = format!("{}: {engine}: {reason}: {message}", self.field);
-                Err(Problem::transient(Step::Deployment, "EngineFailed", message).into())
+                Err(transient(Step::Deployment, "EngineFailed", message).into())
             }
             _ => Err(Failure::internal(format!("the engine {engine} has no answer")).into()),
         }

@@ -6,9 +6,8 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use transom_engines::helm::Chart;
 use transom_sdk::prelude::*;
-use transom_sdk::{Answer, File};
+use transom_sdk::{Answer, File, Problem, Stop};
 
-use crate::problem::{Problem, Stop};
 use crate::spec::{ChartSource, ChartStatus, Location};
 
 /// Endpoints of the `Plugin` record.

@@ -5,12 +5,12 @@
 
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim};
 use transom_sdk::prelude::*;
-use transom_sdk::{Answer, AnyObject};
+use transom_sdk::{Answer, AnyObject, Stop};
 
 use crate::config::Config;
 use crate::hooks::{self, Progress};
 use crate::isolation::{self, Ground};
-use crate::problem::{Redactor, settle};
+use crate::redact::Redactor;
 use crate::release::{self, Workloads};
 use crate::render::{self, Rendered};
 use crate::report::{self, Facts};
@@ -31,7 +31,7 @@ pub(crate) fn plan(instance: &CaelusInstance, cx: &Context) -> Result<Plan, Fail
     let state = State::read(cx, name).ok().flatten();
     let seed = render::seed(cx)?;
     let rendered = match &state {
-        Some(state) => settle(crate::current(cx, &state.current, &seed))?,
+        Some(state) => Stop::settle(crate::current(cx, &state.current, &seed))?,
         None => Ok(Rendered::default()),
     };
     let rendered = match rendered {
@@ -95,7 +95,7 @@ fn staged(
         _ => ("post-delete", Stage::Deployed),
     };
     let mut but: Vec<AnyObject> = hooks::spent(state, rendered, event).collect();
-    let progress = settle(hooks::run(&mut plan, cx, state, rendered, event, &mut but))?;
+    let progress = Stop::settle(hooks::run(&mut plan, cx, state, rendered, event, &mut but))?;
     let timeout = state.current.timeout_seconds;
     match progress {
         Ok(Progress::Done) => crate::write_down(cx.plan(), instance, cx, redactor, &next(after)?),

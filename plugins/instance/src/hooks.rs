@@ -3,9 +3,8 @@
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use serde_json::Value;
 use transom_sdk::prelude::*;
-use transom_sdk::{Answer, AnyObject};
+use transom_sdk::{Answer, AnyObject, Problem, Stop};
 
-use crate::problem::{Problem, Stop};
 use crate::render::{self, Hook, Rendered};
 use crate::state::{Cause, State};
 

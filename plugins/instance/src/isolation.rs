@@ -14,10 +14,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use transom_sdk::objects::{self, labels};
 use transom_sdk::prelude::*;
-use transom_sdk::{Answer, AnyObject};
+use transom_sdk::{Answer, AnyObject, Problem, Stop};
 
 use crate::config::Config;
-use crate::problem::{Problem, Stop};
 use crate::spec::CaelusInstance;
 
 /// On the namespace: the instance that it is of, `<namespace>.<name>`. One that was left behind with its data can be

@@ -9,7 +9,8 @@ mod config;
 mod deletion;
 mod hooks;
 mod isolation;
-mod problem;
+
+mod redact;
 mod release;
 mod render;
 mod report;
@@ -31,11 +32,11 @@ pub use spec::{
     CaelusInstance, CaelusInstanceSpec, CaelusInstanceStatus, ChartSource, ChartStatus, Location, Phase,
     ProductTemplateVersion, ProductTemplateVersionSpec, ProductTemplateVersionStatus, ReleaseStatus,
 };
-use transom_sdk::Protocol;
 use transom_sdk::prelude::*;
+use transom_sdk::{Problem, Protocol, Stop};
 
 use crate::isolation::Ground;
-use crate::problem::{Problem, Redactor, Stop, settle};
+use crate::redact::Redactor;
 use crate::release::Step;
 use crate::report::Facts;
 use crate::state::{Inputs, Operation, Stage, State};
@@ -82,8 +83,8 @@ impl Reconcile<CaelusInstance> for InstancePlugin {
         }
         let config: Config = cx.config()?;
         // asked together
-        let ground = settle(isolation::survey(instance, cx));
-        let wanted = settle(wanted::resolve(instance, cx, &config));
+        let ground = Stop::settle(isolation::survey(instance, cx));
+        let wanted = Stop::settle(wanted::resolve(instance, cx, &config));
         let seed = render::seed(cx);
         let (ground, wanted, seed) = (ground?, wanted?, seed?);
         let mut redactor = Redactor::default();
@@ -176,7 +177,7 @@ fn begin(
     wanted.seen.revision = revision;
     wanted.seen.is_upgrade = is_upgrade;
     let fetched =
-        settle(chart::fetch(cx, &wanted.chart, Some(&wanted.digest), &wanted::field(&wanted.template_version)));
+        Stop::settle(chart::fetch(cx, &wanted.chart, Some(&wanted.digest), &wanted::field(&wanted.template_version)));
     // of a chart that fails it is asked once an hour; afterwards it stands still for as long as the revision does
     let now = release::now(cx, 3600);
     let fetched = match fetched? {
@@ -184,7 +185,7 @@ fn begin(
         Err(problem) => return Ok(Begun::Refused(problem)),
     };
     wanted.seen.now = now?;
-    let rendered = match settle(render::render_new(cx, &mut wanted, &fetched, seed))? {
+    let rendered = match Stop::settle(render::render_new(cx, &mut wanted, &fetched, seed))? {
         Ok(rendered) => rendered,
         Err(problem) => return Ok(Begun::Refused(problem)),
     };
@@ -234,14 +235,14 @@ fn go_on(
     seed: &str,
     problem: Option<Problem>,
 ) -> Result<Plan, Failure> {
-    let current = settle(current(cx, &state.current, seed))?;
+    let current = Stop::settle(current(cx, &state.current, seed))?;
     // data of an earlier release may be there, too
     let keep = isolation::is_namespace_kept(instance, cx)? || current.as_ref().is_ok_and(|rendered| rendered.has_data);
     let mut plan = cx.plan();
     isolation::plan(&mut plan, instance, config, Ground::Owned, keep);
     keep_record(&mut plan, state)?;
     let step = match &current {
-        Ok(rendered) => settle(release::drive(&mut plan, cx, state, rendered))?,
+        Ok(rendered) => Stop::settle(release::drive(&mut plan, cx, state, rendered))?,
         Err(problem) => Err(problem.clone()),
     };
     match step {

@@ -2,10 +2,9 @@
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition as Definition;
 use transom_sdk::prelude::*;
-use transom_sdk::{Answer, AnyObject};
+use transom_sdk::{Answer, AnyObject, Stop};
 
 use crate::hooks::{self, Progress};
-use crate::problem::Stop;
 use crate::render::Rendered;
 use crate::state::{Cause, Operation, Stage, State};
 

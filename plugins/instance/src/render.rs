@@ -5,11 +5,10 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 use transom_engines::helm::{self, Capabilities, Lookup, Release, Reply, Request};
 use transom_sdk::prelude::*;
-use transom_sdk::{Answer, AnyObject, TypeMeta};
+use transom_sdk::{Answer, AnyObject, Problem, Stop, TypeMeta};
 
 use crate::chart::Fetched;
 use crate::isolation;
-use crate::problem::{Problem, Stop};
 use crate::state::{self, Inputs, LookedUp};
 
 /// The engine in the `Plugin` record.

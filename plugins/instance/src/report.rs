@@ -1,9 +1,9 @@
 //! Status and conditions.
 
-use transom_sdk::Status;
 use transom_sdk::prelude::*;
+use transom_sdk::{Problem, Status};
 
-use crate::problem::{Problem, Redactor};
+use crate::redact::Redactor;
 use crate::release::Workloads;
 use crate::spec::{CaelusInstance, CaelusInstanceStatus, Phase, ReleaseStatus};
 use crate::state::{Operation, Stage, State};

@@ -1,10 +1,10 @@
 //! `ProductTemplateVersion`: is the chart there, and is it the one that is meant?
 
+use transom_sdk::Stop;
 use transom_sdk::prelude::*;
 
 use crate::InstancePlugin;
 use crate::chart;
-use crate::problem::settle;
 use crate::spec::{ProductTemplateVersion, ProductTemplateVersionStatus};
 
 impl Reconcile<ProductTemplateVersion> for InstancePlugin {
@@ -14,7 +14,7 @@ impl Reconcile<ProductTemplateVersion> for InstancePlugin {
             plan.finalized();
             return Ok(plan);
         }
-        match settle(chart::fetch(cx, &template.spec.chart, None, "spec.chart"))? {
+        match Stop::settle(chart::fetch(cx, &template.spec.chart, None, "spec.chart"))? {
             Ok(fetched) => {
                 let digest = Some(fetched.digest);
                 plan.status(&ProductTemplateVersionStatus { chart: chart::about(&fetched.chart), digest });

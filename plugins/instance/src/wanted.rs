@@ -3,11 +3,10 @@
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::{Map, Value, json};
 use transom_sdk::prelude::*;
-use transom_sdk::{Answer, names};
+use transom_sdk::{Answer, Problem, Stop, names};
 
 use crate::chart;
 use crate::config::Config;
-use crate::problem::{Problem, Stop};
 use crate::spec::{CaelusInstance, ProductTemplateVersion};
 use crate::state::{Inputs, Seen};
 

@@ -25,6 +25,7 @@ pub mod names;
 pub mod objects;
 mod observed;
 mod plan;
+mod stop;
 pub mod testing;
 
 pub use admission::{Admission, Review, Validated, Verdict};
@@ -42,6 +43,7 @@ pub use kind::{AnyObject, Child, Kind, TypeMeta};
 pub use manifest::{Delivery, Manifest, Plugin, Primary, Protocol, Reconcile};
 pub use observed::Observed;
 pub use plan::{ChildExt, Dependency, Desired, Plan, Planned};
+pub use stop::{Problem, Stop};
 
 #[doc(hidden)]
 pub use serde_json::Error as JsonError;

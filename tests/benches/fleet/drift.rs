@@ -11,6 +11,8 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use crate::shared::api::{Api, DEPLOYMENTS, Depth, Versioned};
+use crate::shared::bench::TAIL;
+use crate::shared::load;
 use crate::web::WEB;
 
 /// What the primaries ask for, and what the intruder wants.
@@ -85,9 +87,41 @@ async fn spoil(api: &Api, namespace: &str, name: &str) -> Result<()> {
     api.intrude(&path, &json!({ "spec": { "replicas": WRONG } })).await
 }
 
-/// Spoils one Deployment after the other. Milliseconds from before the intruder's request until a watch shows the
-/// repair.
+/// Spoils one Deployment after the other, which the host puts right. Milliseconds from before the intruder's request until
+/// a watch shows the repair.
 pub(crate) async fn one_by_one(api: &Api, namespace: &str, count: usize) -> Result<Vec<f64>> {
+    repairs(api, namespace, count, async |_| Ok(())).await
+}
+
+/// The same in a namespace of its own, where this client applies the whole Deployment when its watch shows the intruder's
+/// change: what the control plane can do.
+pub(crate) async fn by_a_bare_client(api: &Api, namespace: &str, count: usize) -> Result<Vec<f64>> {
+    api.create_namespace(namespace).await?;
+    let owner = load::owner(api, namespace).await?;
+    let collection = DEPLOYMENTS.collection(namespace);
+    let mut deployments = Vec::with_capacity(count);
+    for index in 0..count {
+        let children = WEB.children(namespace, index, &owner)?;
+        deployments.extend(children.into_iter().filter(|(path, _)| path.starts_with(&collection)));
+    }
+    for (path, body) in &deployments {
+        api.apply(path, body.clone()).await?;
+    }
+    tokio::time::sleep(TAIL).await;
+    repairs(api, namespace, count, async |index: usize| {
+        let (path, body) = deployments.get(index).context("no such Deployment")?;
+        api.apply(path, body.clone()).await
+    })
+    .await
+}
+
+/// `repair` is told of each Deployment when its wrong state is seen.
+async fn repairs(
+    api: &Api,
+    namespace: &str,
+    count: usize,
+    repair: impl AsyncFn(usize) -> Result<()>,
+) -> Result<Vec<f64>> {
     let mut values = Values::watch(api, namespace).await?;
     let mut repaired = Vec::with_capacity(count);
     for index in 0..count {
@@ -97,8 +131,9 @@ pub(crate) async fn one_by_one(api: &Api, namespace: &str, count: usize) -> Resu
         let mut spoiled = false;
         loop {
             let (name, replicas, at) = values.next().await?;
-            if name == wanted && replicas == WRONG {
+            if name == wanted && replicas == WRONG && !spoiled {
                 spoiled = true;
+                repair(index).await?;
             } else if name == wanted && spoiled && replicas == RIGHT {
                 repaired.push(at.duration_since(started).as_secs_f64() * 1_000.0);
                 break;

@@ -52,8 +52,15 @@ fn main() -> Result<()> {
 
 async fn run(options: Options) -> Result<()> {
     let peak_mib = if options.common.count > LARGE { 250.0 } else { 56.0 };
-    let bars =
-        Bars { applies: 4.0, reads: 0.0, cpu_ms: 2.5, peak_mib, time_over_bare: 1.15, ready_over_bare: f64::INFINITY };
+    let bars = Bars {
+        applies: 4.0,
+        status_writes: 2.0,
+        reads: 0.0,
+        cpu_ms: 2.5,
+        peak_mib,
+        time_over_bare: 1.15,
+        ready_over_bare: f64::INFINITY,
+    };
     let bench = Bench::new(&WEB, options.common, bars).await?;
     let mut fleet = Fleet { bench, drifts: options.drifts };
     let bench = &mut fleet.bench;
@@ -82,10 +89,16 @@ impl Fleet {
         if self.drifts == 0 {
             return Ok(());
         }
-        let repaired = drift::one_by_one(&self.bench.api, NAMESPACE, self.drifts.min(self.bench.options.count)).await?;
+        let (api, count) = (&self.bench.api, self.drifts.min(self.bench.options.count));
+        let repaired = drift::one_by_one(api, NAMESPACE, count).await?;
+        let bare = drift::by_a_bare_client(&self.bench.bare, "bare-drift", count).await?;
+        self.bench.audit.counts_since_last()?;
         self.bench.report.section("spec.replicas changed by hand, until it is back");
-        self.bench.report.figure("drift_p50_ms", percentile(&repaired, 0.5));
-        self.bench.report.figure("drift_p99_ms", percentile(&repaired, 0.99));
+        for (name, share) in [("p50", 0.5), ("p99", 0.99)] {
+            self.bench.report.figure(&format!("drift_{name}_ms"), percentile(&repaired, share));
+            self.bench.report.figure(&format!("bare_drift_{name}_ms"), percentile(&bare, share));
+        }
+        self.bench.report.figure("drift_p50_over_bare", percentile(&repaired, 0.5) / percentile(&bare, 0.5));
         Ok(())
     }
 

@@ -17,6 +17,8 @@ pub(crate) static WEB: Workload = Workload {
         Kind { kind: "NetworkPolicy", path: "/apis/networking.k8s.io/v1", plural: "networkpolicies" },
         CONFIG_MAPS,
     ],
+    per_primary: 4,
+    own_namespaces: false,
     primary,
     plan,
 };

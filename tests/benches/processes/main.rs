@@ -43,6 +43,7 @@ async fn run(options: Options) -> Result<()> {
 
     let bars = Bars {
         applies: 3.0,
+        status_writes: 2.0,
         // each Domain is read once
         reads: count(DOMAINS) / count(options.common.count) + 0.01,
         cpu_ms: f64::INFINITY,

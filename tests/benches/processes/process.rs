@@ -31,6 +31,8 @@ pub(crate) static PROCESS: Workload = Workload {
         CONFIG_MAPS,
         Kind { kind: "PodDisruptionBudget", path: "/apis/policy/v1", plural: "poddisruptionbudgets" },
     ],
+    per_primary: 3,
+    own_namespaces: false,
     primary,
     plan,
 };

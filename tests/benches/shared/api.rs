@@ -30,6 +30,11 @@ impl Kind {
     pub(crate) fn collection(&self, namespace: &str) -> String {
         format!("{}/namespaces/{namespace}/{}", self.path, self.plural)
     }
+
+    /// All of them, in whichever namespace.
+    pub(crate) fn everywhere(&self) -> String {
+        format!("{}/{}", self.path, self.plural)
+    }
 }
 
 /// Object metadata only, for kinds that are just counted.
@@ -163,7 +168,14 @@ impl Api {
         }))
     }
 
-    async fn send(&self, method: Method, uri: &str, content_type: &str, body: String) -> Result<(StatusCode, String)> {
+    /// Any request: status and text of the answer.
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        uri: &str,
+        content_type: &str,
+        body: String,
+    ) -> Result<(StatusCode, String)> {
         let request = Request::builder()
             .method(method)
             .uri(uri)

@@ -123,8 +123,13 @@ impl Host {
 
     /// Calls of plugins so far.
     pub(crate) fn plugin_calls(&self) -> Result<f64> {
+        self.counter("transom_plugin_calls_total{")
+    }
+
+    /// The sum of all series that begin so.
+    pub(crate) fn counter(&self, series: &str) -> Result<f64> {
         let text = self.http("/metrics")?;
-        let lines = text.lines().filter(|line| line.starts_with("transom_plugin_calls_total{"));
+        let lines = text.lines().filter(|line| line.starts_with(series));
         Ok(lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
     }
 

@@ -1,5 +1,6 @@
 //! Creates objects and notes when their children are there and when they are ready.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::api::{Api, CONFIG_MAPS, Depth, Kind, Versioned};
-use super::workload::{Owner, Workload};
+use super::workload::{Child, Owner, Workload};
 
 /// Without any progress for this long, something is broken.
 const STALLED: Duration = Duration::from_secs(120);
@@ -66,7 +67,7 @@ pub(crate) async fn run(
             (0..count).map(|index| workload.children(namespace, index, &owner)).collect::<Result<_>>()?
         }
     };
-    let progress = Arc::new(Progress::new(workload, count));
+    let progress = Arc::new(Progress::new(workload, namespace, count));
     let watches = watch(api, workload, namespace, target, &progress).await?;
     let started = Instant::now();
     let (progress_of, bodies) = (&progress, &bodies);
@@ -87,7 +88,7 @@ pub(crate) async fn run(
 }
 
 /// An object for the children to belong to.
-async fn owner(api: &Api, namespace: &str) -> Result<Owner> {
+pub(crate) async fn owner(api: &Api, namespace: &str) -> Result<Owner> {
     #[derive(Deserialize)]
     struct Created {
         metadata: Identity,
@@ -115,7 +116,17 @@ struct Seen {
 #[serde(rename_all = "camelCase")]
 struct Meta {
     name: String,
+    namespace: Option<String>,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
     resource_version: String,
+}
+
+impl Meta {
+    fn child(&self) -> Child<'_> {
+        let is_marked = ["transom.dev/plugin", "bench.dev/plugin"].iter().any(|label| self.labels.contains_key(*label));
+        Child { name: &self.name, namespace: self.namespace.as_deref(), is_marked }
+    }
 }
 
 impl Versioned for Seen {
@@ -153,10 +164,11 @@ async fn watch(
     let bare = target == Target::Children;
     for kind in workload.children {
         let ready = (bare && kind.kind == "Deployment").then_some("Available");
-        follow(api, kind, namespace, true, ready, progress, &mut watches).await?;
+        follow(api, kind, &workload.watched(kind, namespace), true, ready, progress, &mut watches).await?;
     }
     if !bare {
-        follow(api, &workload.primaries, namespace, false, Some("Ready"), progress, &mut watches).await?;
+        let collection = workload.primaries.collection(namespace);
+        follow(api, &workload.primaries, &collection, false, Some("Ready"), progress, &mut watches).await?;
     }
     Ok(watches)
 }
@@ -164,14 +176,14 @@ async fn watch(
 async fn follow(
     api: &Api,
     kind: &Kind,
-    namespace: &str,
+    collection: &str,
     is_child: bool,
     ready: Option<&'static str>,
     progress: &Arc<Progress>,
     watches: &mut JoinSet<Result<()>>,
 ) -> Result<()> {
     let depth = if ready.is_some() { Depth::Whole } else { Depth::Metadata };
-    let events = api.watch::<Seen>(&kind.collection(namespace), depth).await?;
+    let events = api.watch::<Seen>(collection, depth).await?;
     let (progress, kind) = (progress.clone(), kind.kind);
     watches.spawn(async move {
         let mut events = std::pin::pin!(events);
@@ -182,11 +194,12 @@ async fn follow(
                 WatchEvent::Error(status) => bail!("the watch of {kind} failed: {}", status.message),
                 WatchEvent::Deleted(_) | WatchEvent::Bookmark(_) => continue,
             };
+            let index = progress.index(&object.metadata, is_child);
             if added && is_child {
-                progress.child(&object.metadata.name);
+                progress.child(index);
             }
             if ready.is_some_and(|condition| object.has(condition)) {
-                progress.ready(&object.metadata.name);
+                progress.ready(index);
             }
         }
         bail!("the watch of {kind} ended")
@@ -204,13 +217,23 @@ struct Primary {
 
 struct Progress {
     workload: &'static Workload,
+    namespace: String,
     primaries: Mutex<Vec<Primary>>,
     changed: Notify,
 }
 
 impl Progress {
-    fn new(workload: &'static Workload, count: usize) -> Self {
-        Self { workload, primaries: Mutex::new(vec![Primary::default(); count]), changed: Notify::new() }
+    fn new(workload: &'static Workload, namespace: &str, count: usize) -> Self {
+        let primaries = Mutex::new(vec![Primary::default(); count]);
+        Self { workload, namespace: namespace.to_owned(), primaries, changed: Notify::new() }
+    }
+
+    /// Whose child this is, or which primary; others live in a namespace too: kube-root-ca.crt.
+    fn index(&self, object: &Meta, is_child: bool) -> Option<usize> {
+        if is_child {
+            return self.workload.index_of(&self.namespace, &object.child());
+        }
+        self.workload.index(&object.name)
     }
 
     fn change(&self, index: Option<usize>, change: impl FnOnce(&mut Primary)) {
@@ -224,19 +247,18 @@ impl Progress {
         self.change(Some(index), |primary| primary.created = Some(Instant::now()));
     }
 
-    fn child(&self, name: &str) {
-        // others live in a namespace too: kube-root-ca.crt
-        self.change(self.workload.index(name), |primary| {
+    fn child(&self, index: Option<usize>) {
+        self.change(index, |primary| {
             primary.children += 1;
-            if primary.children == self.workload.children.len() {
+            if primary.children == self.workload.per_primary {
                 primary.complete = Some(Instant::now());
             }
         });
         self.changed.notify_one();
     }
 
-    fn ready(&self, name: &str) {
-        self.change(self.workload.index(name), |primary| {
+    fn ready(&self, index: Option<usize>) {
+        self.change(index, |primary| {
             primary.ready.get_or_insert_with(Instant::now);
         });
         self.changed.notify_one();

@@ -11,6 +11,10 @@ pub(crate) struct Workload {
     pub(crate) plugin: &'static str,
     pub(crate) primaries: Kind,
     pub(crate) children: &'static [Kind],
+    /// How many of them each primary has.
+    pub(crate) per_primary: usize,
+    /// The children of each primary are in a namespace of its own, which is one of them: see `own_namespace`.
+    pub(crate) own_namespaces: bool,
     /// A primary to be created.
     pub(crate) primary: fn(namespace: &str, name: &str, index: usize) -> Value,
     /// The children of this primary, which is as the API server has it, by the plugin's own function.
@@ -26,6 +30,21 @@ impl Workload {
     /// To which primary a child or primary of this name belongs.
     pub(crate) fn index(&self, name: &str) -> Option<usize> {
         name.strip_prefix(self.plugin)?.strip_prefix('-')?.get(..5)?.parse().ok()
+    }
+
+    /// To which primary in `namespace` this child belongs; none for what others put beside the children.
+    pub(crate) fn index_of(&self, namespace: &str, child: &Child<'_>) -> Option<usize> {
+        if !self.own_namespaces {
+            return self.index(child.name);
+        }
+        let own = child.namespace.unwrap_or(child.name);
+        let index = own.rsplit_once('-')?.1.parse().ok()?;
+        (child.is_marked && own == own_namespace(namespace, index)).then_some(index)
+    }
+
+    /// Where children of this kind are watched.
+    pub(crate) fn watched(&self, kind: &Kind, namespace: &str) -> String {
+        if self.own_namespaces { kind.everywhere() } else { kind.collection(namespace) }
     }
 
     /// A `primary` to be created.
@@ -49,9 +68,11 @@ impl Workload {
 
     fn located(&self, namespace: &str, mut object: Value, owner: &Owner) -> Result<(String, String)> {
         if let Some(Value::Object(metadata)) = object.get_mut("metadata") {
-            let reference = json!({ "apiVersion": "v1", "kind": "ConfigMap", "name": owner.name, "uid": owner.uid,
-                "controller": true, "blockOwnerDeletion": true });
-            metadata.insert("ownerReferences".into(), json!([reference]));
+            if !self.own_namespaces {
+                let reference = json!({ "apiVersion": "v1", "kind": "ConfigMap", "name": owner.name,
+                    "uid": owner.uid, "controller": true, "blockOwnerDeletion": true });
+                metadata.insert("ownerReferences".into(), json!([reference]));
+            }
             let digest = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
             metadata.insert("annotations".into(), json!({ "bench.dev/applied": digest }));
             if let Some(Value::Object(labels)) = metadata.get_mut("labels") {
@@ -63,8 +84,27 @@ impl Workload {
         let (kind, name) = field("/kind").zip(field("/metadata/name")).context("a child without kind or name")?;
         let served = self.children.iter().find(|known| known.kind == kind);
         let served = served.ok_or_else(|| anyhow!("an unexpected {kind}"))?;
-        Ok((format!("{}/{name}", served.collection(namespace)), object.to_string()))
+        let collection = match field("/metadata/namespace").filter(|_| self.own_namespaces) {
+            Some(own) => served.collection(&own),
+            None if self.own_namespaces => served.everywhere(),
+            None => served.collection(namespace),
+        };
+        Ok((format!("{collection}/{name}"), object.to_string()))
     }
+}
+
+/// The namespace for the children of one primary.
+pub(crate) fn own_namespace(namespace: &str, index: usize) -> String {
+    format!("{namespace}-{index:05}")
+}
+
+/// What tells whose child an object is.
+pub(crate) struct Child<'a> {
+    pub(crate) name: &'a str,
+    /// None: of the cluster.
+    pub(crate) namespace: Option<&'a str>,
+    /// It has the host's label of a child, or the bare client's.
+    pub(crate) is_marked: bool,
 }
 
 /// Whom the bare client's children belong to.

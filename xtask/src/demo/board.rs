@@ -6,14 +6,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::exhibits::EXHIBITS;
 use crate::kubectl::{condition, text};
 use crate::progress::duration;
 
-/// Conditions that get a column, in their order, and what it is called.
-const CONDITIONS: [(&str, &str); 4] =
-    [("Ready", "READY"), ("DBReady", "DB"), ("WorkloadReady", "WORKLOAD"), ("MigrationSucceeded", "MIGRATION")];
-
-/// Shows Domains: on a terminal as a table that is redrawn in place, elsewhere as a line whenever one changes.
+/// Shows samples and plugins: on a terminal as a table that is redrawn in place, elsewhere as a line whenever one
+/// changes.
 pub(crate) struct Board {
     started: Instant,
     terminal: bool,
@@ -23,30 +21,44 @@ pub(crate) struct Board {
     last: BTreeMap<String, Row>,
 }
 
-/// What is shown of a Domain.
+/// What is shown of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Row {
-    /// `True`, `False`, `Unknown`, or `-` when nothing was said yet.
-    conditions: [String; CONDITIONS.len()],
+    /// `Ready`: `True`, `False`, `Unknown`, or `-` when nothing was said yet.
+    ready: String,
+    /// What it consists of, with the same words.
+    conditions: Vec<(&'static str, String)>,
     message: String,
 }
 
 impl Row {
-    fn of(domain: &Value) -> Self {
-        let conditions = CONDITIONS.map(|(kind, _)| {
-            let status = condition(domain, kind).map(|found| text(found, "/status")).unwrap_or_default();
+    fn of(object: &Value) -> Self {
+        let status = |kind: &str| {
+            let status = condition(object, kind).map(|found| text(found, "/status")).unwrap_or_default();
             if status.is_empty() { "-".into() } else { status.to_owned() }
-        });
-        let message = condition(domain, "Ready").map(|ready| match text(ready, "/message") {
+        };
+        let exhibit = EXHIBITS.iter().find(|exhibit| exhibit.kind == text(object, "/kind"));
+        let conditions = exhibit.map(|exhibit| exhibit.conditions).unwrap_or_default();
+        let message = condition(object, "Ready").map(|ready| match text(ready, "/message") {
             "" => text(ready, "/reason"),
             message => message,
         });
-        Self { conditions, message: message.unwrap_or_default().to_owned() }
+        Self {
+            ready: status("Ready"),
+            conditions: conditions.iter().map(|kind| (*kind, status(kind))).collect(),
+            message: message.unwrap_or_default().to_owned(),
+        }
     }
 
     /// Nothing was said about it yet.
     fn is_empty(&self) -> bool {
-        self.conditions.iter().all(|status| status == "-")
+        self.ready == "-" && self.conditions.iter().all(|(_, status)| status == "-")
+    }
+
+    /// The conditions that do not hold.
+    fn open(&self) -> String {
+        let open = self.conditions.iter().filter(|(_, status)| status != "True");
+        open.map(|(kind, _)| *kind).collect::<Vec<_>>().join(" ")
     }
 }
 
@@ -73,10 +85,10 @@ impl Board {
         self.draw();
     }
 
-    /// Shows the Domains as they are now.
-    pub(crate) fn show(&mut self, domains: &BTreeMap<String, Value>) {
+    /// Shows the objects as they are now.
+    pub(crate) fn show(&mut self, objects: &BTreeMap<String, Value>) {
         let rows: BTreeMap<String, Row> =
-            domains.iter().map(|(name, domain)| (name.clone(), Row::of(domain))).collect();
+            objects.iter().map(|(name, object)| (name.clone(), Row::of(object))).collect();
         let now = Instant::now();
         for name in rows.keys() {
             self.first_seen.entry(name.clone()).or_insert(now);
@@ -114,30 +126,29 @@ impl Board {
     }
 }
 
-/// `orders: Ready=True DB=True …`
+/// `Domain orders: Ready=True DBReady=True …`
 fn sentence(name: &str, row: &Row) -> String {
-    let conditions: Vec<String> =
-        CONDITIONS.iter().zip(&row.conditions).map(|((kind, _), status)| format!("{kind}={status}")).collect();
-    format!("{name}: {}  {}", conditions.join(" "), row.message).trim_end().to_owned()
+    let conditions: String = row.conditions.iter().map(|(kind, status)| format!(" {kind}={status}")).collect();
+    format!("{name}: Ready={}{conditions}  {}", row.ready, row.message).trim_end().to_owned()
 }
 
 /// No line is longer than `width`: a line that the terminal breaks would spoil the redrawing.
 fn table(rows: &BTreeMap<String, Row>, ages: impl Iterator<Item = Duration>, width: usize) -> String {
-    let name_width = rows.keys().map(|name| name.chars().count()).max().unwrap_or_default().max("NAME".len());
-    let line = |name: &str, conditions: [&str; CONDITIONS.len()], age: &str, message: &str| {
-        let column = |((_, title), status): (&(&str, &str), &str)| {
-            let width = title.len().max("Unknown".len());
-            format!("{status:<width$}  ")
-        };
-        let conditions: String = CONDITIONS.iter().zip(conditions).map(column).collect();
-        let line = format!("{name:<name_width$}  {conditions}{age:<6}  {message}");
+    let column = |title: &str, cell: &dyn Fn(&String, &Row) -> usize| {
+        rows.iter().map(|(name, row)| cell(name, row)).max().unwrap_or_default().max(title.len())
+    };
+    let name_width = column("OBJECT", &|name, _| name.chars().count());
+    let open_width = column("WAITS FOR", &|_, row| row.open().len());
+    let line = |name: &str, ready: &str, age: &str, open: &str, message: &str| {
+        let line = format!("{name:<name_width$}  {ready:<7}  {age:<5}  {open:<open_width$}  {message}");
         let line: String = line.trim_end().chars().take(width).collect();
         line + "\n"
     };
-    let head = line("NAME", CONDITIONS.map(|(_, title)| title), "AGE", "MESSAGE");
-    let body = rows.iter().zip(ages).map(|((name, row), age)| {
-        line(name, row.conditions.each_ref().map(String::as_str), &format!("{}s", age.as_secs()), &row.message)
-    });
+    let head = line("OBJECT", "READY", "AGE", "WAITS FOR", "MESSAGE");
+    let body = rows
+        .iter()
+        .zip(ages)
+        .map(|((name, row), age)| line(name, &row.ready, &format!("{}s", age.as_secs()), &row.open(), &row.message));
     head + &body.collect::<String>()
 }
 
@@ -153,11 +164,12 @@ mod tests {
     use serde_json::json;
 
     fn rows() -> BTreeMap<String, Row> {
-        let domain = json!({ "status": { "conditions": [
+        let domain = json!({ "kind": "Domain", "status": { "conditions": [
             { "type": "Ready", "status": "False", "reason": "Waiting", "message": "secret shipping-app is missing" },
             { "type": "DBReady", "status": "False" },
+            { "type": "MigrationSucceeded", "status": "True" },
         ]}});
-        BTreeMap::from([("shipping".into(), Row::of(&domain))])
+        BTreeMap::from([("Domain shipping".into(), Row::of(&domain))])
     }
 
     #[test]
@@ -165,8 +177,8 @@ mod tests {
         let ages = || std::iter::once(Duration::from_secs(12));
         assert_eq!(
             table(&rows(), ages(), 120),
-            "NAME      READY    DB       WORKLOAD  MIGRATION  AGE     MESSAGE\n\
-             shipping  False    False    -         -          12s     secret shipping-app is missing\n"
+            "OBJECT           READY    AGE    WAITS FOR              MESSAGE\n\
+             Domain shipping  False    12s    DBReady WorkloadReady  secret shipping-app is missing\n"
         );
         assert!(table(&rows(), ages(), 40).lines().all(|line| line.chars().count() <= 40));
     }
@@ -174,8 +186,9 @@ mod tests {
     #[test]
     fn without_a_terminal_a_change_is_one_line() {
         assert_eq!(
-            sentence("shipping", &rows()["shipping"]),
-            "shipping: Ready=False DBReady=False WorkloadReady=- MigrationSucceeded=-  secret shipping-app is missing"
+            sentence("Domain shipping", &rows()["Domain shipping"]),
+            "Domain shipping: Ready=False DBReady=False MigrationSucceeded=True WorkloadReady=-  secret \
+             shipping-app is missing"
         );
     }
 }

@@ -4,14 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
+use super::exhibits::{DOMAINS, EXCHANGED, EXHIBITS, Exhibit};
 use crate::kubectl::{Change, condition, text};
 
-/// The samples in `xtask/demo/domains.yaml`.
-pub(crate) const DOMAINS: [&str; 3] = ["orders", "billing", "shipping"];
 /// Its migration takes two tries.
 const STUMBLES: &str = "billing";
 /// The secret of its database comes late.
-const WAITS: &str = "shipping";
+const WAITS: &str = "Domain shipping";
 /// What the next version of the plugin changes, and nothing else: the children of this kind get one annotation more
 /// (feature `next` of `plugins/domain`).
 const CHANGED: &str = "Service";
@@ -19,8 +18,9 @@ const CHANGED: &str = "Service";
 /// What the demo watches.
 #[derive(Clone, Debug)]
 pub(crate) enum Event {
-    Domain(Change),
-    /// A Deployment or a Service.
+    /// An object that a plugin serves.
+    Sample(Change),
+    /// A Deployment or a Service of a Domain.
     Child(Change),
     /// A pod of a migration.
     Pod(Change),
@@ -30,11 +30,13 @@ pub(crate) enum Event {
 /// What is to be done next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
+    /// A plugin serves for the first time: make its samples.
+    Show(&'static Exhibit),
     /// End this pod, whose containers are given.
     EndPod { name: String, containers: Vec<String>, succeeds: bool },
     /// Hand out the late secret.
     DeliverSecret,
-    /// Every Domain is Ready: exchange the plugin.
+    /// Every sample is Ready: exchange the plugin of Domains.
     Swap,
     /// The new version serves, and has changed these.
     Finish(Vec<String>),
@@ -54,7 +56,7 @@ enum Stage {
 /// What was there before the plugin was exchanged.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Baseline {
-    /// When each Domain became Ready: the time changes when the condition does, so no flap can hide.
+    /// When each sample became Ready: the time changes when the condition does, so no flap can hide.
     ready_since: BTreeMap<String, String>,
     /// What was asked for in each child.
     children: BTreeMap<String, String>,
@@ -64,9 +66,12 @@ struct Baseline {
 pub(crate) struct Script {
     next_digest: String,
     stage: Stage,
-    domains: BTreeMap<String, Value>,
+    /// Samples and plugins, by kind and name.
+    objects: BTreeMap<String, Value>,
     /// By kind and name.
     children: BTreeMap<String, Value>,
+    /// Plugins that have served.
+    shown: BTreeSet<&'static str>,
     ended_pods: BTreeSet<String>,
     delivered: bool,
     serving_next: bool,
@@ -78,20 +83,26 @@ impl Script {
         Self {
             next_digest: next_digest.into(),
             stage: Stage::RollingOut,
-            domains: BTreeMap::new(),
+            objects: BTreeMap::new(),
             children: BTreeMap::new(),
+            shown: BTreeSet::new(),
             ended_pods: BTreeSet::new(),
             delivered: false,
             serving_next: false,
         }
     }
 
-    /// The Domains as they were seen last.
-    pub(crate) fn domains(&self) -> &BTreeMap<String, Value> {
-        &self.domains
+    /// Samples and plugins as they were seen last, by kind and name.
+    pub(crate) fn objects(&self) -> &BTreeMap<String, Value> {
+        &self.objects
     }
 
-    /// Judges no more: from here on the user may do to the Domains what they like.
+    /// Every plugin has served.
+    pub(crate) fn has_shown_all(&self) -> bool {
+        self.shown.len() == EXHIBITS.len()
+    }
+
+    /// Judges no more: from here on the user may do to the samples what they like.
     pub(crate) fn rest(&mut self) {
         self.stage = Stage::Over;
     }
@@ -99,17 +110,23 @@ impl Script {
     /// What follows from `event`.
     pub(crate) fn react(&mut self, event: Event) -> Vec<Action> {
         let mut actions = match event {
-            Event::Domain(change) => {
-                keep(&mut self.domains, name, change);
+            Event::Sample(change) => {
+                keep(&mut self.objects, change);
                 self.deliver()
             }
             Event::Child(change) => {
-                keep(&mut self.children, kind_and_name, change);
+                keep(&mut self.children, change);
                 Vec::new()
             }
             Event::Pod(Change::Seen(pod)) => self.end_pod(&pod),
-            Event::Plugin(Change::Seen(plugin)) => self.observe_plugin(&plugin),
-            Event::Pod(Change::Gone(_)) | Event::Plugin(Change::Gone(_)) => Vec::new(),
+            Event::Plugin(change) => {
+                keep(&mut self.objects, change.clone());
+                match change {
+                    Change::Seen(plugin) => self.observe_plugin(&plugin),
+                    Change::Gone(_) => Vec::new(),
+                }
+            }
+            Event::Pod(Change::Gone(_)) => Vec::new(),
         };
         actions.extend(self.advance());
         actions
@@ -117,7 +134,7 @@ impl Script {
 
     /// The secret, once its absence was reported.
     fn deliver(&mut self) -> Vec<Action> {
-        let missed = self.domains.get(WAITS).is_some_and(|domain| status(domain, "DBReady") == "False");
+        let missed = self.objects.get(WAITS).is_some_and(|domain| status(domain, "DBReady") == "False");
         if self.delivered || !missed {
             return Vec::new();
         }
@@ -144,11 +161,16 @@ impl Script {
 
     fn observe_plugin(&mut self, plugin: &Value) -> Vec<Action> {
         let current = plugin.pointer("/metadata/generation") == plugin.pointer("/status/observedGeneration");
+        let Some(exhibit) = EXHIBITS.iter().find(|exhibit| exhibit.plugin == text(plugin, "/metadata/name")) else {
+            return Vec::new();
+        };
         match text(plugin, "/status/phase") {
-            "Failed" if current => vec![Action::Fail("the plugin was refused".into())],
+            "Failed" if current => vec![Action::Fail(format!("the plugin {} was refused", exhibit.plugin))],
             "Ready" => {
-                self.serving_next = text(plugin, "/status/digest") == self.next_digest;
-                Vec::new()
+                if exhibit.plugin == EXCHANGED {
+                    self.serving_next = text(plugin, "/status/digest") == self.next_digest;
+                }
+                if self.shown.insert(exhibit.plugin) { vec![Action::Show(exhibit)] } else { Vec::new() }
             }
             _ => Vec::new(),
         }
@@ -183,26 +205,31 @@ impl Script {
 
     fn all_ready(&self) -> bool {
         let has = |kind: &str, name: &str| self.children.contains_key(&format!("{kind} {name}"));
-        DOMAINS.iter().all(|name| {
-            self.domains.get(*name).is_some_and(is_ready) && has("Deployment", name) && has("Service", name)
-        })
+        let mut samples = EXHIBITS.iter().flat_map(|exhibit| exhibit.names.iter().map(|name| (exhibit.kind, *name)));
+        samples.all(|(kind, name)| self.objects.get(&format!("{kind} {name}")).is_some_and(is_ready))
+            && DOMAINS.iter().all(|name| has("Deployment", name) && has("Service", name))
     }
 
     fn baseline(&self) -> Baseline {
         let since =
-            |domain| condition(domain, "Ready").map(|ready| text(ready, "/lastTransitionTime")).unwrap_or_default();
+            |sample| condition(sample, "Ready").map(|ready| text(ready, "/lastTransitionTime")).unwrap_or_default();
         Baseline {
-            ready_since: self.domains.iter().map(|(name, domain)| (name.clone(), since(domain).into())).collect(),
+            ready_since: self.samples().map(|(key, sample)| (key.clone(), since(sample).into())).collect(),
             children: self.children.iter().map(|(key, child)| (key.clone(), wish(child))).collect(),
         }
     }
 
-    /// A Domain that was not Ready all the time since `before`.
+    /// All but the plugins, which are loaded again by intention.
+    fn samples(&self) -> impl Iterator<Item = (&String, &Value)> {
+        self.objects.iter().filter(|(_, object)| text(object, "/kind") != "Plugin")
+    }
+
+    /// A sample that was not Ready all the time since `before`.
     fn flapped(&self, before: &Baseline) -> Option<String> {
         let now = self.baseline();
         before.ready_since.iter().find_map(|(name, since)| {
             let stayed = now.ready_since.get(name) == Some(since)
-                && self.domains.get(name).is_some_and(|domain| status(domain, "Ready") == "True");
+                && self.objects.get(name).is_some_and(|sample| status(sample, "Ready") == "True");
             (!stayed).then(|| name.clone())
         })
     }
@@ -217,15 +244,11 @@ impl Script {
     }
 }
 
-fn keep(objects: &mut BTreeMap<String, Value>, key: fn(&Value) -> String, change: Change) {
+fn keep(objects: &mut BTreeMap<String, Value>, change: Change) {
     match change {
-        Change::Seen(object) => objects.insert(key(&object), object),
-        Change::Gone(object) => objects.remove(&key(&object)),
+        Change::Seen(object) => objects.insert(kind_and_name(&object), object),
+        Change::Gone(object) => objects.remove(&kind_and_name(&object)),
     };
-}
-
-fn name(object: &Value) -> String {
-    text(object, "/metadata/name").into()
 }
 
 /// `Service orders`
@@ -238,9 +261,9 @@ fn status<'a>(object: &'a Value, kind: &str) -> &'a str {
 }
 
 /// Ready, and so as it is specified now.
-fn is_ready(domain: &Value) -> bool {
-    let generation = domain.pointer("/metadata/generation");
-    condition(domain, "Ready")
+fn is_ready(sample: &Value) -> bool {
+    let generation = sample.pointer("/metadata/generation");
+    condition(sample, "Ready")
         .is_some_and(|ready| text(ready, "/status") == "True" && ready.get("observedGeneration") == generation)
 }
 
@@ -260,11 +283,16 @@ mod tests {
 
     const NEXT: &str = "sha256:2";
 
-    fn domain(name: &str, kind: &str, status: &str, since: &str) -> Event {
-        Event::Domain(Change::Seen(json!({
+    fn domain(name: &str, condition: &str, status: &str, since: &str) -> Event {
+        sample("Domain", name, condition, status, since)
+    }
+
+    fn sample(kind: &str, name: &str, condition: &str, status: &str, since: &str) -> Event {
+        Event::Sample(Change::Seen(json!({
+            "kind": kind,
             "metadata": { "name": name, "generation": 1 },
             "status": { "conditions": [
-                { "type": kind, "status": status, "observedGeneration": 1, "lastTransitionTime": since },
+                { "type": condition, "status": status, "observedGeneration": 1, "lastTransitionTime": since },
             ]},
         })))
     }
@@ -289,7 +317,8 @@ mod tests {
 
     fn plugin(phase: &str, digest: &str) -> Event {
         Event::Plugin(Change::Seen(json!({
-            "metadata": { "generation": 2 },
+            "kind": "Plugin",
+            "metadata": { "name": EXCHANGED, "generation": 2 },
             "status": { "phase": phase, "digest": digest, "observedGeneration": 2 },
         })))
     }
@@ -297,7 +326,13 @@ mod tests {
     /// Everything is Ready, and the swap was asked for.
     fn swapping() -> Script {
         let mut script = Script::new(NEXT);
+        assert_eq!(script.react(plugin("Ready", "sha256:1")), [Action::Show(&EXHIBITS[0])]);
         let mut actions = Vec::new();
+        for exhibit in &EXHIBITS[1..] {
+            for name in exhibit.names {
+                actions.extend(script.react(sample(exhibit.kind, name, "Ready", "True", "noon")));
+            }
+        }
         for name in DOMAINS {
             actions.extend(script.react(child("Deployment", name, "1")));
             actions.extend(script.react(child("Service", name, "1")));
@@ -324,8 +359,8 @@ mod tests {
     fn the_secret_comes_once_it_was_missed() {
         let mut script = Script::new(NEXT);
         assert_eq!(script.react(domain("orders", "DBReady", "False", "")), []);
-        assert_eq!(script.react(domain(WAITS, "DBReady", "False", "")), [Action::DeliverSecret]);
-        assert_eq!(script.react(domain(WAITS, "DBReady", "False", "")), []);
+        assert_eq!(script.react(domain("shipping", "DBReady", "False", "")), [Action::DeliverSecret]);
+        assert_eq!(script.react(domain("shipping", "DBReady", "False", "")), []);
     }
 
     #[test]
@@ -348,15 +383,20 @@ mod tests {
 
     #[test]
     fn a_flap_is_seen_even_when_it_is_over() {
-        let flap = [Action::Fail("orders did not stay Ready while the plugin was exchanged".into())];
+        let flap = [Action::Fail("Domain orders did not stay Ready while the plugin was exchanged".into())];
         assert_eq!(swapping().react(domain("orders", "Ready", "False", "one")), flap);
         assert_eq!(swapping().react(domain("orders", "Ready", "True", "one")), flap);
         assert_eq!(swapping().react(domain("orders", "Ready", "True", "noon")), []);
+        let other = swapping().react(sample("Process", "fulfilment", "Ready", "True", "one"));
+        assert_eq!(
+            other,
+            [Action::Fail("Process fulfilment did not stay Ready while the plugin was exchanged".into())]
+        );
     }
 
     #[test]
     fn a_refused_plugin_ends_it() {
-        let failed = [Action::Fail("the plugin was refused".into())];
+        let failed = [Action::Fail("the plugin domain was refused".into())];
         assert_eq!(Script::new(NEXT).react(plugin("Failed", "sha256:1")), failed);
     }
 }

@@ -2,7 +2,9 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use crate::compose::{env_lines, parse};
+use transom_sdk::File;
+
+use crate::compose::{env_lines, parse, wanted};
 
 fn objects(text: &str) -> serde_json::Value {
     let variables = BTreeMap::from([("TAG".to_owned(), "2".to_owned()), ("EMPTY".to_owned(), String::new())]);
@@ -116,6 +118,151 @@ fn environment_files_are_lines() {
     assert_eq!(env_lines("# no\nA=1\nexport B=\"two words\"\n\nC='x=y'\nD\n"), expected.into());
 }
 
+fn file(path: &str, content: &str) -> File {
+    File { path: path.into(), content: content.as_bytes().to_vec() }
+}
+
+/// Both spellings of configs and secrets, from each source that they can have.
+const ATTACHED: &str = r#"
+services:
+  web:
+    image: nginx
+    configs: [site, {source: page, target: /usr/share/nginx/html/index.html, mode: 288}]
+    secrets: [db_password, {source: key, target: tls/key.pem}, elsewhere]
+  setup:
+    image: setup
+    secrets: [key]
+  late: {image: late, depends_on: {setup: {condition: service_completed_successfully}}}
+configs:
+  site: {file: ./nginx/site.conf}
+  page: {content: "<h1>${TITLE:-shop}</h1>"}
+  unused: {file: ./not-there}
+secrets:
+  db_password: {environment: DB_PASSWORD}
+  key: {file: key.pem}
+  elsewhere: {external: true}
+"#;
+
+#[test]
+fn e6_configs_and_secrets_become_files_in_containers() {
+    assert_eq!(wanted(ATTACHED), ["key.pem", "nginx/site.conf", "not-there"]);
+    let variables = BTreeMap::from([("DB_PASSWORD".to_owned(), "hunter2".to_owned())]);
+    let files = |site| [file("nginx/site.conf", site), file("key.pem", "-----KEY")];
+    let made = |site| {
+        let compose = parse(ATTACHED, &variables, &files(site)).unwrap();
+        let items = compose.objects(&BTreeMap::new()).unwrap();
+        let objects: Vec<_> = items.into_iter().map(|item| item.object).collect();
+        serde_json::json!({ "objects": objects, "unsupported": compose.unsupported })
+    };
+    let first = made("server {}");
+    insta::assert_yaml_snapshot!(first);
+    // another content is another pod, but of the services that use it only
+    let second = made("server { }");
+    let changed = first["objects"].as_array().unwrap().iter().zip(second["objects"].as_array().unwrap());
+    let changed: Vec<_> = changed.filter(|(a, b)| a != b).map(|(a, _)| a["metadata"]["name"].clone()).collect();
+    assert_eq!(changed, ["config-site", "web"]);
+}
+
+#[test]
+fn e6_configs_and_secrets_that_are_wrong_say_where() {
+    for (text, said) in [
+        ("services: {a: {image: x, configs: [c]}}", "services.a.configs: there is no c: add it to configs"),
+        (
+            "services: {a: {image: x, configs: [c]}}\nconfigs: {c: {file: ../c}}",
+            "configs.c.file: there is no file ../c below the compose file's folder",
+        ),
+        (
+            "services: {a: {image: x, secrets: [s]}}\nsecrets: {s: {environment: S}}",
+            "secrets.s.environment: S is not set: set it in spec.config.env",
+        ),
+        ("services: {a: {image: x, secrets: [{target: b}]}}", "services.a.secrets: names no source: add source"),
+        (
+            "services: {a: {image: x, configs: [{source: c, target: /a/../b}]}}\nconfigs: {c: {content: x}}",
+            "services.a.configs.target: \"/a/../b\" must be the path of a file",
+        ),
+        (
+            "services: {a: {image: x, configs: [C]}}\nconfigs: {C: {content: x}}",
+            "configs.C: must be lower-case letters, digits, - and _",
+        ),
+    ] {
+        assert_eq!(error(text), said, "{text}");
+    }
+}
+
+/// A service of this file that extends one of another, which extends one beside it.
+const EXTENDING: &str = r#"
+services:
+  api:
+    extends: {service: base, file: ./common.yaml}
+    command: [serve]
+    environment: [LOG_LEVEL=debug, MORE=1]
+    ports: ["81"]
+    volumes: ["data:/data:ro"]
+    depends_on: {db: {condition: service_healthy}}
+    healthcheck: {interval: 5s}
+  worker: {extends: api, command: [work], deploy: {replicas: 3}}
+  db: {image: postgres}
+volumes: {data: , old: }
+"#;
+const COMMON: &str = r#"
+services:
+  base:
+    extends: {service: root}
+    command: [unused, words]
+    environment: {LOG_LEVEL: info, KEPT: "yes"}
+    ports: ["80"]
+    volumes: ["old:/data", "/tmp/cache"]
+    healthcheck: {test: [CMD, ok], interval: 60s, retries: 5}
+    deploy: {resources: {limits: {memory: 1g}}}
+  root: {image: "app:${TAG}", user: "7"}
+"#;
+
+#[test]
+fn e6_services_extend_others_of_this_file_and_of_one_beside_it() {
+    assert_eq!(wanted(EXTENDING), ["common.yaml"]);
+    let variables = BTreeMap::from([("TAG".to_owned(), "2".to_owned())]);
+    let compose = parse(EXTENDING, &variables, &[file("common.yaml", COMMON)]).unwrap();
+    let items = compose.objects(&BTreeMap::new()).unwrap();
+    let find = |name: &str| {
+        let mut objects = items.iter().map(|item| &item.object);
+        objects.find(|object| object["kind"] == "Deployment" && object["metadata"]["name"] == name).unwrap()
+    };
+    insta::assert_yaml_snapshot!(find("api"));
+    let worker = find("worker");
+    assert_eq!(worker["spec"]["replicas"], 3);
+    assert_eq!(worker["spec"]["template"]["spec"]["containers"][0]["args"], serde_json::json!(["work"]));
+    assert_eq!(worker["spec"]["template"]["spec"]["containers"][0]["image"], "app:2");
+    assert_eq!(compose.unsupported, Vec::<String>::new());
+}
+
+#[test]
+fn e6_an_extension_that_is_wrong_says_where() {
+    let files = [
+        file("other.yaml", "services: {b: {extends: {service: a, file: other.yaml}}, a: {extends: b}}"),
+        file("list.yaml", "- a"),
+        file("deep.yaml", "services: {b: {extends: {service: a, file: other.yaml}}}"),
+    ];
+    for (extends, said) in [
+        ("b", "services.a.extends: there is no service b"),
+        ("a", "services.a.extends: services extend one another: remove one"),
+        ("{file: other.yaml}", "services.a.extends: names no service: add service"),
+        ("{service: b, file: other.yaml}", "other.yaml: services.a.extends: services extend one another: remove one"),
+        (
+            "{service: b, file: deep.yaml}",
+            "deep.yaml: services.b.extends.file: a file that is extended may not extend another one: move the service",
+        ),
+        ("{service: b, file: list.yaml}", "services.a.extends.file: list.yaml has no services"),
+        ("{service: b, file: gone.yaml}", "services.a.extends.file: there is no file gone.yaml"),
+        (
+            "{service: b, file: ../up.yaml}",
+            "services.a.extends.file: ../up.yaml is not beside the compose file: put it there",
+        ),
+    ] {
+        let text = format!("services: {{a: {{image: x, extends: {extends}}}}}");
+        assert_eq!(parse(&text, &BTreeMap::new(), &files).unwrap_err(), said, "{text}");
+    }
+}
+
 proptest! {
     #[test]
     fn any_text_is_read_without_a_panic(text: String) {
@@ -126,6 +273,7 @@ proptest! {
     fn any_word_in_a_compose_file_is_read_without_a_panic(word: String) {
         let text = serde_json::json!({ "services": { "a": {
             "image": word, "command": word, "ports": [word], "volumes": [word], "user": word, "stop_grace_period": word,
+            "configs": [word], "secrets": [{ "source": word, "target": word }], "extends": word, "env_file": word,
             "healthcheck": { "test": word, "interval": word }, "deploy": { "resources": { "limits": { "memory": word } } },
         } } });
         drop(parse(&text.to_string(), &BTreeMap::new(), &[]).map(|compose| compose.objects(&BTreeMap::new()).is_ok()));

@@ -232,6 +232,41 @@ fn e6_a_kustomization_is_built_and_its_own_ingress_is_the_address() {
 }
 
 #[test]
+fn e6_files_that_a_compose_file_names_are_fetched_too() {
+    let compose = "
+services:
+  web: {extends: {service: base, file: common.yaml}, configs: [site], secrets: [key]}
+configs: {site: {file: ./nginx/site.conf}}
+secrets: {key: {file: '../key.pem'}}
+";
+    let project =
+        with_template(project(), "deployment", json!({ "type": "docker-compose", "path": "deploy/app.yaml" }));
+    let case = |compose: &str| {
+        let first = ["app.yaml", "**/*.env", "**/.env", "**/.env.*"];
+        let files = [
+            file("common.yaml", "services: {base: {image: nginx, ports: ['80']}}"),
+            file("nginx/site.conf", "server {}"),
+        ];
+        placed(&environment(), &project)
+            .artifact("git", &reference("deploy"), &first, vec![file("app.yaml", compose)])
+            .artifact("git", &reference("deploy"), &["common.yaml", "nginx/site.conf"], files.to_vec())
+    };
+    // what is above the folder is not asked for
+    assert_eq!(
+        message(&case(compose).plan(), "DeploymentReady"),
+        "Project shop: spec.templates.deployment: app.yaml: secrets.key.file: there is no file ../key.pem below the \
+         compose file's folder"
+    );
+    let plan = case(&compose.replace("'../key.pem'", "./nginx/site.conf")).plan();
+    assert_eq!(plan.names::<Deployment>(), ["web"]);
+    let config: ConfigMap = plan.child("config-site").unwrap();
+    assert_eq!(config.data.unwrap()["content"], "server {}");
+    assert!(plan.child::<Secret>("secret-key").is_some());
+    let web: Deployment = plan.child("web").unwrap();
+    assert_eq!(web.spec.unwrap().template.spec.unwrap().containers[0].image.as_deref(), Some("nginx"));
+}
+
+#[test]
 fn e6_a_compose_file_is_built_converted_and_ordered() {
     let compose = "
 services:

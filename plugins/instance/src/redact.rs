@@ -1,60 +1,6 @@
-//! What is wrong with what an instance asks for.
+//! Secret values, and what is told without them.
 
 use serde_json::Value;
-use transom_sdk::Failure;
-
-/// Why something cannot be had.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Problem {
-    /// CamelCase.
-    pub(crate) reason: String,
-    /// Names the field and the fix.
-    pub(crate) message: String,
-    /// May get better by itself.
-    pub(crate) passes: bool,
-}
-
-impl Problem {
-    /// Somebody has to change something.
-    pub(crate) fn new(reason: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { reason: reason.into(), message: message.into(), passes: false }
-    }
-
-    /// It is waited for.
-    pub(crate) fn passing(reason: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { reason: reason.into(), message: message.into(), passes: true }
-    }
-}
-
-/// Why there is no result.
-#[derive(Debug)]
-pub(crate) enum Stop {
-    /// Passed on to the host: a lookup that waits for its answer.
-    Failure(Failure),
-    /// Told in the status.
-    Problem(Problem),
-}
-
-impl From<Failure> for Stop {
-    fn from(failure: Failure) -> Self {
-        Self::Failure(failure)
-    }
-}
-
-impl From<Problem> for Stop {
-    fn from(problem: Problem) -> Self {
-        Self::Problem(problem)
-    }
-}
-
-/// The problem as a value; failures are passed on.
-pub(crate) fn settle<T>(result: Result<T, Stop>) -> Result<Result<T, Problem>, Failure> {
-    match result {
-        Ok(value) => Ok(Ok(value)),
-        Err(Stop::Problem(problem)) => Ok(Err(problem)),
-        Err(Stop::Failure(failure)) => Err(failure),
-    }
-}
 
 /// Takes secret values out of what is told: charts, hooks and Helm may repeat what they were given.
 #[derive(Default)]
