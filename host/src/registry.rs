@@ -15,6 +15,7 @@ pub(crate) mod signature;
 pub(crate) mod signing;
 pub(crate) mod source;
 
+pub use compatibility::object_faults;
 pub use crd::{Definition, DefinitionError, install_definition};
 pub use load::{LoadFailure, Loaded, Loader};
 

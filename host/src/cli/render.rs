@@ -25,7 +25,7 @@ use crate::plan::request::{Children, Snapshot};
 use crate::plan::rounds::{self, NoPlan, Session};
 use crate::plan::status::{self, Report, Synced};
 use crate::plugin::{Cache, CallError, Engine};
-use crate::registry::{Loaded, Loader, digest_of};
+use crate::registry::{Loaded, Loader, digest_of, object_faults};
 use crate::telemetry::chain;
 
 /// Arguments.
@@ -196,12 +196,17 @@ impl World {
         let (Some(primary), true) = (primaries.pop(), primaries.is_empty()) else {
             bail!("{}: must hold exactly one object", path.display());
         };
+        let body = Value::Object(primary.clone());
         let (kind, primary) = identify(primary, &args.namespace).with_context(|| path.display().to_string())?;
         let served = loaded.definitions.iter().find(|d| d.served.kind == kind);
         let Some(served) = served else {
             let kinds: Vec<String> = loaded.definitions.iter().map(|d| d.served.kind.to_string()).collect();
             bail!("{}: the plugin serves {}, not {kind}", path.display(), kinds.join(" and "));
         };
+        let faults = object_faults(served, &body);
+        if !faults.is_empty() {
+            bail!("{}: the API server would not take it as it is: {}", path.display(), faults.join("; "));
+        }
         let cluster_scoped = match served.served.scope {
             Scope::Cluster => vec![kind.clone()],
             Scope::Namespaced => vec![],

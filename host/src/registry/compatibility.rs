@@ -13,7 +13,7 @@ use kube::Api;
 use kube::api::{DynamicObject, ListParams};
 use serde_json::Value;
 
-use super::crd::DefinitionError;
+use super::crd::{Definition, DefinitionError};
 use crate::control::cluster::{ApiError, Cluster, Served};
 use crate::plan::check::{Scope, shorten};
 use crate::plan::contract::TypeMeta;
@@ -107,6 +107,15 @@ fn storage(crd: &Value) -> Option<&Value> {
 
 fn schema_of(version: &Value) -> Option<&Value> {
     version.pointer("/schema/openAPIV3Schema")
+}
+
+/// What the API server would refuse in an object of this kind, or drop from it: `spec.x is …`. Empty: nothing. CEL rules and
+/// formats are not evaluated.
+#[must_use]
+pub fn object_faults(definition: &Definition, object: &Value) -> Vec<String> {
+    let schema = storage(&definition.body).and_then(schema_of).map(Schema::new);
+    let faults = schema.map(|schema| schema.faults(object)).unwrap_or_default();
+    faults.into_iter().map(|Fault { path, why }| format!("{path} {why}")).collect()
 }
 
 /// Holds a new definition against the live one and the objects that are stored.
@@ -245,7 +254,7 @@ mod tests {
             breaks.look_at(&schema, &format!("n/o{i}"), &json!({"spec": {"x": 1}}));
         }
         let text = breaks.to_string();
-        assert!(text.starts_with("would break 30 stored objects; n/o0: spec.x is not in the new schema"), "{text}");
+        assert!(text.starts_with("would break 30 stored objects; n/o0: spec.x is not in the schema"), "{text}");
         assert!(text.ends_with("; and 10 more"), "{text}");
     }
 }

@@ -41,7 +41,7 @@ async fn a_definition_that_drops_a_field_in_use_is_refused_with_the_objects_unti
     let refused = ns.wait_for(&record, condition("Installed", "False").because("IncompatibleDefinition")).await;
     let message = condition_of(&refused, "Installed")["message"].as_str().unwrap().to_owned();
     let expected = format!(
-        "droppings.tests.transom.dev: would break 1 stored object; {}/uses: spec.size is not in the new schema and would \
+        "droppings.tests.transom.dev: would break 1 stored object; {}/uses: spec.size is not in the schema and would \
          be dropped",
         ns.name
     );
@@ -58,9 +58,9 @@ async fn a_definition_that_drops_a_field_in_use_is_refused_with_the_objects_unti
 }
 
 #[rstest]
-#[case::narrowed("Narrowed", json!({ "maximum": 4 }), "spec.size is 5, the new schema's maximum is 4")]
-#[case::another_type("Retyped", json!({ "type": "string" }), "spec.size is 5, the new schema wants type string")]
-#[case::listed("Listed", json!({ "enum": [1, 2] }), "spec.size is 5, which the new schema does not list")]
+#[case::narrowed("Narrowed", json!({ "maximum": 4 }), "spec.size is 5, the schema's maximum is 4")]
+#[case::another_type("Retyped", json!({ "type": "string" }), "spec.size is 5, the schema wants type string")]
+#[case::listed("Listed", json!({ "enum": [1, 2] }), "spec.size is 5, which the schema does not list")]
 #[tokio::test]
 async fn a_definition_that_narrows_is_let_in_only_when_every_object_fits(
     #[case] kind: &str,

@@ -106,6 +106,8 @@ async fn render_takes_what_else_is_in_the_cluster_from_files() {
 #[case::no_name("web", json!({ "apiVersion": "bench.dev/v1", "kind": "Web", "metadata": {} }).to_string(), "metadata.name is missing")]
 #[case::two_objects("web", format!("{}\n---\n{}", sample::web("a"), sample::web("b")), "must hold exactly one object")]
 #[case::another_kind("web", sample::domain("a").to_string(), "the plugin serves bench.dev/v1 Web, not ameide.io/v1 Domain")]
+#[case::an_unknown_field("web", web_with("relicas", json!(2)), "spec.relicas is not in the schema and would be dropped")]
+#[case::a_wrong_type("web", web_with("replicas", json!("two")), "spec.replicas is \"two\", the schema wants type integer")]
 #[case::a_trap("hostile", sample::hostile("a", "trap").to_string(), "PluginTrapped")]
 #[case::a_refused_plan("hostile", sample::hostile("a", "undeclaredKind").to_string(), "plan refused: UndeclaredKind")]
 #[case::endless_questions("hostile", sample::hostile("a", "askForever").to_string(), "asked for more after 8 calls")]
@@ -126,6 +128,12 @@ async fn render_says_what_is_wrong_and_fails(#[case] plugin: &str, #[case] objec
     assert_eq!((output.code, &*output.stdout), (Some(1), ""), "{}", output.stderr);
     assert!(output.stderr.starts_with("Error: ") && output.stderr.contains(message), "{}", output.stderr);
     assert!(!output.stderr.contains("panicked"), "{}", output.stderr);
+}
+
+fn web_with(field: &str, value: Value) -> String {
+    let mut object = sample::web("shop");
+    object["spec"][field] = value;
+    object.to_string()
 }
 
 fn invalid_domain() -> String {

@@ -24,7 +24,7 @@ pub(super) struct Schema<'a> {
 pub(super) struct Fault {
     /// Where in the object.
     pub(super) path: String,
-    /// What the new schema says to it.
+    /// What the schema says to it.
     pub(super) why: String,
 }
 
@@ -122,7 +122,7 @@ impl Walk<'_> {
                 (None, Some(Value::Bool(true))) => {}
                 _ if is("x-kubernetes-preserve-unknown-fields") => {}
                 _ if is("x-kubernetes-embedded-resource") && matches!(&**name, "apiVersion" | "kind" | "metadata") => {}
-                _ => self.fault(&at, "is not in the new schema and would be dropped"),
+                _ => self.fault(&at, "is not in the schema and would be dropped"),
             }
         }
         self.restrict_object(schema, fields, path);
@@ -135,7 +135,7 @@ impl Walk<'_> {
         for name in schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str) {
             if !fields.contains_key(name) && !defaulted(name) {
                 let at = if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
-                self.fault(&at, "is required by the new schema, and is not there");
+                self.fault(&at, "is required by the schema, and is not there");
             }
         }
         self.bounded(schema, path, "Properties", fields.len(), "properties");
@@ -144,10 +144,10 @@ impl Walk<'_> {
     fn bounded(&mut self, schema: &Value, path: &str, suffix: &str, n: usize, what: &str) {
         let limit = |end: &str| schema.get(format!("{end}{suffix}")).and_then(Value::as_u64);
         if let Some(least) = limit("min").filter(|least| (n as u64) < *least) {
-            self.fault(path, format!("has {n} {what}, the new schema wants at least {least}"));
+            self.fault(path, format!("has {n} {what}, the schema wants at least {least}"));
         }
         if let Some(most) = limit("max").filter(|most| (n as u64) > *most) {
-            self.fault(path, format!("has {n} {what}, the new schema allows {most}"));
+            self.fault(path, format!("has {n} {what}, the schema allows {most}"));
         }
     }
 
@@ -156,7 +156,7 @@ impl Walk<'_> {
         if let Some(Value::Array(allowed)) = schema.get("enum")
             && !allowed.contains(value)
         {
-            self.fault(path, format!("is {}, which the new schema does not list", shown(value)));
+            self.fault(path, format!("is {}, which the schema does not list", shown(value)));
         }
         match value {
             Value::String(text) => {
@@ -188,11 +188,11 @@ impl Walk<'_> {
         let is = |flag: &str| schema.get(flag) == Some(&Value::Bool(true));
         let below = |least: f64| number < least || is("exclusiveMinimum") && number <= least;
         if let Some(least) = limit("minimum").filter(|least| below(*least)) {
-            self.fault(path, format!("is {number}, the new schema's minimum is {least}"));
+            self.fault(path, format!("is {number}, the schema's minimum is {least}"));
         }
         let above = |most: f64| number > most || is("exclusiveMaximum") && number >= most;
         if let Some(most) = limit("maximum").filter(|most| above(*most)) {
-            self.fault(path, format!("is {number}, the new schema's maximum is {most}"));
+            self.fault(path, format!("is {number}, the schema's maximum is {most}"));
         }
         if let Some(step) = limit("multipleOf").filter(|step| *step > 0.0)
             && ((number / step).round() * step - number).abs() > f64::EPSILON * number.abs().max(1.0)
@@ -209,14 +209,14 @@ impl Walk<'_> {
         }
         let holds = |part: &Value| self.holds(part, value);
         if list("anyOf").is_some_and(|parts| !parts.iter().any(holds)) {
-            self.fault(path, "matches none of the new schema's alternatives (anyOf)");
+            self.fault(path, "matches none of the schema's alternatives (anyOf)");
         }
         let holds = |part: &&Value| self.holds(part, value);
         if list("oneOf").is_some_and(|parts| parts.iter().filter(holds).count() != 1) {
-            self.fault(path, "does not match exactly one of the new schema's alternatives (oneOf)");
+            self.fault(path, "does not match exactly one of the schema's alternatives (oneOf)");
         }
         if schema.get("not").is_some_and(|part| self.holds(part, value)) {
-            self.fault(path, "is what the new schema excludes (not)");
+            self.fault(path, "is what the schema excludes (not)");
         }
     }
 
@@ -255,7 +255,7 @@ fn wrong_type(schema: &Value, value: &Value) -> Option<String> {
     let is = |flag: &str| schema.get(flag) == Some(&Value::Bool(true));
     if is("x-kubernetes-int-or-string") {
         let fits = value.is_string() || value.is_i64() || value.is_u64();
-        return (!fits).then(|| format!("is {}, the new schema wants an integer or a string", shown(value)));
+        return (!fits).then(|| format!("is {}, the schema wants an integer or a string", shown(value)));
     }
     let wanted = schema.get("type").and_then(Value::as_str)?;
     let fits = match wanted {
@@ -268,7 +268,7 @@ fn wrong_type(schema: &Value, value: &Value) -> Option<String> {
         "number" => value.is_number(),
         _ => true,
     };
-    (!fits).then(|| format!("is {}, the new schema wants type {wanted}", shown(value)))
+    (!fits).then(|| format!("is {}, the schema wants type {wanted}", shown(value)))
 }
 
 /// A value in a sentence: short, and of a composite one only what it is.
@@ -295,19 +295,19 @@ mod tests {
     }
 
     #[rstest]
-    #[case::removed(json!({"properties": {"a": {}}}), json!({"b": 1}), "spec.b is not in the new schema")]
-    #[case::kind(json!({"properties": {"a": {"type": "string"}}}), json!({"a": 1}), "spec.a is 1, the new schema wants type string")]
-    #[case::listed(json!({"properties": {"a": {"enum": ["x"]}}}), json!({"a": "y"}), "spec.a is \"y\", which the new schema does not list")]
+    #[case::removed(json!({"properties": {"a": {}}}), json!({"b": 1}), "spec.b is not in the schema")]
+    #[case::kind(json!({"properties": {"a": {"type": "string"}}}), json!({"a": 1}), "spec.a is 1, the schema wants type string")]
+    #[case::listed(json!({"properties": {"a": {"enum": ["x"]}}}), json!({"a": "y"}), "spec.a is \"y\", which the schema does not list")]
     #[case::pattern(json!({"properties": {"a": {"pattern": "^x+$"}}}), json!({"a": "xy"}), "does not match ^x+$")]
     #[case::minimum(json!({"properties": {"a": {"minimum": 2}}}), json!({"a": 1}), "minimum is 2")]
     #[case::exclusive(json!({"properties": {"a": {"maximum": 2, "exclusiveMaximum": true}}}), json!({"a": 2}), "maximum is 2")]
     #[case::multiple(json!({"properties": {"a": {"multipleOf": 3}}}), json!({"a": 4}), "no multiple of 3")]
-    #[case::length(json!({"properties": {"a": {"maxLength": 2}}}), json!({"a": "xyz"}), "has 3 characters, the new schema allows 2")]
+    #[case::length(json!({"properties": {"a": {"maxLength": 2}}}), json!({"a": "xyz"}), "has 3 characters, the schema allows 2")]
     #[case::items(json!({"properties": {"a": {"minItems": 1, "items": {}}}}), json!({"a": []}), "wants at least 1")]
     #[case::unique(json!({"properties": {"a": {"uniqueItems": true}}}), json!({"a": [1, 1]}), "has an item twice")]
     #[case::required(json!({"required": ["a"], "properties": {"a": {}}}), json!({}), "spec.a is required")]
     #[case::additional(json!({"additionalProperties": {"type": "string"}}), json!({"x": 1}), "spec.x is 1")]
-    #[case::closed(json!({"additionalProperties": false}), json!({"x": 1}), "spec.x is not in the new schema")]
+    #[case::closed(json!({"additionalProperties": false}), json!({"x": 1}), "spec.x is not in the schema")]
     #[case::nested(json!({"properties": {"a": {"items": {"properties": {"b": {"type": "integer"}}}}}}), json!({"a": [{"b": 1}, {"b": 1.5}]}), "spec.a[1].b is 1.5")]
     #[case::null(json!({"properties": {"a": {"type": "string"}}}), json!({"a": null}), "wants type string")]
     #[case::int_or_string(json!({"properties": {"a": {"x-kubernetes-int-or-string": true}}}), json!({"a": true}), "an integer or a string")]
