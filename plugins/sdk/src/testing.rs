@@ -216,7 +216,7 @@ impl<P: Plugin> Case<P> {
         let child = self.children.iter_mut().find(|(key, _)| is::<K>(key, name));
         match child {
             Some((_, child)) => child["status"] = status,
-            None => panic!("there is no live {} {name}", K::type_meta().kind),
+            None => panic!("{}", no_live::<K>(name)),
         }
         self
     }
@@ -228,7 +228,7 @@ impl<P: Plugin> Case<P> {
     /// When there is no such child.
     pub fn ready<K: Kind>(self, name: &str) -> Self {
         let child = self.children.iter().find(|(key, _)| is::<K>(key, name));
-        let Some((_, child)) = child else { panic!("there is no live {} {name}", K::type_meta().kind) };
+        let Some((_, child)) = child else { panic!("{}", no_live::<K>(name)) };
         let generation = child["metadata"]["generation"].as_i64().unwrap_or(1);
         let replicas = child["spec"]["replicas"].as_i64().unwrap_or(1);
         let holds = |kind: &str| json!([{ "type": kind, "status": "True", "reason": "AsWished", "message": "" }]);
@@ -545,6 +545,13 @@ fn applied(live: &Value, desired: &Value) -> Value {
         next["status"] = status.clone();
     }
     next
+}
+
+fn no_live<K: Kind>(name: &str) -> String {
+    let kind = K::type_meta().kind;
+    format!(
+        "there is no live {kind} {name}: the plan does not ask for it, or holds it until others are there (`reconciled`)"
+    )
 }
 
 fn is<K: Kind>(key: &Key, name: &str) -> bool {

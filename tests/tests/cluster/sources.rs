@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 use transom_tests::{
-    Component, HostOptions, Namespace, Registry, TestCluster, component, condition, condition_of, sample, transom_as,
-    unique,
+    Component, HostOptions, Namespace, Registry, TestCluster, component, condition, condition_of, of, sample,
+    transom_as, transom_with_cluster, unique, variant,
 };
 
 /// The Secrets with which hosts reach the registry.
@@ -154,4 +154,33 @@ async fn a_plugin_is_installed_shown_and_removed_from_the_command_line() {
     assert_eq!((&removed["deleted"], &removed["kinds"][0]["kind"]), (&json!(true), &json!("Hostile")), "{removed}");
     ns.wait_gone(&record).await;
     assert!(run(&["plugin", "show", &name]).await.stderr.contains("there is no Plugin"));
+}
+
+#[tokio::test]
+async fn what_was_rolled_back_is_installed_over_and_what_needs_approval_is_not_waited_for() {
+    let ns = TestCluster::shared().await.namespace("install-again").await;
+    let _host = ns.host().await;
+    let folder = tempfile::tempdir().unwrap();
+    let (name, label) = (format!("chameleon-{}", ns.name), ns.selector());
+    let install = async |version: &str| {
+        let built = variant(&json!({ "version": version, "value": version }), folder.path()).await;
+        let file = built.path.display().to_string();
+        let arguments =
+            ["plugin", "install", &file, "--name", &name, "--namespace", &ns.name, "--label", &label, "--yes"];
+        transom_with_cluster(&arguments).await.printed()
+    };
+    let record = of::<sample::Plugin>(&name);
+    assert!(install("1.0.0").await.contains(" 1.0.0 serves"));
+    assert!(install("2.0.0").await.contains(" 2.0.0 serves"));
+    transom_with_cluster(&["plugin", "rollback", &name]).await.printed();
+    ns.wait_until(&record, |record| record["status"]["version"] == "1.0.0").await;
+    assert!(install("3.0.0").await.contains(" 3.0.0 serves"));
+
+    ns.merge(&record, json!({ "spec": { "rollout": { "strategy": "manual" } } })).await;
+    let printed = install("4.0.0").await;
+    assert!(printed.contains("the version waits for a person"), "{printed}");
+    transom_with_cluster(&["plugin", "approve", &name]).await.printed();
+    ns.wait_until(&record, |record| record["status"]["version"] == "4.0.0").await;
+    ns.delete(&record).await;
+    ns.wait_gone(&record).await;
 }

@@ -91,6 +91,13 @@ pub(in crate::cli) fn pair<const SEPARATOR: char>(text: &str) -> Result<(String,
     }
 }
 
+/// Nobody has set the fields in question but `transom plugin rollback`, which a new version ends.
+fn is_rolled_back(status: &kube::core::Status) -> bool {
+    let causes = status.details.as_ref().map(|details| details.causes.as_slice()).unwrap_or_default();
+    let by_rollback = format!("conflict with {:?}", super::rollout::MANAGER);
+    status.code == 409 && !causes.is_empty() && causes.iter().all(|cause| cause.message.starts_with(&by_rollback))
+}
+
 /// The component, and how a host finds it.
 struct Found {
     wasm: Vec<u8>,
@@ -180,8 +187,15 @@ impl Args {
                 .with_context(|| format!("cannot apply the ConfigMap {}/{}", self.namespace, config_map_name(name)))?;
         }
         let api = Api::<Plugin>::all(client);
-        let parameters = PatchParams { force: self.force, ..PatchParams::apply(MANAGER) };
-        let applied = match api.patch(name, &parameters, &Patch::Apply(&installation.record)).await {
+        let apply = async |force| {
+            let parameters = PatchParams { force, ..PatchParams::apply(MANAGER) };
+            api.patch(name, &parameters, &Patch::Apply(&installation.record)).await
+        };
+        let applied = match apply(self.force).await {
+            Err(kube::Error::Api(status)) if is_rolled_back(&status) => apply(true).await,
+            applied => applied,
+        };
+        let applied = match applied {
             Ok(applied) => applied,
             Err(kube::Error::Api(status)) if status.code == 409 => {
                 bail!("somebody else has set these fields: {}; --force takes them over", status.message)
@@ -199,11 +213,17 @@ impl Args {
         let generation = applied.metadata.generation.unwrap_or_default();
         let wait = ready(&api, name, generation);
         match tokio::time::timeout(Duration::from_secs(self.timeout), wait).await {
-            Ok(version) => {
-                let version = version?;
-                let result = self.output.of(&of(Some(&version)))?;
-                println!("{}", result.unwrap_or_else(|| format!("plugin {name} {version} serves")));
-            }
+            Ok(end) => match end? {
+                End::Serves(version) => {
+                    let result = self.output.of(&of(Some(&version)))?;
+                    println!("{}", result.unwrap_or_else(|| format!("plugin {name} {version} serves")));
+                }
+                End::Waits => {
+                    let next = format!("`transom plugin plan {name}`, then `approve` or `abort`");
+                    let text = format!("plugin {name}: the version waits for a person: {next}");
+                    println!("{}", self.output.of(&of(None))?.unwrap_or(text));
+                }
+            },
             Err(_) => {
                 let now = api.get_opt(name).await.ok().flatten().map(|plugin| said(&plugin)).unwrap_or_default();
                 bail!("plugin {name} does not serve after {} s: {now}; `transom plugin show {name}`", self.timeout)
@@ -321,8 +341,22 @@ pub(in crate::cli) fn config_map_name(plugin: &str) -> String {
     format!("transom-plugin-{plugin}")
 }
 
-/// Follows the record until the version of this generation serves, and tells every step. Returns the version's name.
-async fn ready(api: &Api<Plugin>, name: &str, generation: i64) -> anyhow::Result<String> {
+/// What became of a version that was asked for.
+enum End {
+    /// It serves; with its name.
+    Serves(String),
+    /// It goes on when somebody says so.
+    Waits,
+}
+
+/// Reasons of `Ready` while a person is waited for.
+const WAITING: [&str; 2] = ["ApprovalNeeded", "PlanHeld"];
+
+/// Reasons of `Ready` that only another signature or another record mends.
+const FINAL: [&str; 1] = ["SignatureInvalid"];
+
+/// Follows the record until the version of this generation serves or waits for a person, and tells every step.
+async fn ready(api: &Api<Plugin>, name: &str, generation: i64) -> anyhow::Result<End> {
     let mut last = String::new();
     let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
     let mut states = std::pin::pin!(watcher(api.clone(), config).default_backoff().applied_objects());
@@ -334,12 +368,19 @@ async fn ready(api: &Api<Plugin>, name: &str, generation: i64) -> anyhow::Result
         }
         let ready = status.conditions.iter().find(|condition| condition.type_ == READY);
         if ready.is_some_and(|condition| condition.status == "True") {
-            return Ok(status.version.unwrap_or_default());
+            return Ok(End::Serves(status.version.unwrap_or_default()));
         }
         let now = said(&plugin);
+        let reason = ready.map_or("", |condition| condition.reason.as_str());
+        if FINAL.contains(&reason) {
+            bail!("plugin {name} does not serve this version: {now}; `transom plugin show {name}`");
+        }
         if now != last {
             eprintln!("{now}");
             last = now;
+        }
+        if WAITING.contains(&reason) {
+            return Ok(End::Waits);
         }
     }
     bail!("the watch of Plugins ended")

@@ -71,6 +71,9 @@ pub struct RollbackArgs {
     to: Option<String>,
 }
 
+/// Field manager of what a person says about a roll-out.
+pub(super) const MANAGER: &str = "transom-cli";
+
 impl Command {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let client = crate::cli::client().await?;
@@ -109,7 +112,7 @@ impl Name {
         {
             fields.insert("spec".into(), spec);
         }
-        let params = PatchParams { field_manager: Some("transom-cli".into()), ..PatchParams::default() };
+        let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
         api.patch(&self.name, &params, &Patch::Merge(&patch)).await.context("cannot edit the Plugin record")?;
         Ok(())
     }
