@@ -172,14 +172,16 @@ async fn what_was_rolled_back_is_installed_over_and_what_needs_approval_is_not_w
     let record = of::<sample::Plugin>(&name);
     assert!(install("1.0.0").await.contains(" 1.0.0 serves"));
     assert!(install("2.0.0").await.contains(" 2.0.0 serves"));
-    transom_with_cluster(&["plugin", "rollback", &name]).await.printed();
+    let asked = transom_with_cluster(&["plugin", "rollback", &name]).await.printed();
+    assert!(asked.contains("the record asks for sha256:"), "{asked}");
     ns.wait_until(&record, |record| record["status"]["version"] == "1.0.0").await;
     assert!(install("3.0.0").await.contains(" 3.0.0 serves"));
 
     ns.merge(&record, json!({ "spec": { "rollout": { "strategy": "manual" } } })).await;
     let printed = install("4.0.0").await;
     assert!(printed.contains("the version waits for a person"), "{printed}");
-    transom_with_cluster(&["plugin", "approve", &name]).await.printed();
+    let approved = transom_with_cluster(&["plugin", "approve", &name]).await.printed();
+    assert!(approved.contains("goes on"), "{approved}");
     ns.wait_until(&record, |record| record["status"]["version"] == "4.0.0").await;
     ns.delete(&record).await;
     ns.wait_gone(&record).await;
