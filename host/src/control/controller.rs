@@ -167,7 +167,7 @@ impl Controller {
         let stale = move |key: &PrimaryKey| asker.queue.add(key.clone(), 0);
         Arc::new(Self {
             lookups: Lookups::new(cluster.clone(), places, Arc::new(stale)),
-            events: Events::start(cluster.clone(), move || worked.queue.waiting() > 0),
+            events: Events::start(cluster.clone(), move || worked.queue.is_busy()),
             recordings,
             overlays,
             hooks: Hooks::default(),
@@ -362,7 +362,7 @@ impl Controller {
     /// Do primaries wait for a worker?
     #[must_use]
     pub fn is_busy(&self) -> bool {
-        self.shared.queue.waiting() > 0
+        self.shared.queue.is_busy()
     }
 
     /// Gives no more work out.

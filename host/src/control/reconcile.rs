@@ -252,11 +252,14 @@ impl Memory {
 
     /// There was nothing to write: need not be compared again.
     fn agree(&mut self, checked: &Checked, snapshot: &Snapshot) {
-        let pair = |desired: &'_ Arc<Desired>| Some((desired.clone(), snapshot.children.get(&desired.reference)?));
-        let pairs: Vec<_> = checked.children.iter().filter_map(pair).collect();
-        self.agreed = pairs.iter().map(|(desired, live)| agreement(desired, live)).collect();
-        let known: Vec<u64> = pairs.iter().map(|(desired, live)| normalisation(desired, live)).collect();
-        self.normalised.retain(|normalised| known.contains(normalised));
+        let (agreed, current): (Vec<_>, Vec<_>) = checked
+            .children
+            .iter()
+            .filter_map(|desired| Some((desired, snapshot.children.get(&desired.reference)?)))
+            .map(|(desired, live)| (agreement(desired, live), normalisation(desired, live)))
+            .unzip();
+        self.agreed = agreed;
+        self.normalised.retain(|normalised| current.contains(normalised));
     }
 }
 

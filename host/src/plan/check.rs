@@ -126,7 +126,7 @@ impl Checker<'_> {
     /// # Errors
     /// The first fault found; nothing of the plan may be carried out.
     pub fn check(&self, snapshot: &Snapshot, plan: &Plan) -> Result<Checked, PlanError> {
-        self.check_again(snapshot, plan, &mut Known::default())
+        self.check_beside(snapshot, plan, &Known::default())
     }
 
     /// As [`Self::check`]; children that are as they were are not read again.
@@ -134,6 +134,12 @@ impl Checker<'_> {
     /// # Errors
     /// The first fault found; nothing of the plan may be carried out.
     pub fn check_again(&self, snapshot: &Snapshot, plan: &Plan, known: &mut Known) -> Result<Checked, PlanError> {
+        let checked = self.check_beside(snapshot, plan, known)?;
+        known.note(snapshot, plan, &checked.children);
+        Ok(checked)
+    }
+
+    fn check_beside(&self, snapshot: &Snapshot, plan: &Plan, known: &Known) -> Result<Checked, PlanError> {
         if plan.children.len() > self.bounds.children {
             let (n, limit) = (plan.children.len(), self.bounds.children);
             return refuse("TooManyChildren", format!("{n} children, at most {limit} are allowed"));
@@ -153,7 +159,6 @@ impl Checker<'_> {
             }
             children.push(desired);
         }
-        known.note(snapshot, plan, &children);
         Ok(Checked {
             children,
             status: status_fields(plan)?,

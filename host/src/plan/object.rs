@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::marker::PhantomData;
 
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -77,8 +78,7 @@ impl Object {
     #[must_use]
     pub fn status(&self) -> serde_json::Map<String, serde_json::Value> {
         let fields = serde_json::from_str::<Fields<'_>>(&self.json).unwrap_or_default();
-        let status = fields.0.iter().find(|(name, _)| name == "status");
-        status.and_then(|(_, value)| serde_json::from_str(value.get()).ok()).unwrap_or_default()
+        fields.get("status").and_then(|status| serde_json::from_str(status.get()).ok()).unwrap_or_default()
     }
 
     /// The text that a plugin is shown. `api_version` and `kind` are put in where the API server left them out (items
@@ -124,12 +124,13 @@ pub(crate) fn push_string(out: &mut String, text: &str) {
     }
 }
 
-fn push_field(out: &mut String, name: &str, value: &RawValue) {
+/// Appends a field to an object that is being written.
+pub(crate) fn push_field(out: &mut String, name: &str, value: &RawValue) {
     push_name(out, name);
     out.push_str(value.get());
 }
 
-fn push_name(out: &mut String, name: &str) {
+pub(crate) fn push_name(out: &mut String, name: &str) {
     if !out.ends_with('{') {
         out.push(',');
     }
@@ -137,78 +138,66 @@ fn push_name(out: &mut String, name: &str) {
     out.push(':');
 }
 
-/// The fields of a JSON object in their order, the values unread.
-#[derive(Default)]
-pub(crate) struct Fields<'a>(pub(crate) Vec<(Cow<'a, str>, &'a RawValue)>);
+/// The fields of a JSON object in their order.
+pub(crate) struct Pairs<'a, V>(pub(crate) Vec<(Cow<'a, str>, V)>);
 
-impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
+/// The values unread.
+pub(crate) type Fields<'a> = Pairs<'a, &'a RawValue>;
+
+/// All values are strings, as in labels and annotations.
+type Strings<'a> = Pairs<'a, Text<'a>>;
+
+impl<V> Default for Pairs<'_, V> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<V> Pairs<'_, V> {
+    fn get(&self, name: &str) -> Option<&V> {
+        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value)
+    }
+}
+
+impl<'de: 'a, 'a, V: Deserialize<'de>> Deserialize<'de> for Pairs<'a, V> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct FieldsVisitor<'a>(std::marker::PhantomData<&'a ()>);
-        impl<'de: 'a, 'a> Visitor<'de> for FieldsVisitor<'a> {
-            type Value = Fields<'a>;
+        struct PairsVisitor<'a, V>(PhantomData<(&'a (), V)>);
+        impl<'de: 'a, 'a, V: Deserialize<'de>> Visitor<'de> for PairsVisitor<'a, V> {
+            type Value = Pairs<'a, V>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a JSON object")
             }
             fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
-                let mut fields = Vec::with_capacity(map.size_hint().unwrap_or(8));
-                while let Some(Key(name)) = map.next_key::<Key<'a>>()? {
-                    fields.push((name, map.next_value()?));
+                let mut pairs = Vec::with_capacity(map.size_hint().unwrap_or(8));
+                while let Some(Text(name)) = map.next_key::<Text<'a>>()? {
+                    pairs.push((name, map.next_value()?));
                 }
-                Ok(Fields(fields))
+                Ok(Pairs(pairs))
             }
         }
-        deserializer.deserialize_map(FieldsVisitor(std::marker::PhantomData))
+        deserializer.deserialize_map(PairsVisitor(PhantomData))
     }
 }
 
-/// A key, borrowed unless it has escapes.
-struct Key<'a>(Cow<'a, str>);
+/// A string, borrowed unless it has escapes.
+struct Text<'a>(Cow<'a, str>);
 
-impl<'de: 'a, 'a> Deserialize<'de> for Key<'a> {
+impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct KeyVisitor<'a>(std::marker::PhantomData<&'a ()>);
-        impl<'de: 'a, 'a> Visitor<'de> for KeyVisitor<'a> {
-            type Value = Key<'a>;
+        struct TextVisitor<'a>(PhantomData<&'a ()>);
+        impl<'de: 'a, 'a> Visitor<'de> for TextVisitor<'a> {
+            type Value = Text<'a>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a field name")
+                f.write_str("a string")
             }
             fn visit_borrowed_str<E>(self, v: &'de str) -> Result<Self::Value, E> {
-                Ok(Key(Cow::Borrowed(v)))
+                Ok(Text(Cow::Borrowed(v)))
             }
             fn visit_str<E>(self, v: &str) -> Result<Self::Value, E> {
-                Ok(Key(Cow::Owned(v.to_owned())))
+                Ok(Text(Cow::Owned(v.to_owned())))
             }
         }
-        deserializer.deserialize_str(KeyVisitor(std::marker::PhantomData))
-    }
-}
-
-/// A map of strings, borrowed where it can be.
-struct Strings<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
-
-impl Strings<'_> {
-    fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_ref())
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Strings<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct StringsVisitor<'a>(std::marker::PhantomData<&'a ()>);
-        impl<'de: 'a, 'a> Visitor<'de> for StringsVisitor<'a> {
-            type Value = Strings<'a>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a map of strings")
-            }
-            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
-                let mut strings = Vec::with_capacity(map.size_hint().unwrap_or(4));
-                while let Some(Key(name)) = map.next_key::<Key<'a>>()? {
-                    strings.push((name, map.next_value::<Key<'a>>()?.0));
-                }
-                Ok(Strings(strings))
-            }
-        }
-        deserializer.deserialize_map(StringsVisitor(std::marker::PhantomData))
+        deserializer.deserialize_str(TextVisitor(PhantomData))
     }
 }
 
@@ -274,14 +263,14 @@ impl Object {
             }
             "labels" => {
                 let labels: Option<Strings<'_>> = serde_json::from_str(value)?;
-                self.owner = labels.and_then(|labels| labels.get(names::OWNER_LABEL).map(Into::into));
+                self.owner = labels.and_then(|labels| labels.get(names::OWNER_LABEL).map(|Text(uid)| uid.to_string()));
             }
             "annotations" => {
                 let Some(annotations) = serde_json::from_str::<Option<Strings<'_>>>(value)? else { return Ok(()) };
-                self.applied = annotations.get(names::APPLIED_ANNOTATION).map(Into::into);
-                self.pin = annotations.get(names::PIN_ANNOTATION).map(Into::into);
-                self.keep = annotations.get(names::KEEP_ANNOTATION).is_some()
-                    || annotations.get(names::HELM_KEEP_ANNOTATION) == Some("keep");
+                let text = |name: &str| annotations.get(name).map(|Text(value)| value.as_ref());
+                self.applied = text(names::APPLIED_ANNOTATION).map(Into::into);
+                self.pin = text(names::PIN_ANNOTATION).map(Into::into);
+                self.keep = text(names::KEEP_ANNOTATION).is_some() || text(names::HELM_KEEP_ANNOTATION) == Some("keep");
             }
             _ => {}
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 
 use super::contract::{Answered, Delivery, Manifest, ObjectRef, Observed, Request, TypeMeta};
-use super::object::{Fields, Object, push_string};
+use super::object::{Fields, Object, push_field, push_name};
 
 /// Live children of one primary by reference, so that every use sees them in the same order.
 pub type Children = BTreeMap<ObjectRef, Arc<Object>>;
@@ -104,24 +104,17 @@ fn primary_text(kind: &TypeMeta, primary: &Object) -> String {
     let kept = serde_json::from_str::<Fields<'_>>(status.get()).unwrap_or_default();
     let mut out = String::with_capacity(full.len());
     out.push('{');
-    let field = |out: &mut String, name: &str, text: &str| {
-        if !out.ends_with('{') {
-            out.push(',');
-        }
-        push_string(out, name);
-        out.push(':');
-        out.push_str(text);
-    };
     for (name, value) in fields.0.iter().filter(|(name, _)| name != "status") {
-        field(&mut out, name, value.get());
+        push_field(&mut out, name, value);
     }
     let mut inner = String::from("{");
     for (name, value) in kept.0.iter().filter(|(name, _)| name != "conditions" && name != "observedGeneration") {
-        field(&mut inner, name, value.get());
+        push_field(&mut inner, name, value);
     }
     inner.push('}');
     if inner.len() > 2 {
-        field(&mut out, "status", &inner);
+        push_name(&mut out, "status");
+        out.push_str(&inner);
     }
     out.push('}');
     out
