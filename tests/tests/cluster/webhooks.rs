@@ -406,7 +406,7 @@ fn second(name: &str) -> Value {
 async fn old_and_new_clients_read_and_write_the_same_objects_of_a_kind_in_two_versions() {
     let (ns, port) = (TestCluster::shared().await.namespace("parcels").await, free_port());
     // with the rights that the chart gives to host and plugin
-    let token = chart::install(&ns).await;
+    let token = chart::install(&ns, &[]).await;
     // objects are stored anew wherever they are, so these rights are needed everywhere
     let rights = json!([
         { "apiGroups": ["tests.transom.dev"], "resources": ["parcels"], "verbs": ["list", "patch"] },
