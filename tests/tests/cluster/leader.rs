@@ -1,6 +1,5 @@
 //! H13: replicas of one host. One does the work, and which one is in a Lease.
 
-use std::net::TcpListener;
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -10,7 +9,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use serde_json::{Value, json};
 use transom_tests::sample::{Gate, Web};
 use transom_tests::{
-    Fault, Host, HostOptions, Metrics, Namespace, Seen, TestCluster, component, condition, of, sample,
+    Fault, Host, HostOptions, Metrics, Namespace, Seen, TestCluster, component, condition, free_port, of, sample,
 };
 
 use crate::{ready_web, writes};
@@ -196,16 +195,13 @@ async fn leader_of(replicas: &[Host]) -> usize {
 #[tokio::test]
 async fn a_replica_that_stands_by_answers_webhooks() {
     let ns = TestCluster::shared().await.namespace("leader-webhooks").await;
-    // nobody else gets this port until the second one needs it
-    let kept = TcpListener::bind("127.0.0.1:0").unwrap();
-    let others = kept.local_addr().unwrap().to_string();
+    let others = format!("127.0.0.1:{}", free_port());
     // the API server is sent to the one that stands by, as a Service would for a part of the calls
     let url = format!("https://{others}");
     let leader = ns.host_with(replica(&["--webhook-listen", "127.0.0.1:0", "--webhook-url", &url])).await;
     leader.wait_for_metrics(leads).await;
     let record = ns.install(&component("gate").await).await;
     ns.wait_for(&record, condition("WebhooksReady", "True")).await;
-    drop(kept);
     let second = ns.host_with(replica(&["--webhook-listen", &others, "--webhook-url", &url])).await;
 
     let gate = |name: &str, height: u32| {

@@ -1,6 +1,5 @@
 //! What the API server asks plugins before it stores objects, and between the versions of a kind.
 
-use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use futures::{StreamExt, TryStreamExt};
@@ -11,16 +10,11 @@ use transom_tests::sample::{
     CustomResourceDefinition, Gate, MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
 };
 use transom_tests::{
-    Component, DEADLINE, Host, HostOptions, Namespace, Target, TestCluster, component, condition, condition_of, of,
-    transom_with_cluster, unique,
+    Component, DEADLINE, Host, HostOptions, Namespace, Target, TestCluster, component, condition, condition_of,
+    free_port, of, transom_with_cluster, unique,
 };
 
 use crate::chart;
-
-/// A port that is free now, for a host that is to be found at the same place again.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
 
 fn options(port: u16, more: &[&str]) -> HostOptions {
     let (listen, url) = (format!("127.0.0.1:{port}"), format!("https://127.0.0.1:{port}"));
