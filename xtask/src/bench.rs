@@ -45,6 +45,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     bench.arg("--").args(arguments(options)?);
     environment.set(&mut bench);
+    if options.name == "fleet" {
+        bench.env("TRANSOM_BENCH_NATIVE", tools::native()?);
+    }
     if options.name == "engine" {
         bench.env("TRANSOM_TEST_HELM", tools::helm()?);
     }

@@ -103,7 +103,7 @@ pub(crate) fn build(names: &[String], build: Build) -> Result<PathBuf> {
     let wanted = select(&guests)?;
     let compiler = Compiler::find()?;
     eprintln!("building {} with {compiler}", wanted.iter().map(|guest| guest.name).collect::<Vec<_>>().join(", "));
-    for guests in batches(wanted) {
+    for guests in batches(build, wanted) {
         compile(&compiler, build, &guests)?;
         // Now, because the next batch may build the same crate with other features to the same file.
         for guest in guests {
@@ -124,8 +124,12 @@ fn select(names: &[String]) -> Result<Vec<&'static Guest>> {
     Ok(GUESTS.iter().filter(|guest| names.is_empty() || names.iter().any(|name| name == guest.name)).collect())
 }
 
-/// What one call of cargo can build: any number of crates, each once, with the same features.
-fn batches(guests: Vec<&'static Guest>) -> Vec<Vec<&'static Guest>> {
+/// What one call of cargo can build: any number of crates, each once, with the same features. Crates that are optimised as
+/// one with their dependencies are built one by one.
+fn batches(build: Build, guests: Vec<&'static Guest>) -> Vec<Vec<&'static Guest>> {
+    if build == Build::Shipped {
+        return guests.into_iter().map(|guest| vec![guest]).collect();
+    }
     let mut batches: Vec<Vec<&'static Guest>> = Vec::new();
     for guest in guests {
         match batches.iter_mut().find(|batch| batch.iter().all(|other| other.features == guest.features)) {
@@ -138,7 +142,12 @@ fn batches(guests: Vec<&'static Guest>) -> Vec<Vec<&'static Guest>> {
 
 fn compile(compiler: &Compiler, build: Build, guests: &[&Guest]) -> Result<()> {
     let mut cargo = compiler.cargo()?;
-    cargo.current_dir(workspace::root()).args(["build", "--locked", "--lib", "--profile", build.profile()]);
+    cargo.current_dir(workspace::root()).args(match build {
+        // the crates are Rust libraries, too, for their tests, and those are never linked as one (`lto` has no effect then)
+        Build::Shipped => &["rustc", "--crate-type", "cdylib"][..],
+        Build::Quick => &["build"],
+    });
+    cargo.args(["--locked", "--lib", "--profile", build.profile()]);
     cargo.args(["--target", TARGET]).arg("--target-dir").arg(folder());
     // A `cdylib` of the workspace gets no hash in its file name, so two sets of features would replace each other's file
     // and be compiled again at every turn. This makes cargo add the hash (`should_use_metadata` in its sources).
@@ -205,7 +214,8 @@ mod tests {
 
     #[test]
     fn a_crate_is_built_once_in_a_batch() {
-        let batches = batches(select(&[]).unwrap());
+        assert_eq!(batches(Build::Shipped, select(&[]).unwrap()).len(), GUESTS.len());
+        let batches = batches(Build::Quick, select(&[]).unwrap());
         let names: Vec<Vec<&str>> =
             batches.iter().map(|batch| batch.iter().map(|guest| guest.name).collect()).collect();
         assert_eq!(

@@ -108,6 +108,14 @@ const WORKER: Module = Module {
     takes: "about half a minute the first time",
 };
 
+/// The operator in Go that the host is compared with.
+const NATIVE: Module = Module {
+    folder: "native",
+    programs: &[Program { name: "native", package: ".", is_asset: false }],
+    ldflags: "-s -w",
+    takes: "about 2 minutes the first time",
+};
+
 /// What the engine for charts is compared with; a test keeps its version and that of `plugins/engines/helm` equal.
 const HELM: Module = Module {
     folder: "helm",
@@ -156,6 +164,12 @@ pub(crate) fn temporal() -> Result<(PathBuf, PathBuf)> {
 pub(crate) fn services() -> Result<(PathBuf, PathBuf)> {
     let (server, worker) = temporal()?;
     Ok((server, worker.with_file_name("definitions")))
+}
+
+/// An operator in Go for the benchmark's kind.
+pub(crate) fn native() -> Result<PathBuf> {
+    let folder = NATIVE.prepare(None)?.context("nothing was built")?;
+    Ok(folder.join("native"))
 }
 
 /// Helm's command line, for tests.

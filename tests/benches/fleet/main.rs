@@ -5,11 +5,13 @@
 //! 3. The bare client again, in another namespace, so that a machine that gets slower or faster is seen.
 //! 4. The steady state, drift, a swap to a version with the same plans, a restart of the host, a restart with drift made
 //!    meanwhile.
+//! 5. An operator in Go (`xtask/tools/native`) in place of the host, with as many primaries of the same kind.
 //!
 //! Requests are counted from the API server's audit log, which has the host's only; CPU and memory are the kernel's
 //! figures for the host's process. Seconds depend on the machine; counts, CPU and ratios much less so.
 
 mod drift;
+mod native;
 #[path = "../shared/mod.rs"]
 mod shared;
 mod web;
@@ -33,6 +35,9 @@ struct Options {
     /// Deployments that are changed by hand, one after the other.
     #[arg(long, default_value_t = 20)]
     drifts: usize,
+    /// Without the operator in Go.
+    #[arg(long)]
+    skip_native: bool,
 }
 
 /// A fleet larger than this may take more memory.
@@ -69,13 +74,17 @@ async fn run(options: Options) -> Result<()> {
     host.install(&bench.api, &WEB, json!({})).await?;
     bench.api.create_namespace(NAMESPACE).await?;
     let elapsed = bench.fleet(&host).await?;
+    let cpu = elapsed.cpu;
     let after = bench.bare("bare-after").await?;
     bench.compare(elapsed, before, after);
     bench.steady(&host).await?;
     fleet.drift().await?;
     fleet.bench.swap(&host, json!({})).await?;
     fleet.restart(host).await?;
-    let bench = fleet.bench;
+    let mut bench = fleet.bench;
+    if !options.skip_native {
+        native::run(&mut bench, cpu).await?;
+    }
     bench.report.write(bench.options.json.as_deref())
 }
 

@@ -171,7 +171,7 @@ impl Bench {
         report.figure("refused_requests", count(counts.refused));
         report.bar("cpu_ms_per_primary", cpu * 1_000.0 / n, self.bars.cpu_ms);
         report.bar("peak_mib", memory.peak_mib, self.bars.peak_mib);
-        Ok(Outcome { control_plane_cpu: plane, ..outcome })
+        Ok(Outcome { control_plane_cpu: plane, cpu, ..outcome })
     }
 
     /// The host beside the bare client's two runs.

@@ -51,7 +51,7 @@ pub struct Args {
     /// The component's file (default: the crate's name and .wasm, in the folder that the command is called in).
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Passed on to `cargo build`, after `--`: -- --features next.
+    /// Passed on to `cargo rustc`, after `--`: -- --features next.
     #[arg(last = true)]
     cargo: Vec<String>,
 }
@@ -103,8 +103,19 @@ async fn compile(
     speed: Speed,
 ) -> anyhow::Result<PathBuf> {
     let mut build = toolchain.cargo()?;
-    build.arg("build").args(toolchain.flags());
-    build.args(["--lib", "--release", "--target", TARGET, "--message-format", "json-render-diagnostics"]);
+    match speed {
+        // a crate that is a Rust library, too, would not be optimised as one with its dependencies
+        Speed::Release => build.args(["rustc", "--crate-type", "cdylib"]),
+        Speed::Dev => build.arg("build"),
+    };
+    build.args(toolchain.flags()).args([
+        "--lib",
+        "--release",
+        "--target",
+        TARGET,
+        "--message-format",
+        "json-render-diagnostics",
+    ]);
     build.arg("--manifest-path").arg(manifest).args(arguments);
     for (name, value) in speed.profile() {
         if std::env::var_os(name).is_none() {
