@@ -261,6 +261,7 @@ fn numbers(text: &mut String, plan: &PlanStatus) {
             ("replaced", kind.replaced),
             ("deleted", kind.pruned),
             ("released", kind.released),
+            ("held, and would change later", kind.later),
         ];
         let counts: Vec<String> =
             counts.into_iter().filter(|(_, n)| *n > 0).map(|(what, n)| format!("{n} {what}")).collect();
@@ -275,7 +276,7 @@ fn object(text: &mut String, change: &ObjectChange, paint: Paint) {
     let colon = if change.message.is_empty() { "" } else { ": " };
     let _ = writeln!(text, "\n{} {}{colon}{}", paint.state(change.outcome.word()), change.object, change.message);
     for child in &change.children {
-        let _ = writeln!(text, "  {} {}", paint.state(child.verb.word()), child.child);
+        let _ = writeln!(text, "  {} {}{}", paint.state(child.verb.word()), child.child, child.later());
         for FieldChange { path, before, after } in &child.fields {
             let shown = |value: &Option<Value>| value.as_ref().map_or_else(|| "none".into(), Value::to_string);
             let values = match (before, after) {
