@@ -9,6 +9,7 @@ mod roles;
 pub(super) mod rollout;
 mod show;
 pub(super) mod toolchain;
+pub(super) mod wait;
 
 use crate::plugin::Cache;
 

@@ -2,23 +2,20 @@
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use futures::StreamExt;
 use k8s_openapi::api::core::v1::ConfigMap;
+use kube::Api;
 use kube::api::{Patch, PatchParams};
-use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, ResourceExt};
 use serde_json::{Map, Value, json};
 
 use super::remote::{RemoteArgs, check_component, explained};
+use super::wait::{Asked, WaitArgs};
 use super::{Output, roles};
-use crate::api::names::READY;
 use crate::api::plugin::{Bounds, Plugin};
 use crate::control::cluster::Cluster;
 use crate::lookup::registry::is_digest;
@@ -71,12 +68,8 @@ pub struct Args {
     /// Take over fields of the record that somebody else has set.
     #[arg(long)]
     force: bool,
-    /// Do not wait until the version serves.
-    #[arg(long, conflicts_with = "timeout")]
-    no_wait: bool,
-    /// How long to wait until the version serves, in seconds.
-    #[arg(long, default_value_t = 120, value_name = "SECONDS")]
-    timeout: u64,
+    #[command(flatten)]
+    wait: WaitArgs,
     /// How the result looks.
     #[arg(long, short, default_value = "text")]
     output: Output,
@@ -191,6 +184,7 @@ impl Args {
             let parameters = PatchParams { force, ..PatchParams::apply(MANAGER) };
             api.patch(name, &parameters, &Patch::Apply(&installation.record)).await
         };
+        let before = api.get_metadata_opt(name).await.ok().flatten().and_then(|there| there.metadata.generation);
         let applied = match apply(self.force).await {
             Err(kube::Error::Api(status)) if is_rolled_back(&status) => apply(true).await,
             applied => applied,
@@ -205,30 +199,11 @@ impl Args {
             }
             Err(error) => return Err(error).context("cannot apply the Plugin record"),
         };
-        if self.no_wait {
-            let result = self.output.of(&of(None))?;
-            println!("{}", result.unwrap_or_else(|| format!("plugin {name}: the version is asked for")));
-            return Ok(());
-        }
         let generation = applied.metadata.generation.unwrap_or_default();
-        let wait = ready(&api, name, generation);
-        match tokio::time::timeout(Duration::from_secs(self.timeout), wait).await {
-            Ok(end) => match end? {
-                End::Serves(version) => {
-                    let result = self.output.of(&of(Some(&version)))?;
-                    println!("{}", result.unwrap_or_else(|| format!("plugin {name} {version} serves")));
-                }
-                End::Waits => {
-                    let next = format!("`transom plugin plan {name}`, then `approve` or `abort`");
-                    let text = format!("plugin {name}: the version waits for a person: {next}");
-                    println!("{}", self.output.of(&of(None))?.unwrap_or(text));
-                }
-            },
-            Err(_) => {
-                let now = api.get_opt(name).await.ok().flatten().map(|plugin| said(&plugin)).unwrap_or_default();
-                bail!("plugin {name} does not serve after {} s: {now}; `transom plugin show {name}`", self.timeout)
-            }
-        }
+        let asked = Asked { generation, is_new: before.is_none_or(|before| before < generation) };
+        let end = self.wait.end(&api, name, asked).await?;
+        let result = self.output.of(&of(end.version()))?;
+        println!("{}", result.unwrap_or_else(|| end.told(name, "the version is asked for")));
         Ok(())
     }
 
@@ -339,58 +314,4 @@ pub(in crate::cli) fn config_map(wasm: &[u8]) -> anyhow::Result<Option<Value>> {
 
 pub(in crate::cli) fn config_map_name(plugin: &str) -> String {
     format!("transom-plugin-{plugin}")
-}
-
-/// What became of a version that was asked for.
-enum End {
-    /// It serves; with its name.
-    Serves(String),
-    /// It goes on when somebody says so.
-    Waits,
-}
-
-/// Reasons of `Ready` while a person is waited for.
-const WAITING: [&str; 2] = ["ApprovalNeeded", "PlanHeld"];
-
-/// Reasons of `Ready` that only another signature or another record mends.
-const FINAL: [&str; 1] = ["SignatureInvalid"];
-
-/// Follows the record until the version of this generation serves or waits for a person, and tells every step.
-async fn ready(api: &Api<Plugin>, name: &str, generation: i64) -> anyhow::Result<End> {
-    let mut last = String::new();
-    let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
-    let mut states = std::pin::pin!(watcher(api.clone(), config).default_backoff().applied_objects());
-    while let Some(state) = states.next().await {
-        let Ok(plugin) = state else { continue };
-        let status = plugin.status.clone().unwrap_or_default();
-        if plugin.name_any() != name || status.observed_generation.unwrap_or_default() < generation {
-            continue;
-        }
-        let ready = status.conditions.iter().find(|condition| condition.type_ == READY);
-        if ready.is_some_and(|condition| condition.status == "True") {
-            return Ok(End::Serves(status.version.unwrap_or_default()));
-        }
-        let now = said(&plugin);
-        let reason = ready.map_or("", |condition| condition.reason.as_str());
-        if FINAL.contains(&reason) {
-            bail!("plugin {name} does not serve this version: {now}; `transom plugin show {name}`");
-        }
-        if now != last {
-            eprintln!("{now}");
-            last = now;
-        }
-        if WAITING.contains(&reason) {
-            return Ok(End::Waits);
-        }
-    }
-    bail!("the watch of Plugins ended")
-}
-
-/// What keeps it from serving.
-pub(in crate::cli) fn said(plugin: &Plugin) -> String {
-    let conditions = plugin.status.as_ref().map_or(&[][..], |status| &status.conditions);
-    match conditions.iter().find(|condition| condition.type_ == READY) {
-        Some(condition) => format!("{}: {}", condition.reason, condition.message),
-        None => "no host has looked at it yet: is one running, and does it select this record?".into(),
-    }
 }
