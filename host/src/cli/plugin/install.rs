@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use base64::Engine as _;
@@ -16,12 +17,13 @@ use serde_json::{Map, Value, json};
 use super::remote::{RemoteArgs, check_component, explained};
 use super::wait::{Asked, WaitArgs};
 use super::{Output, roles};
-use crate::api::plugin::{Bounds, Plugin};
+use crate::api::plugin::{Bounds, Plugin, SignaturePolicy};
 use crate::control::cluster::Cluster;
 use crate::lookup::registry::is_digest;
 use crate::plugin::{Cache, Engine};
-use crate::registry::signature::VerifyingKey;
-use crate::registry::source::Chain;
+use crate::registry::fetch::verifying_key;
+use crate::registry::signature::{Refusal, Signature, Subject, VerifyingKey, verify};
+use crate::registry::source::{Chain, Registry, SourceError};
 use crate::registry::{Loaded, Loader, digest_of};
 
 /// Field manager: what else is in a record (endpoints, limits, configuration) stays.
@@ -97,6 +99,86 @@ struct Found {
     source: Value,
     /// To be made first.
     config_map: Option<Value>,
+    beside: Beside,
+}
+
+/// Where signatures are.
+enum Beside {
+    /// In the registry, of one of these digests.
+    Registry(Box<Registry>, Vec<String>),
+    /// In a file.
+    File(Option<String>),
+}
+
+impl Beside {
+    /// The digests in the registry that a signature may be of, and what is there.
+    async fn signatures(&self, policy: &SignaturePolicy) -> Result<(Vec<String>, Vec<Signature>), SourceError> {
+        match self {
+            Self::Registry(registry, digests) => Ok((digests.clone(), registry.signatures(digests).await?)),
+            Self::File(text) => {
+                let all = policy.detached.iter().chain(text).cloned();
+                Ok((Vec::new(), all.map(Signature::Detached).collect()))
+            }
+        }
+    }
+}
+
+/// Which signature a host will ask for, and what it will find.
+enum Signed {
+    /// None, as far as the record goes.
+    NotAsked,
+    /// It is by one of so many keys.
+    Valid(usize),
+    /// Why the version will not serve.
+    Refused(SourceError),
+}
+
+impl Signed {
+    /// The component as a host would check it, by the record's keys.
+    async fn check(cluster: &Arc<Cluster>, policy: Option<&SignaturePolicy>, found: &Found) -> Self {
+        let Some(policy) = policy else { return Self::NotAsked };
+        let checked = async {
+            let mut keys = Vec::new();
+            for (i, key) in policy.keys.iter().enumerate() {
+                keys.push(verifying_key(cluster, key, &format!("spec.signature.keys[{i}]")).await?);
+            }
+            let (manifests, signatures) = found.beside.signatures(policy).await?;
+            let subject = Subject { manifests: &manifests, component: &found.wasm };
+            let verified = verify(&keys, &subject, &signatures);
+            verified.map(|()| keys.len()).map_err(|Refusal { reason, message }| SourceError { reason, message })
+        };
+        checked.await.map_or_else(Self::Refused, Self::Valid)
+    }
+
+    /// For people.
+    fn told(&self) -> String {
+        match self {
+            Self::NotAsked => "not asked for: --key names who must have signed it".into(),
+            Self::Valid(1) => "valid, by the key that the record names".into(),
+            Self::Valid(keys) => format!("valid, by one of the {keys} keys that the record names"),
+            Self::Refused(SourceError { reason, message }) => format!("{reason}: {message}"),
+        }
+    }
+
+    fn json(&self) -> Value {
+        let valid = match self {
+            Self::NotAsked => None,
+            Self::Valid(_) => Some(true),
+            Self::Refused(_) => Some(false),
+        };
+        json!({ "valid": valid, "message": self.told() })
+    }
+}
+
+/// Whose signature the record will ask for: what is in it already stays, unless this field manager has written it.
+async fn policy(api: &Api<Plugin>, name: &str, record: &Value) -> Option<SignaturePolicy> {
+    let own = || serde_json::from_value(record.pointer("/spec/signature")?.clone()).ok();
+    let parameters = PatchParams::apply(MANAGER).force().dry_run();
+    match api.patch(name, &parameters, &Patch::Apply(record)).await {
+        Ok(plugin) => plugin.spec.signature,
+        // there is no such record yet, or nobody may edit it
+        Err(_) => own(),
+    }
 }
 
 /// What would be, or was, done.
@@ -166,9 +248,21 @@ impl Args {
             self.print(&installation)?;
         }
         if !self.yes {
-            match self.output.of(&of(None))? {
+            let policy = policy(&Api::all(client), name, &installation.record).await;
+            let signed = Signed::check(&Arc::new(cluster), policy.as_ref(), &found).await;
+            let mut shown = of(None);
+            if let Some(shown) = shown.as_object_mut() {
+                shown.insert("signature".into(), signed.json());
+            }
+            match self.output.of(&shown)? {
                 Some(text) => println!("{text}"),
-                None => println!("---\n{}", serde_saphyr::to_string(&installation.record)?.trim_end()),
+                None => {
+                    println!("# signature: {}", signed.told());
+                    println!("---\n{}", serde_saphyr::to_string(&installation.record)?.trim_end());
+                }
+            }
+            if let Signed::Refused(SourceError { reason, message }) = signed {
+                bail!("nothing was changed, and no host would let this version serve: {reason}: {message}");
             }
             bail!("nothing was changed: this record would be applied; call it again with --yes");
         }
@@ -265,7 +359,8 @@ impl Args {
             oci.extend(secret(&self.credentials_secret).map(|secret| ("credentials".to_owned(), secret)));
             oci.extend(secret(&self.ca_secret).map(|secret| ("ca".to_owned(), secret)));
         }
-        Ok(Found { wasm, source: json!({ "oci": oci }), config_map: None })
+        let beside = Beside::Registry(Box::new(registry), chain.digests);
+        Ok(Found { wasm, source: json!({ "oci": oci }), config_map: None, beside })
     }
 
     fn found_in_file(&self, path: &Path) -> anyhow::Result<Found> {
@@ -275,10 +370,11 @@ impl Args {
             bail!("{} is too large for a ConfigMap: push it to a registry, and install that", self.what);
         };
         let signature = std::fs::read_to_string(format!("{}.sig", self.what)).ok();
-        if let (Some(map), Some(signature)) = (map.as_object_mut(), signature) {
+        if let (Some(map), Some(signature)) = (map.as_object_mut(), &signature) {
             map.insert("data".into(), json!({ "plugin.wasm.sig": signature }));
         }
-        Ok(Found { wasm, source: json!({ "configMap": {} }), config_map: Some(map) })
+        let (source, beside) = (json!({ "configMap": {} }), Beside::File(signature));
+        Ok(Found { wasm, source, config_map: Some(map), beside })
     }
 
     fn record(&self, name: &str, source: &Value, digest: &str, keys: &[String]) -> Value {
