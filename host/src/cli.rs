@@ -62,7 +62,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Reconciles the kinds of all plugins until it is told to stop.
-    Run(run::Args),
+    Run(Box<run::Args>),
     /// Shows what a plugin would make of an object, without a cluster.
     Render(render::Args),
     /// Shows an object of the cluster with its children and their health.

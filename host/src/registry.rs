@@ -21,4 +21,4 @@ pub use load::{LoadFailure, Loaded, Loader};
 
 pub use crate::lookup::registry::digest_of;
 pub use policy::Policy;
-pub use records::Registry;
+pub use records::{Registry, Role};

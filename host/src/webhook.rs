@@ -177,7 +177,8 @@ impl Hooks {
         self.converters.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
-    fn wait_for(&self, name: &str, timeout: Duration) {
+    /// So long the API server waits for answers about objects of this record.
+    pub(crate) fn wait_for(&self, name: &str, timeout: Duration) {
         self.timeouts.write().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), timeout);
     }
 
@@ -186,7 +187,8 @@ impl Hooks {
         timeouts.get(name).copied().unwrap_or(Duration::from_secs(crate::api::plugin::DEFAULT_WEBHOOK_TIMEOUT.into()))
     }
 
-    fn forget(&self, name: &str) {
+    /// Nothing of this record is served any more.
+    pub(crate) fn forget(&self, name: &str) {
         self.convert_no_more(name);
         self.timeouts.write().unwrap_or_else(PoisonError::into_inner).remove(name);
     }

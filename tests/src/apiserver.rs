@@ -6,7 +6,7 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep};
 
-use crate::{DEADLINE, Environment, cluster};
+use crate::{DEADLINE, Environment, cluster, free_port};
 
 /// The PIDs of the control plane that the tests share.
 const PIDS_VARIABLE: &str = "TRANSOM_CONTROLPLANE_PIDS";
@@ -30,7 +30,7 @@ impl ApiServer {
     /// When there is no first one, or it does not start.
     pub async fn start() -> Self {
         let mut flags = first();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let folder = tempfile::tempdir().unwrap();
         for (flag, value) in [("--secure-port", port.to_string()), ("--audit-log-path", audit_log(folder.path()))] {
             let flag = format!("{flag}=");

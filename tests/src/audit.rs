@@ -27,6 +27,10 @@ struct Request {
     impersonated_user: Option<User>,
     #[serde(default, rename = "requestURI")]
     request_uri: String,
+    #[serde(default)]
+    request_received_timestamp: String,
+    #[serde(default)]
+    stage_timestamp: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
@@ -81,6 +85,15 @@ impl Requests {
     #[must_use]
     pub fn all_writes(&self) -> BTreeMap<String, usize> {
         self.count(|request| request.is_write() && !request.is_about(&["leases"]))
+    }
+
+    /// When the first write came and the last one was answered, by the API server's clock (RFC 3339, in microseconds, so
+    /// that texts can be compared). Leases are no part of it, and what the API server refused is.
+    #[must_use]
+    pub fn wrote(&self) -> Option<(String, String)> {
+        let writes = || self.0.iter().filter(|request| request.is_write() && !request.is_about(&["leases"]));
+        let first = writes().map(|request| request.request_received_timestamp.clone()).min()?;
+        Some((first, writes().map(|request| request.stage_timestamp.clone()).max()?))
     }
 
     /// How often each object of a resource was written, by its name: `{"a": 1}`. Its subresources are no part of it.

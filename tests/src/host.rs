@@ -252,8 +252,8 @@ impl Host {
     /// # Panics
     ///
     /// When it goes on.
-    pub async fn ended(mut self) {
-        timeout(DEADLINE, self.child.wait()).await.expect("it was killed").unwrap();
+    pub async fn ended(&mut self) -> ExitStatus {
+        timeout(DEADLINE, self.child.wait()).await.expect("it ends").unwrap()
     }
 
     /// Asks it to end (SIGTERM).

@@ -1,6 +1,5 @@
 //! A real PostgreSQL of the tests' own: never a cluster of the distribution.
 
-use std::net::TcpListener;
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -12,7 +11,7 @@ use serde_json::json;
 use tempfile::TempDir;
 use transom_migrator::Settings;
 
-use crate::{DEADLINE, Namespace, sample};
+use crate::{DEADLINE, Namespace, free_port, sample};
 
 /// Where `initdb` and `postgres` are, if not where the distribution or `pg_config` says.
 const BIN_VARIABLE: &str = "TRANSOM_POSTGRES_BIN";
@@ -63,7 +62,7 @@ impl Postgres {
         initdb.args(["-U", SUPERUSER, "-A", "scram-sha-256", "-N", "--no-locale", "-E", "UTF8"]);
         let initialised = tokio::task::spawn_blocking(move || initdb.output()).await.unwrap().unwrap();
         assert!(initialised.status.success(), "initdb: {}", String::from_utf8_lossy(&initialised.stderr));
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let log = std::fs::File::create(folder.path().join("log")).unwrap();
         let mut postgres = unprivileged(&bin.join("postgres"));
         postgres.arg("-D").arg(&data).args(["-p", &port.to_string()]);

@@ -1,4 +1,4 @@
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep};
 
-use crate::{DEADLINE, environment};
+use crate::{DEADLINE, environment, free_port};
 
 /// User and password, and the latter as bcrypt has it, which is the only way the registry takes.
 const LOGIN: (&str, &str) = ("ann", "secret");
@@ -85,7 +85,7 @@ impl Registry {
     ///
     /// When it does not start.
     pub async fn start() -> Self {
-        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         Self::start_at(address, tempfile::tempdir().unwrap(), None).await
     }
 
@@ -95,7 +95,7 @@ impl Registry {
     ///
     /// When it does not start.
     pub async fn start_with_tls() -> Self {
-        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let folder = tempfile::tempdir().unwrap();
         let tls = certificates(folder.path());
         Self::start_at(address, folder, Some(tls)).await

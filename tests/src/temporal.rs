@@ -1,6 +1,5 @@
 //! A real Temporal of the tests' own, asked over its HTTP API: by other words than the plugin's.
 
-use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
@@ -12,7 +11,7 @@ use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 use crate::kubelet::Image;
-use crate::{DEADLINE, environment, sample};
+use crate::{DEADLINE, environment, free_port, sample};
 
 const POLL: Duration = Duration::from_millis(100);
 
@@ -189,16 +188,6 @@ fn client(port: u16) -> kube::Client {
 fn count_path(namespace: &str, queue: &str, status: Option<&str>) -> String {
     let status = status.map(|status| format!("%20AND%20ExecutionStatus%3D%27{status}%27")).unwrap_or_default();
     format!("/api/v1/namespaces/{namespace}/workflow-count?query=TaskQueue%3D%27{queue}%27{status}")
-}
-
-/// A port that nobody uses now.
-///
-/// # Panics
-///
-/// When there is none.
-#[must_use]
-pub fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
 /// The worker, as the image of pods that are run by the tests' kubelet.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::control::cluster::Cluster;
 use crate::control::controller::Controller;
@@ -16,8 +16,9 @@ use crate::plan::contract::ObjectRef;
 use crate::plugin::{Cache, Engine, Seal};
 use crate::record::ring::{MAX_BYTES, Ring};
 use crate::registry::rollout::plan::Plans;
-use crate::registry::{Loader, Policy, Registry};
-use crate::telemetry::{Readiness, Traces, serve};
+use crate::registry::{Loader, Policy, Registry, Role};
+use crate::shard::{self, Candidate, Leader};
+use crate::telemetry::{Readiness, Traces, metrics, serve};
 use crate::webhook::{self, Reach};
 
 /// What was begun may take this long to finish when the host is told to stop.
@@ -56,6 +57,17 @@ pub struct Args {
     /// pod).
     #[arg(long, env = "TRANSOM_NAMESPACE", value_name = "NAMESPACE")]
     namespace: Option<String>,
+    /// Run beside other replicas: one of them does the work, which one is in a Lease, and the others stand by with what serves
+    /// loaded.
+    #[arg(long, env = "TRANSOM_LEADER_ELECT")]
+    leader_elect: bool,
+    /// Name of the Lease, in --namespace. Hosts with other objects need another one.
+    #[arg(long, env = "TRANSOM_LEADER_ELECT_RESOURCE_NAME", value_name = "NAME", default_value = "transom")]
+    leader_elect_resource_name: String,
+    /// A replica that has not renewed the Lease for so many seconds is replaced. It ends itself after two thirds of this.
+    #[arg(long, env = "TRANSOM_LEADER_ELECT_LEASE_DURATION", value_name = "SECONDS", default_value_t = 15,
+        value_parser = clap::value_parser!(u64).range(2..=3_600))]
+    leader_elect_lease_duration: u64,
     /// Address of the HTTPS server that the API server calls for admission and conversion (default: none, and plugins'
     /// webhooks are not installed).
     #[arg(long, env = "TRANSOM_WEBHOOK_LISTEN", value_name = "ADDRESS", requires = "reach")]
@@ -101,7 +113,7 @@ impl Args {
         config.default_namespace = self.watch_namespace.clone().unwrap_or(config.default_namespace);
         let namespace = self.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
         let client = kube::Client::try_from(config).context("the kubeconfig cannot be used")?;
-        let cluster = Arc::new(Cluster::new(client, self.watch_namespace).following_owned(self.own_namespaces));
+        let cluster = Arc::new(Cluster::new(client, self.watch_namespace.clone()).following_owned(self.own_namespaces));
         let readiness = Readiness::default();
         let address = serve(self.listen, readiness.clone())
             .await
@@ -115,11 +127,10 @@ impl Args {
         let loader = Loader { engine: Engine::new()?, program: std::env::current_exe()?, cache };
         let recordings = Arc::new(Ring::new(self.recordings, MAX_BYTES));
         let plans = Arc::<Plans>::default();
+        let candidate = self.candidate(&cluster, &namespace);
         let controller = Controller::new(cluster, recordings, places);
         serve_recordings(self.recordings_listen, &controller, plans.clone()).await?;
-        let registry = Registry::new(controller.clone(), loader, self.plugin_selector, policy, plans);
-        registry.install().await.context("cannot install the custom resource definition of Plugin")?;
-        crate::overlay::store::start(&controller, &namespace).await.context("cannot follow overlays")?;
+        let registry = Registry::new(controller.clone(), loader, self.plugin_selector.clone(), policy, plans);
         let webhooks = match webhooks {
             Some(options) => Some(webhook::start(&controller, options, &namespace).await?),
             None => None,
@@ -127,26 +138,35 @@ impl Args {
         if let Some(address) = webhooks.as_ref().map(webhook::Server::address) {
             tracing::info!(%address, "serving webhooks");
         }
-        let records = tokio::spawn(registry.run(readiness));
-        let workers = tokio::spawn({
-            let controller = controller.clone();
-            async move { controller.work().await }
-        });
-        let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let mut stop = Stop::new()?;
+        let mut leader = None;
+        if let Some(candidate) = candidate {
+            tokio::select! {
+                elected = stand_by(candidate, &registry, &readiness) => leader = Some(elected),
+                () = stop.asked() => return stopped(webhooks).await,
+            }
+        }
+        metrics().leader(true);
+        let work = lead(&controller, &registry, readiness, &namespace, &mut stop);
         tokio::select! {
-            _ = term.recv() => {}
-            _ = int.recv() => {}
+            done = work => done?,
+            why = held(leader.as_mut()) => {
+                // no grace: another replica may be at work from now on
+                tracing::error!(why, "the lease is lost: this replica ends at once");
+                std::process::exit(1);
+            }
         }
-        tracing::info!("stopping: finishing what was begun");
-        records.abort();
-        controller.close();
-        if tokio::time::timeout(GRACE, workers).await.is_err() {
-            tracing::warn!("some reconciles did not finish in time");
+        if let Some(leader) = leader {
+            leader.release().await;
         }
-        if let Some(webhooks) = webhooks {
-            webhooks.stop().await;
-        }
-        Ok(())
+        stopped(webhooks).await
+    }
+
+    fn candidate(&self, cluster: &Cluster, namespace: &str) -> Option<Candidate> {
+        let name = self.leader_elect_resource_name.clone();
+        let duration = Duration::from_secs(self.leader_elect_lease_duration);
+        let new = || Candidate::new(cluster.client().clone(), namespace, name, shard::identity(), duration);
+        self.leader_elect.then(new)
     }
 
     fn webhooks(&self) -> Option<webhook::Options> {
@@ -154,6 +174,78 @@ impl Args {
         let lifetime = Duration::from_secs(self.webhook_certificate_seconds);
         Some(webhook::Options { listen: self.webhook_listen?, reach, lifetime })
     }
+}
+
+/// SIGTERM and SIGINT.
+struct Stop(Signal, Signal);
+
+impl Stop {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self(signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?))
+    }
+
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.0.recv() => {}
+            _ = self.1.recv() => {}
+        }
+    }
+}
+
+/// Waits until this replica leads; what serves is loaded meanwhile.
+async fn stand_by(candidate: Candidate, registry: &Registry, readiness: &Readiness) -> Leader {
+    let candidate = match candidate.try_once().await {
+        Ok(leader) => return leader,
+        Err(candidate) => candidate,
+    };
+    metrics().leader(false);
+    tokio::select! {
+        leader = candidate.elected() => leader,
+        // never ends by itself
+        () = registry.run(Role::StandsBy, readiness.clone()) => std::future::pending().await,
+    }
+}
+
+/// Resolves when a replica must not work any more, and why.
+async fn held(leader: Option<&mut Leader>) -> String {
+    match leader {
+        Some(leader) => leader.hold().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Does the work until the host is told to stop, and what was begun then.
+async fn lead(
+    controller: &Arc<Controller>,
+    registry: &Registry,
+    readiness: Readiness,
+    namespace: &str,
+    stop: &mut Stop,
+) -> anyhow::Result<()> {
+    registry.install().await.context("cannot install the custom resource definition of Plugin")?;
+    crate::overlay::store::start(controller, namespace).await.context("cannot follow overlays")?;
+    let mut workers = tokio::spawn({
+        let controller = controller.clone();
+        async move { controller.work().await }
+    });
+    tokio::select! {
+        () = registry.run(Role::Leads, readiness) => {}
+        () = stop.asked() => {}
+    }
+    tracing::info!("stopping: finishing what was begun");
+    controller.close();
+    if tokio::time::timeout(GRACE, &mut workers).await.is_err() {
+        tracing::warn!("some reconciles did not finish in time");
+        workers.abort();
+    }
+    Ok(())
+}
+
+async fn stopped(webhooks: Option<webhook::Server>) -> anyhow::Result<()> {
+    if let Some(webhooks) = webhooks {
+        webhooks.stop().await;
+    }
+    Ok(())
 }
 
 /// By the host's key, which every replica has. Without it plugins are compiled at every start.

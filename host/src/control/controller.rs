@@ -1,6 +1,6 @@
 //! Which plugin serves which kind, who is to be reconciled, and the workers that do it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -288,6 +288,13 @@ impl Controller {
     #[must_use]
     pub fn is_active(&self, plugin: &str) -> bool {
         self.active.read().unwrap_or_else(PoisonError::into_inner).values().any(|serving| serving.stable.name == plugin)
+    }
+
+    /// Names of the plugins that serve anything.
+    #[must_use]
+    pub fn plugins(&self) -> BTreeSet<String> {
+        let active = self.active.read().unwrap_or_else(PoisonError::into_inner);
+        active.values().map(|serving| serving.stable.name.clone()).collect()
     }
 
     /// How many primaries of this plugin carry the host's finalizer.

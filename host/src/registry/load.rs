@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use super::access;
-use super::crd::{Definition, InstallError};
+use super::crd::{Definition, DefinitionError, InstallError};
 use super::fetch::{Component, Fetcher, Named};
 use crate::api::names;
 use crate::api::plugin::{Bounds, KindRef, PluginSpec, PluginStatus, ResolvedSource, ServiceAccountRef};
@@ -218,6 +218,8 @@ pub(super) struct Heritage<'a> {
     pub(super) relative: Option<&'a Active>,
     /// Another version's definitions are installed, and stay: it is on its way, or this one serves on for it.
     pub(super) keep_definitions: bool,
+    /// Nothing at all is written: this replica stands by.
+    pub(super) stands_by: bool,
 }
 
 /// All steps for one version up to the point where something would be written. What is no part of a version (the account,
@@ -321,8 +323,11 @@ pub(super) async fn install(
     }
     for definition in &loaded.definitions {
         let refused = |error| install_failure(&InstallError::Refused(error));
-        // a definition that is not there at all is nobody else's
-        if !heritage.keep_definitions || cluster.served(&definition.served.kind).await.is_err() {
+        let served = cluster.served(&definition.served.kind).await;
+        if heritage.stands_by {
+            served.map_err(|error| refused(DefinitionError(error.to_string())))?;
+        } else if !heritage.keep_definitions || served.is_err() {
+            // a definition that is not there at all is nobody else's
             definition.install(&controller.cluster, &field_manager).await.map_err(refused)?;
         }
     }

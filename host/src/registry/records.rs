@@ -1,5 +1,7 @@
 //! The `Plugin` records: one task for each, so that a slow one does not keep the others waiting.
 
+mod standby;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,6 +56,15 @@ const MIGRATE_AFTER: Duration = Duration::from_secs(10);
 /// How often a record that is being deleted is looked at for objects that still need the plugin.
 const RETIRE_EVERY: Duration = Duration::from_secs(1);
 
+/// What a replica does with the records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// All that they ask for.
+    Leads,
+    /// It loads what serves, and writes nothing.
+    StandsBy,
+}
+
 /// Follows the `Plugin` records.
 pub struct Registry {
     controller: Arc<Controller>,
@@ -69,6 +80,12 @@ pub struct Registry {
 struct Slot {
     latest: watch::Sender<Plugin>,
     task: AbortHandle,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 impl Registry {
@@ -94,8 +111,8 @@ impl Registry {
         Definition::parse(&text)?.install(&self.controller.cluster, MANAGER).await
     }
 
-    /// Follows the records until the host ends. Ready when every record that was there at the start has been tried.
-    pub async fn run(self, readiness: Readiness) {
+    /// Follows the records until it is dropped. Ready when every record that was there at the start has been tried.
+    pub async fn run(&self, role: Role, readiness: Readiness) {
         let api: Api<Plugin> = Api::all(self.controller.cluster.client().clone());
         let config = watcher::Config::default().labels(&self.selector);
         let mut events = std::pin::pin!(watcher(api, config).default_backoff());
@@ -108,13 +125,15 @@ impl Registry {
                     Some(Ok(watcher::Event::Init)) => listed.clear(),
                     Some(Ok(watcher::Event::InitApply(plugin))) => {
                         listed.insert(plugin.name_any());
-                        self.put(&mut slots, plugin, &tried);
+                        self.put(&mut slots, role, plugin, &tried);
                     }
-                    Some(Ok(watcher::Event::Apply(plugin))) => self.put(&mut slots, plugin, &tried),
-                    Some(Ok(watcher::Event::Delete(plugin))) => self.remove(&mut slots, &plugin.name_any()),
+                    Some(Ok(watcher::Event::Apply(plugin))) => self.put(&mut slots, role, plugin, &tried),
+                    Some(Ok(watcher::Event::Delete(plugin))) => self.remove(&mut slots, role, &plugin.name_any()),
                     Some(Ok(watcher::Event::InitDone)) => {
-                        let gone: Vec<String> = slots.keys().filter(|n| !listed.contains(*n)).cloned().collect();
-                        gone.iter().for_each(|name| self.remove(&mut slots, name));
+                        // what was served while this replica stood by has no slot yet
+                        let known = slots.keys().cloned().chain(self.controller.plugins());
+                        let gone: BTreeSet<String> = known.filter(|name| !listed.contains(name)).collect();
+                        gone.iter().for_each(|name| self.remove(&mut slots, role, name));
                         waiting.get_or_insert_with(|| listed.clone());
                     }
                     Some(Err(error)) => {
@@ -135,31 +154,45 @@ impl Registry {
         }
     }
 
-    fn put(&self, slots: &mut BTreeMap<String, Slot>, plugin: Plugin, tried: &mpsc::UnboundedSender<String>) {
+    fn put(
+        &self,
+        slots: &mut BTreeMap<String, Slot>,
+        role: Role,
+        plugin: Plugin,
+        tried: &mpsc::UnboundedSender<String>,
+    ) {
         let name = plugin.name_any();
         if let Some(slot) = slots.get(&name) {
             slot.latest.send_replace(plugin);
             return;
         }
         let (latest, records) = watch::channel(plugin);
-        let task = tokio::spawn(Record::new(self, name.clone()).follow(records, tried.clone())).abort_handle();
-        slots.insert(name, Slot { latest, task });
+        let record = Record::new(self, role, name.clone());
+        let task = match role {
+            Role::Leads => tokio::spawn(record.follow(records, tried.clone())),
+            Role::StandsBy => tokio::spawn(record.mirror(records, tried.clone())),
+        };
+        slots.insert(name, Slot { latest, task: task.abort_handle() });
     }
 
-    fn remove(&self, slots: &mut BTreeMap<String, Slot>, name: &str) {
-        if let Some(slot) = slots.remove(name) {
-            slot.task.abort();
-            self.controller.deactivate(name);
-            webhook::Hooks::retire(&self.controller, name);
-            self.plans.forget(name);
-            metrics().plugin_gone(name);
-            tracing::info!(plugin = name, "plugin removed");
+    fn remove(&self, slots: &mut BTreeMap<String, Slot>, role: Role, name: &str) {
+        if slots.remove(name).is_none() && !self.controller.is_active(name) {
+            return;
         }
+        self.controller.deactivate(name);
+        match role {
+            Role::Leads => webhook::Hooks::retire(&self.controller, name),
+            Role::StandsBy => self.controller.hooks.forget(name),
+        }
+        self.plans.forget(name);
+        metrics().plugin_gone(name);
+        tracing::info!(plugin = name, "plugin removed");
     }
 }
 
 /// One record.
 struct Record {
+    role: Role,
     controller: Arc<Controller>,
     loader: Loader,
     fetcher: Arc<Fetcher>,
@@ -211,8 +244,9 @@ enum Next {
 }
 
 impl Record {
-    fn new(registry: &Registry, name: String) -> Self {
+    fn new(registry: &Registry, role: Role, name: String) -> Self {
         Self {
+            role,
             controller: registry.controller.clone(),
             loader: registry.loader.clone(),
             fetcher: registry.fetcher.clone(),
@@ -378,12 +412,14 @@ impl Record {
         prepared: Prepared,
         keep_definitions: bool,
     ) -> Result<Arc<Active>, LoadFailure> {
+        let stands_by = self.role == Role::StandsBy;
         let deletion_timeout = Duration::from_secs(plugin.spec.deletion_timeout_seconds.into());
         let heritage = Heritage {
             child_kinds: &before.child_kinds,
             kinds: &self.kinds,
             relative: self.stable.as_deref(),
             keep_definitions,
+            stands_by,
         };
         load::install(&self.controller, &self.name, deletion_timeout, prepared, heritage).await.map(Arc::new)
     }

@@ -24,6 +24,7 @@ pub struct Metrics {
     watch_errors: IntCounterVec,
     events_dropped: IntCounterVec,
     queue_depth: IntGauge,
+    leader: IntGauge,
     plugin_ready: IntGaugeVec,
     rollouts: IntCounterVec,
     evaluations: IntCounterVec,
@@ -96,6 +97,8 @@ impl Metrics {
         let expires =
             "Until when the serving certificate of the webhooks is valid, in seconds since 1970-01-01T00:00:00Z.";
         let certificate = IntGauge::new("webhook_certificate_expiry_timestamp_seconds", expires).expect("literal");
+        let leads = "1 in the replica that does the work, 0 in one that stands by: the sum should be 1.";
+        let leader = IntGauge::new("leader", leads).expect("literal");
         let waiting = IntGauge::new("queue_depth", "Primaries that wait for a worker.").expect("literal");
         Self {
             reconciles: counter("reconciles_total", "Reconciles by outcome.", &["plugin", "kind", "outcome"]),
@@ -114,6 +117,7 @@ impl Metrics {
             watch_errors: counter("watch_errors_total", "Interrupted watches.", &["kind"]),
             events_dropped: counter("events_dropped_total", "Events that could not be sent.", &["reason"]),
             queue_depth: register(&registry, &described, "gauge", waiting),
+            leader: register(&registry, &described, "gauge", leader),
             plugin_ready: gauge("plugin_ready", "1 when the version in the record serves.", &["plugin"]),
             rollouts: counter("rollouts_total", "Moves of new versions of plugins.", &["plugin", "move"]),
             evaluations: counter(
@@ -222,6 +226,11 @@ impl Metrics {
     /// An Event was not sent.
     pub fn event_dropped(&self, reason: &str) {
         self.events_dropped.with_label_values(&[reason]).inc();
+    }
+
+    /// Does this replica do the work?
+    pub fn leader(&self, leads: bool) {
+        self.leader.set(leads.into());
     }
 
     /// How many primaries wait.

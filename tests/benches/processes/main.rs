@@ -11,7 +11,7 @@ mod shared;
 use anyhow::Result;
 use clap::Parser;
 use serde_json::{Value, json};
-use transom_tests::temporal::free_port;
+use transom_tests::free_port;
 use transom_tests::{Temporal, Transformation};
 
 use process::{CONTENT, DEFINITION, DOMAINS, PROCESS, TEMPORAL_NAMESPACE, TENANT};

@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep};
-use transom_tests::{DEADLINE, Environment, Postgres, condition, program, sample};
+use transom_tests::{DEADLINE, Environment, Postgres, condition, free_port, program, sample};
 
 use crate::instance::Platform;
 
@@ -41,10 +41,6 @@ async fn until(port: u16, path: &str, wanted: impl Fn(u16, &Value) -> bool) -> V
         }
         sleep(std::time::Duration::from_millis(50)).await;
     }
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// I4, I5, I6: ordered by HTTP, it is a row, an object and a release; its status comes back into the row.

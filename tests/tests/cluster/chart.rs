@@ -4,10 +4,12 @@
 use std::path::PathBuf;
 
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use transom_tests::kubelet::{Image, Kubelet, program};
+use transom_tests::kubelet::{Image, Kubelet, Run, program};
 use transom_tests::{Namespace, TestCluster, cache_dir, component, condition, helm, of, transom_with_cluster};
 
 use crate::ready_domain;
@@ -25,9 +27,9 @@ struct Release {
 
 impl Release {
     /// Its name is that of the namespace.
-    async fn install(name: &str) -> Self {
+    async fn install(name: &str, more: &[&str]) -> Self {
         let ns = TestCluster::shared().await.namespace(name).await;
-        install(&ns).await;
+        install(&ns, more).await;
         let folder = tempfile::tempdir().unwrap();
         let kubeconfig: PathBuf = folder.path().join("kubeconfig");
         ns.kubeconfig(&ns.name, &kubeconfig).await;
@@ -44,7 +46,7 @@ impl Release {
 
 /// Installs the chart, with an account `plugin` beside it. Returns the token of the host's account, whose name is that of the
 /// namespace.
-pub(crate) async fn install(ns: &Namespace) -> String {
+pub(crate) async fn install(ns: &Namespace, more: &[&str]) -> String {
     ns.account("plugin").await;
     let selector = ns.selector().replace('=', r"\=");
     let values = [
@@ -60,7 +62,7 @@ pub(crate) async fn install(ns: &Namespace) -> String {
         ),
     ];
     let mut arguments = vec!["install", &ns.name, CHART, "--namespace", &ns.name];
-    values.iter().for_each(|value| arguments.extend(["--set", value]));
+    values.iter().map(String::as_str).chain(more.iter().copied()).for_each(|value| arguments.extend(["--set", value]));
     helm(&arguments).await.succeeded();
     ns.token(&ns.name).await
 }
@@ -84,7 +86,7 @@ fn has_finalizer(object: &Value) -> bool {
 
 #[tokio::test]
 async fn samples_get_ready_with_the_least_rights_and_can_be_deleted_after_the_host() {
-    let release = Release::install("chart").await;
+    let release = Release::install("chart", &[]).await;
     let ns = &release.ns;
     let record = plugin(ns, "domain").await;
     let mut domains = Vec::new();
@@ -116,6 +118,39 @@ async fn samples_get_ready_with_the_least_rights_and_can_be_deleted_after_the_ho
     ns.delete(&record).await;
     ns.wait_gone(&record).await;
     ns.wait_gone(of::<Deployment>("orders")).await;
+}
+
+/// The pod whose replica does the work.
+async fn leader(ns: &Namespace, is_it: impl Fn(&str) -> bool) -> String {
+    let holder = |lease: &Value| lease["spec"]["holderIdentity"].as_str().map(str::to_owned);
+    let lease = ns.wait_until(of::<Lease>(&ns.name), |lease| holder(lease).is_some_and(|name| is_it(&name))).await;
+    holder(&lease).unwrap()
+}
+
+#[tokio::test]
+async fn with_two_replicas_one_goes_on_when_the_pod_of_the_other_is_gone() {
+    let release = Release::install("chart-ha", &["replicas=2", "leaderElection.leaseDurationSeconds=3"]).await;
+    let ns = &release.ns;
+    plugin(ns, "domain").await;
+    ready_domain(ns, "before").await;
+    let first = leader(ns, |_| true).await;
+    let is_other = |run: &Run| run.env.get("POD_NAME").is_some_and(|name| *name != first);
+    let pods = ns.list::<Pod>().await;
+    let of_the_host = |pod: &&Value| pod["metadata"]["labels"]["app.kubernetes.io/name"] == "transom";
+    assert_eq!(pods.iter().filter(of_the_host).count(), 2);
+
+    ns.delete(of::<Pod>(&first)).await;
+    let second = leader(ns, |name| name != first).await;
+    assert!(release.kubelet.runs_of("host").iter().filter(|run| is_other(run)).count() >= 1);
+    ready_domain(ns, "after").await;
+    assert_eq!(leader(ns, |_| true).await, second);
+
+    let deployment = ns.get(of::<Deployment>(&ns.name)).await;
+    assert_eq!(deployment["spec"]["template"]["spec"]["topologySpreadConstraints"].as_array().map(Vec::len), Some(2));
+    ns.wait_until(of::<PodDisruptionBudget>(&ns.name), |budget| budget["spec"]["maxUnavailable"] == 1).await;
+    helm(&["uninstall", &ns.name, "--namespace", &ns.name]).await.succeeded();
+    let [job] = &release.kubelet.runs_of("release")[..] else { panic!("one Job is to run") };
+    assert_eq!(job.exit_code, Some(0));
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use crate::ready_web;
 const BOTH: [Fault; 2] = [Fault::KillBefore, Fault::KillAfter];
 
 /// Waits for the kill that was asked for, and starts the next host.
-async fn restarted(ns: &Namespace, proxy: &Proxy, host: Host, kills: u32) -> Host {
+async fn restarted(ns: &Namespace, proxy: &Proxy, mut host: Host, kills: u32) -> Host {
     proxy.wait_killed(kills).await;
     host.ended().await;
     ns.host_through(proxy).await

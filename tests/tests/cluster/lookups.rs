@@ -1,7 +1,7 @@
 //! What plugins ask outside their object and children. The component is `tests/plugins/asker`, its engine
 //! `tests/plugins/turner`, the servers are in this process.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use axum::routing::get;
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use transom_tests::{Host, Namespace, Registry, TestCluster, component, condition, condition_of, of};
+use transom_tests::{Host, Namespace, Registry, TestCluster, component, condition, condition_of, free_port, of};
 
 /// An HTTP server that says what the test wants, and counts.
 #[derive(Clone, Default)]
@@ -218,7 +218,7 @@ async fn a_primary_is_reconciled_when_the_answer_changes_and_not_when_it_is_only
 
 #[tokio::test]
 async fn a_service_that_comes_back_is_noticed() {
-    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap();
+    let free = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
     let (ns, _host) = served(json!([web_at(&format!("http://{free}"))])).await;
     let ask = json!([{ "what": "get", "of": "web", "at": "/text" }]);
     let object = ns.create(asker("a", ask)).await;

@@ -31,6 +31,7 @@ mod instance;
 mod instance_upgrade;
 mod instance_values;
 mod kinds;
+mod leader;
 mod loading;
 mod lookups;
 mod model;

@@ -7,9 +7,10 @@ use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::ConfigMap;
 use serde_json::{Value, json};
 use transom_tests::kubelet::Kubelet;
-use transom_tests::temporal::{free_port, worker_image};
+use transom_tests::temporal::worker_image;
 use transom_tests::{
-    Behaviour, Host, Namespace, Temporal, TestCluster, Transformation, component, condition, condition_of, of, sample,
+    Behaviour, Host, Namespace, Temporal, TestCluster, Transformation, component, condition, condition_of, free_port,
+    of, sample,
 };
 
 pub(crate) const CONTENT: &str = r#"{ "steps": [], "name": "Lead to order" }"#;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use transom_tests::{Environment, Page, Registry, TestCluster, cache_dir, kube_tools, program};
+use transom_tests::{Environment, Page, Registry, TestCluster, cache_dir, free_port, kube_tools, program};
 
 use crate::dev;
 
@@ -26,8 +26,7 @@ async fn a_reader_who_does_what_the_tutorial_says_gets_what_it_shows() {
     // The versions that everything else here is built with.
     std::fs::create_dir(folder.path().join("hello")).unwrap();
     std::fs::copy(root.join("Cargo.lock"), folder.path().join("hello/Cargo.lock")).unwrap();
-    let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).unwrap();
-    let (plans, own) = (free.to_string(), text(&folder.path().join("state")));
+    let (plans, own) = (format!("127.0.0.1:{}", free_port()), text(&folder.path().join("state")));
     let variables = [
         ("PATH", &*path),
         ("KUBECONFIG", &text(&environment.kubeconfig)),

@@ -1,6 +1,5 @@
 //! What the API server asks plugins before it stores objects, and between the versions of a kind.
 
-use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use futures::{StreamExt, TryStreamExt};
@@ -11,16 +10,11 @@ use transom_tests::sample::{
     CustomResourceDefinition, Gate, MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
 };
 use transom_tests::{
-    Component, DEADLINE, Host, HostOptions, Namespace, Target, TestCluster, component, condition, condition_of, of,
-    transom_with_cluster, unique,
+    Component, DEADLINE, Host, HostOptions, Namespace, Target, TestCluster, component, condition, condition_of,
+    free_port, of, transom_with_cluster, unique,
 };
 
 use crate::chart;
-
-/// A port that is free now, for a host that is to be found at the same place again.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
 
 fn options(port: u16, more: &[&str]) -> HostOptions {
     let (listen, url) = (format!("127.0.0.1:{port}"), format!("https://127.0.0.1:{port}"));
@@ -406,7 +400,7 @@ fn second(name: &str) -> Value {
 async fn old_and_new_clients_read_and_write_the_same_objects_of_a_kind_in_two_versions() {
     let (ns, port) = (TestCluster::shared().await.namespace("parcels").await, free_port());
     // with the rights that the chart gives to host and plugin
-    let token = chart::install(&ns).await;
+    let token = chart::install(&ns, &[]).await;
     // objects are stored anew wherever they are, so these rights are needed everywhere
     let rights = json!([
         { "apiGroups": ["tests.transom.dev"], "resources": ["parcels"], "verbs": ["list", "patch"] },
