@@ -245,6 +245,12 @@ async fn a_plan_names_children_that_change_once_what_they_wait_for_is_ready() {
     stage.wait_for_ready("True", "Serving").await;
     stage.host.settle(Duration::from_secs(1)).await;
     assert!(stage.host.audit.since(start).writes_of("configmaps").is_empty());
+    let address = stage.host.logged("serving recordings")[0]["address"].as_str().unwrap().to_owned();
+    let field = ["Chameleon", "o000", "ConfigMap/o000-late:data.late", "-n", &stage.ns.name];
+    let explain = [&["explain"][..], &field, &["--host", &address, "-o", "json"]].concat();
+    let explained: Value = serde_json::from_str(&transom_with_cluster(&explain).await.printed()).unwrap();
+    let field = ["live", "asked", "state"].map(|name| explained["field"][name].clone());
+    assert_eq!(field, [json!("one"), json!("two"), json!("held as it is, and asked for later")], "{explained:#}");
     // one that holds the same changes nothing
     let same = json!({ "version": "2.0.1", "value": "old", "late": "two", "waits": "Job move (Missing)" });
     let auto = json!({ "strategy": "auto" });
