@@ -8,6 +8,7 @@ use serde_json::json;
 use super::Output;
 use super::remote::{RemoteArgs, check_component, explained};
 use crate::api::plugin::Bounds;
+use crate::cli::progress::slow;
 use crate::lookup::image::split;
 use crate::lookup::registry::{is_digest, is_tag};
 use crate::plugin::{Cache, Engine};
@@ -69,7 +70,8 @@ impl PushArgs {
 /// The version that a plugin says of itself, as a tag. As Helm does, `+` becomes `_`.
 async fn own_tag(wasm: &[u8], cache: Cache) -> anyhow::Result<String> {
     let loader = Loader { engine: Engine::new()?, program: std::env::current_exe()?, cache };
-    let loaded = loader.load("push", wasm, &digest_of(wasm), Bounds::default()).await;
+    let digest = digest_of(wasm);
+    let loaded = slow("compiling the plugin", loader.load("push", wasm, &digest, Bounds::default())).await;
     let version = loaded.context("its own version cannot be read, since it is no plugin")?.manifest.version;
     let tag = version.replace('+', "_");
     ensure!(is_tag(&tag), "its own version {version:?} can be no tag");
