@@ -185,16 +185,11 @@ fn target(plugin: &Plugin, to: Option<&str>) -> anyhow::Result<VersionSpec> {
     }
     let entry = match to {
         None => status.history.iter().find(|entry| entry.reason == REPLACED),
-        Some(to) => {
-            if let Some(serving) = status.serving.clone()
-                && is_named(to, status.digest.as_deref(), &serving.revision(), status.version.as_deref())
-            {
-                return Ok(serving);
-            }
-            let named =
-                |entry: &&HistoryEntry| is_named(to, Some(&entry.digest), &entry.revision, Some(&entry.version));
-            status.history.iter().find(named)
-        }
+        Some(to) => match named(&status, to)? {
+            Some(Named::Serving(serving)) => return Ok(serving.clone()),
+            Some(Named::Before(entry)) => Some(entry),
+            None => None,
+        },
     };
     let entry = entry.with_context(|| {
         let wanted =
@@ -206,12 +201,39 @@ fn target(plugin: &Plugin, to: Option<&str>) -> anyhow::Result<VersionSpec> {
     spec.with_context(|| format!("the history does not have what the record said of {}: edit the record", entry.digest))
 }
 
-/// By digest or the first of its digits, by revision, or by the version that the component gives itself.
-fn is_named(to: &str, digest: Option<&str>, revision: &str, version: Option<&str>) -> bool {
-    let hex = |text: &str| text.strip_prefix("sha256:").unwrap_or(text).to_owned();
-    let digits = hex(to);
-    let by_digest = !digits.is_empty() && digest.is_some_and(|digest| hex(digest).starts_with(&digits));
-    by_digest || to == revision || version == Some(to)
+/// A version that is known.
+#[derive(Clone, Copy)]
+enum Named<'a> {
+    Serving(&'a VersionSpec),
+    Before(&'a HistoryEntry),
+}
+
+/// Digits of a digest that say which one is meant.
+const MIN_DIGITS: usize = 4;
+
+/// The version with this digest, revision, version or first digits of a digest, in this order; the newest of several with
+/// one digest.
+fn named<'a>(status: &'a PluginStatus, to: &str) -> anyhow::Result<Option<Named<'a>>> {
+    let serving = status.serving.as_ref().map(|serving| {
+        let (digest, version) = (status.digest.clone().unwrap_or_default(), status.version.clone().unwrap_or_default());
+        (digest, serving.revision(), version, Named::Serving(serving))
+    });
+    let before = status
+        .history
+        .iter()
+        .map(|entry| (entry.digest.clone(), entry.revision.clone(), entry.version.clone(), Named::Before(entry)));
+    let all: Vec<(String, String, String, Named<'a>)> = serving.into_iter().chain(before).collect();
+    let digits = to.strip_prefix("sha256:").unwrap_or(to);
+    let begins = |digest: &str| digits.len() >= MIN_DIGITS && digest.trim_start_matches("sha256:").starts_with(digits);
+    if let Some((.., found)) = all.iter().find(|(digest, revision, ..)| to == digest || to == revision) {
+        return Ok(Some(*found));
+    }
+    let by_version: Vec<_> = all.iter().filter(|(_, _, version, _)| to == version).collect();
+    match by_version.as_slice() {
+        [] => Ok(all.iter().find(|(digest, ..)| begins(digest)).map(|(.., found)| *found)),
+        [(.., found)] => Ok(Some(*found)),
+        _ => bail!("{to:?} names {} versions, say which by its digest; {}", by_version.len(), known(status)),
+    }
 }
 
 /// The versions that can be gone back to, for people.
@@ -449,6 +471,24 @@ mod tests {
         let mut status = status;
         status["digest"] = json!(spec("c").digest);
         assert_eq!(target(&record("b", status), Some("cccc")).unwrap(), spec("c"), "the one that serves");
+    }
+
+    #[test]
+    fn a_version_comes_before_digits_and_must_be_one_only() {
+        let mut old = entry("2", REPLACED);
+        old["version"] = json!("0.9");
+        let mut status = json!({"serving": spec("c"), "digest": spec("c").digest, "version": "2222", "history": [entry("b", REPLACED), old]});
+        let to = |status: &Value, to| target(&record("c", status.clone()), Some(to)).map_err(|error| error.to_string());
+        assert_eq!(to(&status, "2222").unwrap(), spec("c"), "and not the digest that begins so");
+        assert_eq!(to(&status, "22222").unwrap(), spec("2"));
+        assert_eq!(to(&status, "0.9").unwrap(), spec("2"));
+        assert!(to(&status, "222").unwrap_err().starts_with("there is no version \"222\""), "too few digits");
+        status["version"] = json!("1");
+        let said = to(&status, "1").unwrap_err();
+        assert!(
+            said.starts_with("\"1\" names 2 versions, say which by its digest; known are: 1 (sha256:ccc"),
+            "{said}"
+        );
     }
 
     #[test]
