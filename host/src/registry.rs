@@ -4,7 +4,7 @@
 mod access;
 mod compatibility;
 mod crd;
-mod fetch;
+pub(crate) mod fetch;
 mod load;
 mod migrate;
 mod policy;

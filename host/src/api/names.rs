@@ -20,6 +20,9 @@ pub const KEEP_ANNOTATION: &str = "transom.dev/keep";
 /// Helm's word for the same, honoured on prune.
 pub const HELM_KEEP_ANNOTATION: &str = "helm.sh/resource-policy";
 
+/// On a held child in a plan, for people: what it waits for. Written to no object.
+pub const WAITS_FOR_ANNOTATION: &str = "transom.dev/waits-for";
+
 /// On primaries whose clean-up needs the host.
 pub const FINALIZER: &str = "transom.dev/cleanup";
 

@@ -236,6 +236,9 @@ pub struct KindChanges {
     /// Would be let go, without being deleted.
     #[serde(default)]
     pub released: u32,
+    /// Would be created or changed later: they are held until others are ready. Not counted above.
+    #[serde(default)]
+    pub later: u32,
 }
 
 /// One object in a plan. Holds no value of any field.

@@ -14,7 +14,7 @@ use crate::control::serving;
 use crate::overlay::path::{Part, Path};
 use crate::overlay::{Laid, Trace};
 use crate::plan::check::Scope;
-use crate::plan::contract::{Answer, Disposition, ObjectRef};
+use crate::plan::contract::{Answer, Child, Disposition, ObjectRef};
 use crate::plan::diff;
 use crate::record::{Bundle, Outcome};
 
@@ -197,11 +197,14 @@ async fn field(subject: &Subject, bundle: Option<&Bundle>, child: &str, path: &s
                     && text("/metadata/name") == name
                     && (namespace.is_empty() || namespace == reference.namespace)
             };
-            let objects = plan.children.iter().filter_map(|c| serde_json::from_str::<Value>(&c.object).ok());
-            objects.into_iter().find(same)
+            let parsed = |child: &Child| serde_json::from_str::<Value>(&child.object).ok();
+            let mut found = plan.children.iter().filter_map(|child| Some((parsed(child)?, child.disposition)));
+            found.find(|(object, _)| same(object))
         }
         _ => None,
     };
+    let is_held = matches!(asked, Some((_, Disposition::Hold)));
+    let asked = asked.map(|(object, _)| object);
     let laid = laid(bundle, &subject.reference.namespace);
     let overlaid = laid.as_ref().and_then(|laid| laid.children.iter().find(|child| child.reference == *reference));
     let asked = overlaid.map(|child| child.body.clone()).or(asked);
@@ -215,8 +218,10 @@ async fn field(subject: &Subject, bundle: Option<&Bundle>, child: &str, path: &s
     let wanted = asked.as_ref().and_then(|object| at(object, &steps));
     let state = match (&asked, wanted, value) {
         (None, ..) => "unknown",
+        (Some(_), None, _) if is_held => "held as it is",
         (Some(_), None, _) => "not asked for by the plugin",
         (Some(_), Some(wanted), Some(value)) if wanted == value => "as asked",
+        (Some(_), Some(_), _) if is_held => "held as it is, and asked for later",
         (Some(object), Some(_), _) => {
             let contains = |drift: &String| drift == path || path.starts_with(drift.as_str());
             let drifted = diff::object_drift(object, &live).iter().any(contains);

@@ -9,6 +9,7 @@ mod roles;
 pub(super) mod rollout;
 mod show;
 pub(super) mod toolchain;
+pub(super) mod wait;
 
 use crate::plugin::Cache;
 
@@ -40,7 +41,7 @@ impl Command {
         match self {
             Self::New(args) => args.run(),
             Self::Build(args) => args.run().await,
-            Self::Push(args) => args.run().await,
+            Self::Push(args) => args.run(cache).await,
             Self::Sign(args) => args.run().await,
             Self::Install(args) => args.run(cache).await,
             Self::List(args) => args.run().await,

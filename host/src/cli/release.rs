@@ -12,6 +12,7 @@ use kube::runtime::wait::await_condition;
 use kube::{Api, ResourceExt};
 use serde_json::json;
 
+use super::progress::slow;
 use crate::api::names::FINALIZER;
 use crate::api::plugin::{KindRef, Plugin};
 use crate::control::account::Account;
@@ -196,7 +197,8 @@ async fn stop(client: &kube::Client, namespace: &str, name: &str, within: Durati
     gone_is_fine(api.delete(name, &parameters).await).context("cannot delete the host's Deployment")?;
     let uid = found.uid().unwrap_or_default();
     let gone = await_condition(api, name, is_deleted(&uid));
-    let gone = tokio::time::timeout(within, gone).await;
+    let said = format!("waiting for the pods of {namespace}/{name} to end, at most {} s", within.as_secs());
+    let gone = slow(&said, tokio::time::timeout(within, gone)).await;
     gone.with_context(|| format!("the pods of {namespace}/{name} are still there after {within:?}"))?
         .context("cannot watch the host's Deployment")?;
     println!("Deployment {namespace}/{name} is gone");

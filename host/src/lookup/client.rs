@@ -73,6 +73,8 @@ pub(crate) struct Client {
     pub(crate) ca: Option<Vec<u8>>,
     permits: Semaphore,
     secrets: u64,
+    /// Of the endpoint in the record, for messages.
+    field: String,
 }
 
 /// What a service wants to see.
@@ -242,7 +244,15 @@ impl Client {
             .http2_keep_alive_timeout(Duration::from_secs(5))
             .http1_max_buf_size(MAX_HEADERS)
             .build(connector);
-        Ok(Self { http, credentials, tokens: Mutex::default(), ca, permits: Semaphore::new(PARALLEL), secrets })
+        Ok(Self {
+            http,
+            credentials,
+            tokens: Mutex::default(),
+            ca,
+            permits: Semaphore::new(PARALLEL),
+            secrets,
+            field: endpoint.field.clone(),
+        })
     }
 
     /// Sends a request, reads at most `limit` bytes of body, and takes at most `deadline`.
@@ -259,11 +269,11 @@ impl Client {
         let is_head = request.method() == http::Method::HEAD;
         let exchange = async {
             let _permit = self.permits.acquire().await;
-            let response = self
-                .http
-                .request(request)
-                .await
-                .map_err(|error| failed("Unavailable", format!("{authority}: {}", chain(&error))))?;
+            let response = self.http.request(request).await.map_err(|error| {
+                let (said, field) = (chain(&error), &self.field);
+                let hint = if speaks_no_tls(&error) { no_tls(field) } else { String::new() };
+                failed("Unavailable", format!("{authority}: {said}{hint}"))
+            })?;
             let (head, body) = response.into_parts();
             let announced =
                 head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
@@ -309,6 +319,24 @@ impl Client {
             headers.insert(header::AUTHORIZATION, value);
         }
         headers
+    }
+}
+
+/// What to do about a server that [speaks no TLS](speaks_no_tls).
+pub(crate) fn no_tls(field: &str) -> String {
+    format!(": the server speaks no TLS; if that is meant, set {field}.plaintext to true")
+}
+
+/// Did the other side answer a TLS handshake with something else, such as plain HTTP?
+fn speaks_no_tls(error: &(dyn std::error::Error + 'static)) -> bool {
+    if matches!(error.downcast_ref(), Some(rustls::Error::InvalidMessage(_))) {
+        return true;
+    }
+    // an io::Error leaves what it wraps out of the causes
+    let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    match wrapped {
+        Some(wrapped) => speaks_no_tls(wrapped),
+        None => error.source().is_some_and(speaks_no_tls),
     }
 }
 

@@ -29,8 +29,17 @@ impl Reference {
         let which = which.unwrap_or("latest");
         let is_host = authority.contains(['.', ':']) || authority == "localhost";
         let plain = authority.chars().all(|c| c.is_ascii_alphanumeric() || ".-:[]".contains(c));
-        if !is_host || !plain || !is_repository(repository) || !(is_tag(which) || is_digest(which)) {
+        if !is_host || !plain {
             return Err(wrong());
+        }
+        let breaks = |rule: String| failed("InvalidArgument", format!("{text:?} is no image: {rule}"));
+        if !is_repository(repository) {
+            let rule = "must have lower-case letters and digits only, with '.', '_', '-' and '/' between them";
+            return Err(breaks(format!("the repository {repository:?} {rule}")));
+        }
+        if !(is_tag(which) || is_digest(which)) {
+            let rule = "must be 1 to 128 letters, digits, '.', '_' and '-', or a digest sha256:…";
+            return Err(breaks(format!("the tag {which:?} {rule}")));
         }
         Ok(Self { authority: authority.into(), repository: repository.into(), which: which.into() })
     }
@@ -93,6 +102,15 @@ mod tests {
     #[case("user@r.example/app")]
     fn what_is_no_reference_is_refused(#[case] text: &str) {
         assert!(matches!(Reference::parse(text), Err(Answer::Failed(p)) if p.reason == "InvalidArgument"));
+    }
+
+    #[rstest]
+    #[case("r.example/Team/app:1", r#"the repository "Team/app" must have lower-case letters and digits only"#)]
+    #[case("r.example/app:a b", r#"the tag "a b" must be 1 to 128 letters, digits"#)]
+    #[case("app", "it must be registry/repository:tag")]
+    fn what_is_no_reference_is_told_the_rule(#[case] text: &str, #[case] rule: &str) {
+        let Err(Answer::Failed(problem)) = Reference::parse(text) else { unreachable!("{text} is none") };
+        assert!(problem.message.starts_with(&format!("{text:?} is no image: {rule}")), "{}", problem.message);
     }
 
     proptest::proptest! {

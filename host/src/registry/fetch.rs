@@ -138,11 +138,7 @@ impl Fetcher {
             let mut keys = Vec::new();
             for (i, key) in policy.keys.iter().enumerate() {
                 let at = format!("{}.signature.keys[{i}]", named.field);
-                let pem = self.pem(key, &at).await?;
-                match VerifyingKey::from_pem(&pem) {
-                    Ok(key) => keys.push(key),
-                    Err(form) => return refuse("InvalidKey", format!("{at} {form}")),
-                }
+                keys.push(verifying_key(&self.cluster, key, &at).await?);
             }
             sets.push(keys);
         }
@@ -151,27 +147,6 @@ impl Fetcher {
             return refuse("SignatureRequired", message);
         }
         Ok(sets)
-    }
-
-    async fn pem(&self, key: &PublicKey, at: &str) -> Result<String, SourceError> {
-        let (found, KeyRef { namespace, name, key }) = match key {
-            PublicKey { pem: Some(pem), secret: None, config_map: None } => return Ok(pem.clone()),
-            PublicKey { pem: None, secret: Some(reference), config_map: None } => {
-                let secret = SecretRef { namespace: reference.namespace.clone(), name: reference.name.clone() };
-                let data = read_secret(self.cluster.clone(), secret).await;
-                let data = data.or_else(|error| refuse("KeyMissing", format!("{at}: the Secret: {error}")))?;
-                let text = data.and_then(|mut data| data.remove(&reference.key));
-                (text.and_then(|bytes| String::from_utf8(bytes).ok()), reference)
-            }
-            PublicKey { pem: None, secret: None, config_map: Some(reference) } => {
-                let api = Api::<ConfigMap>::namespaced(self.cluster.client().clone(), &reference.namespace);
-                let map = api.get_opt(&reference.name).await;
-                let map = map.or_else(|error| refuse("KeyMissing", format!("{at}: the ConfigMap: {error}")))?;
-                (map.and_then(|map| map.data).and_then(|mut data| data.remove(&reference.key)), reference)
-            }
-            _ => return refuse("InvalidKey", format!("{at} must have exactly one of pem, secret and configMap")),
-        };
-        found.map_or_else(|| refuse("KeyMissing", format!("{at}: there is no {key} in {namespace}/{name}")), Ok)
     }
 
     fn path(&self, digest: &str, extension: &str) -> PathBuf {
@@ -235,6 +210,40 @@ impl Fetcher {
         all.truncate(MAX_KEPT);
         write(&self.path(digest, "signatures.json"), &serde_json::to_vec(&all)?)
     }
+}
+
+/// A key that a record names; `at` is its field, for messages.
+///
+/// # Errors
+/// `KeyMissing`, `InvalidKey`.
+pub(crate) async fn verifying_key(
+    cluster: &Arc<Cluster>,
+    key: &PublicKey,
+    at: &str,
+) -> Result<VerifyingKey, SourceError> {
+    let pem = pem(cluster, key, at).await?;
+    VerifyingKey::from_pem(&pem).or_else(|form| refuse("InvalidKey", format!("{at} {form}")))
+}
+
+async fn pem(cluster: &Arc<Cluster>, key: &PublicKey, at: &str) -> Result<String, SourceError> {
+    let (found, KeyRef { namespace, name, key }) = match key {
+        PublicKey { pem: Some(pem), secret: None, config_map: None } => return Ok(pem.clone()),
+        PublicKey { pem: None, secret: Some(reference), config_map: None } => {
+            let secret = SecretRef { namespace: reference.namespace.clone(), name: reference.name.clone() };
+            let data = read_secret(cluster.clone(), secret).await;
+            let data = data.or_else(|error| refuse("KeyMissing", format!("{at}: the Secret: {error}")))?;
+            let text = data.and_then(|mut data| data.remove(&reference.key));
+            (text.and_then(|bytes| String::from_utf8(bytes).ok()), reference)
+        }
+        PublicKey { pem: None, secret: None, config_map: Some(reference) } => {
+            let api = Api::<ConfigMap>::namespaced(cluster.client().clone(), &reference.namespace);
+            let map = api.get_opt(&reference.name).await;
+            let map = map.or_else(|error| refuse("KeyMissing", format!("{at}: the ConfigMap: {error}")))?;
+            (map.and_then(|map| map.data).and_then(|mut data| data.remove(&reference.key)), reference)
+        }
+        _ => return refuse("InvalidKey", format!("{at} must have exactly one of pem, secret and configMap")),
+    };
+    found.map_or_else(|| refuse("KeyMissing", format!("{at}: there is no {key} in {namespace}/{name}")), Ok)
 }
 
 /// Has one key of each set signed the component?

@@ -182,9 +182,19 @@ async fn from_config_map(
                 None => refuse("NotFound", format!("ConfigMap {namespace}/{name} has no key {key} under binaryData")),
             }
         }
-        Ok(None) => refuse("NotFound", format!("there is no ConfigMap {namespace}/{name}")),
+        Ok(None) => refuse("NotFound", missing_map(namespace, name)),
         Err(error) => refuse("Unavailable", format!("ConfigMap {namespace}/{name}: {error}")),
     }
+}
+
+/// That there is no such ConfigMap, and why there can be none.
+fn missing_map(namespace: &str, name: &str) -> String {
+    let is_lower = |text: &str| !text.contains(|c: char| c.is_uppercase());
+    let wrong = [("namespace", namespace), ("name", name)].into_iter().find(|(_, text)| !is_lower(text));
+    let rule = wrong.map(|(field, text)| {
+        format!("; spec.source.configMap.{field} is {text:?}, and names have lower-case letters only")
+    });
+    format!("there is no ConfigMap {namespace}/{name}{}", rule.unwrap_or_default())
 }
 
 /// A ConfigMap holds 1 MiB, a component is often larger: what begins like gzip is taken for it.
@@ -209,6 +219,14 @@ mod tests {
     use flate2::write::GzEncoder;
 
     use super::*;
+
+    #[test]
+    fn a_name_in_the_wrong_case_is_told_the_rule() {
+        assert_eq!(missing_map("team", "web"), "there is no ConfigMap team/web");
+        let rule = "spec.source.configMap.name is \"Web\", and names have lower-case letters only";
+        assert_eq!(missing_map("team", "Web"), format!("there is no ConfigMap team/Web; {rule}"));
+        assert!(missing_map("Team", "web").contains("spec.source.configMap.namespace is \"Team\""));
+    }
 
     fn packed(bytes: &[u8]) -> Vec<u8> {
         let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::best());

@@ -24,12 +24,15 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec};
 use k8s_openapi::api::batch::v1::{Job, JobSpec};
 use k8s_openapi::api::core::v1::{
-    Container, ContainerPort, EnvVar, EnvVarSource, GRPCAction, HTTPGetAction, PodSpec, PodTemplateSpec, Probe,
-    ResourceRequirements, SecretKeySelector, Service, ServicePort, ServiceSpec, TCPSocketAction,
+    ConfigMap, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource, GRPCAction, HTTPGetAction,
+    PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SecretKeySelector, SecretVolumeSource, Service, ServicePort,
+    ServiceSpec, TCPSocketAction, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use crate::names::hash_text;
 
 /// Labels of an object, or a selector by equality.
 pub type Labels = BTreeMap<String, String>;
@@ -102,6 +105,73 @@ pub fn tcp_probe(port: i32) -> Probe {
     Probe { tcp_socket: Some(socket), ..Default::default() }
 }
 
+/// Where a container finds the files of the volume with this name. It cannot write there.
+pub fn mount(volume: &str, path: &str) -> VolumeMount {
+    VolumeMount { name: volume.to_owned(), mount_path: path.to_owned(), read_only: Some(true), ..Default::default() }
+}
+
+// ------------------------------------------------------------- files of pods
+
+/// A ConfigMap with these keys and texts.
+///
+/// ```
+/// use k8s_openapi::api::core::v1::{Container, PodSpec};
+/// use transom_sdk::objects::{self, labels};
+///
+/// let labels = labels([("app", "orders")]);
+/// let config = objects::config_map(objects::metadata("orders", &labels), [("app.toml", "port = 8080")]);
+/// let container = Container {
+///     volume_mounts: Some(vec![objects::mount("config", "/etc/orders")]), // /etc/orders/app.toml
+///     ..objects::container("orders", "registry.example/orders:1")
+/// };
+/// let pod = PodSpec {
+///     containers: vec![container],
+///     volumes: Some(vec![objects::config_map_volume("config", "orders")]),
+///     ..Default::default()
+/// };
+/// // pods see another text after a while; most programs read it when they start: another annotation, other pods
+/// let template = objects::template(&labels, pod);
+/// let template = objects::annotated(template, [("orders.example/config", objects::checksum(&config))]);
+/// let annotations = template.metadata.and_then(|metadata| metadata.annotations).unwrap_or_default();
+/// assert_eq!(annotations["orders.example/config"].len(), 8);
+/// ```
+pub fn config_map<K: Into<String>, V: Into<String>>(
+    metadata: ObjectMeta,
+    data: impl IntoIterator<Item = (K, V)>,
+) -> ConfigMap {
+    let data = data.into_iter().map(|(key, text)| (key.into(), text.into())).collect();
+    ConfigMap { metadata, data: Some(data), ..Default::default() }
+}
+
+/// Eight letters and digits that are others when the data of the ConfigMap are; see [`names::hash`](crate::names::hash).
+pub fn checksum(config_map: &ConfigMap) -> String {
+    let binary = config_map.binary_data.iter().flatten().map(|(key, bytes)| format!("{key:?} {:?};", bytes.0));
+    let texts = config_map.data.iter().flatten().map(|(key, text)| format!("{key:?} {text:?};"));
+    hash_text(&texts.chain(binary).collect::<String>())
+}
+
+/// A volume with a file for each key of the ConfigMap.
+pub fn config_map_volume(name: &str, config_map: &str) -> Volume {
+    let source = ConfigMapVolumeSource { name: config_map.to_owned(), ..Default::default() };
+    Volume { name: name.to_owned(), config_map: Some(source), ..Default::default() }
+}
+
+/// A volume with a file for each key of the Secret.
+pub fn secret_volume(name: &str, secret: &str) -> Volume {
+    let source = SecretVolumeSource { secret_name: Some(secret.to_owned()), ..Default::default() };
+    Volume { name: name.to_owned(), secret: Some(source), ..Default::default() }
+}
+
+// ------------------------------------------------------------ pod templates
+
+/// The template with these annotations beside those that it has. A workload replaces its pods when one of them changes.
+pub fn annotated<const N: usize>(template: PodTemplateSpec, annotations: [(&str, String); N]) -> PodTemplateSpec {
+    let mut template = template;
+    let all = template.metadata.get_or_insert_default().annotations.get_or_insert_default();
+    all.extend(annotations.map(|(name, text)| (name.to_owned(), text)));
+    template
+}
+
 /// What pods of a workload look like. `labels` must contain those that the workload selects by.
 pub fn template(labels: &Labels, pod: PodSpec) -> PodTemplateSpec {
     let metadata = ObjectMeta { labels: Some(labels.clone()), ..Default::default() };
@@ -150,4 +220,32 @@ pub fn service(metadata: ObjectMeta, selects: &Labels, ports: Vec<ServicePort>) 
         ..Default::default()
     };
     Service { metadata, spec: Some(spec), status: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::ByteString;
+
+    use super::*;
+
+    #[test]
+    fn a_checksum_is_that_of_the_data_and_of_nothing_else() {
+        let of = |name: &str, data: &[(&str, &str)]| {
+            checksum(&config_map(metadata(name, &labels([])), data.iter().copied()))
+        };
+        assert_eq!(of("a", &[("k", "1"), ("l", "2")]), of("b", &[("l", "2"), ("k", "1")]));
+        let others = [of("a", &[]), of("a", &[("k", "1")]), of("a", &[("k", "2")]), of("a", &[("k", "1"), ("l", "")])];
+        assert!(others.iter().enumerate().all(|(i, one)| !others[..i].contains(one)), "{others:?}");
+        let bytes = BTreeMap::from([("k".to_owned(), ByteString(vec![1]))]);
+        let binary = ConfigMap { binary_data: Some(bytes), ..Default::default() };
+        assert_ne!(checksum(&binary), checksum(&ConfigMap::default()));
+    }
+
+    #[test]
+    fn annotations_are_added_to_those_that_are_there() {
+        let template = annotated(template(&labels([("app", "a")]), PodSpec::default()), [("one", "1".into())]);
+        let metadata = annotated(template, [("two", "2".into())]).metadata.unwrap();
+        assert_eq!(metadata.annotations, Some(labels([("one", "1"), ("two", "2")])));
+        assert_eq!(metadata.labels, Some(labels([("app", "a")])));
+    }
 }

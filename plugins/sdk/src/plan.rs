@@ -40,6 +40,8 @@ struct Entry {
     /// Never changed once it exists, so what lives is what is planned.
     is_immutable: bool,
     mark: Option<String>,
+    /// Of a child that is held until others are done: which, for people.
+    waits_for: Option<String>,
 }
 
 /// Annotation of children that others wait for: tells what was planned when the live object was written.
@@ -67,17 +69,33 @@ impl Entry {
             return Ok(mark.clone());
         }
         let mark = names::hash_text(&self.child.object);
-        let mut object: Value = serde_json::from_str(&self.child.object)?;
-        if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-            let annotations = metadata.entry("annotations").or_insert_with(|| Value::Object(Map::new()));
-            if let Some(annotations) = annotations.as_object_mut() {
-                annotations.insert(MARK.to_owned(), Value::String(mark.clone()));
-            }
-        }
-        self.child.object = object.to_string();
+        self.child.object = annotated(&self.child.object, MARK, &mark)?;
         self.mark = Some(mark.clone());
         Ok(mark)
     }
+
+    /// As it is handed over: with what it waits for.
+    fn into_child(mut self) -> Result<wit::Child, serde_json::Error> {
+        if let Some(waits_for) = &self.waits_for {
+            self.child.object = annotated(&self.child.object, WAITS_FOR, waits_for)?;
+        }
+        Ok(self.child)
+    }
+}
+
+/// The object with one annotation more.
+fn annotated(object: &str, name: &str, text: &str) -> Result<String, serde_json::Error> {
+    let mut object: Value = serde_json::from_str(object)?;
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        let annotations = metadata.entry("annotations").or_insert(Value::Null);
+        if annotations.is_null() {
+            *annotations = Value::Object(Map::new());
+        }
+        if let Some(annotations) = annotations.as_object_mut() {
+            annotations.insert(name.to_owned(), text.into());
+        }
+    }
+    Ok(object.to_string())
 }
 
 fn annotation(object: &str, name: &str) -> Option<String> {
@@ -223,12 +241,23 @@ impl Plan {
     /// Done is what lives as it is planned and is [ready](Health); a child that is itself held is not. To tell a live
     /// object as planned from an older one, children that others wait for carry an annotation with a hash of what was
     /// planned, except for Jobs and for what is [created once](Self::create_once), which never change.
+    ///
+    /// What it is going to be is part of the plan while it is held: `transom plugin plan` shows what will change later.
     pub fn apply_after<K: Child>(&mut self, after: impl Dependency, child: impl Into<Desired<K>>) -> Planned<K> {
-        let child = child.into();
-        let Some(waits_for) = self.undone(&after) else { return self.apply(child) };
-        let metadata = child.object.metadata();
-        let (namespace, name) = (metadata.namespace.as_deref(), metadata.name.as_deref().unwrap_or_default());
-        self.push_held(&K::type_meta(), namespace, name, Some(&waits_for))
+        let waits_for = self.undone(&after);
+        let planned = self.apply(child);
+        self.hold_until(planned, waits_for)
+    }
+
+    /// Holds a child as long as something is not done. The plan says all the same what it is going to be.
+    fn hold_until<K>(&mut self, planned: Planned<K>, waits_for: Option<String>) -> Planned<K> {
+        if waits_for.is_some()
+            && let Some(entry) = self.children.get_mut(planned.index)
+        {
+            entry.child.disposition = wit::Disposition::Hold;
+            entry.waits_for = waits_for;
+        }
+        planned
     }
 
     /// What of these is not done, for people; none when everything is.
@@ -269,15 +298,14 @@ impl Plan {
         after: impl Dependency,
         child: impl Into<Desired<AnyObject>>,
     ) -> Planned<AnyObject> {
-        let child = child.into();
-        let Some(waits_for) = self.undone(&after) else { return self.apply_any(child) };
-        let object = child.object;
-        self.push_held(&object.type_meta, object.namespace.as_deref(), &object.name, Some(&waits_for))
+        let waits_for = self.undone(&after);
+        let planned = self.apply_any(child);
+        self.hold_until(planned, waits_for)
     }
 
     /// As [`hold`](Self::hold), for an object whose kind only a template knows.
     pub fn hold_any(&mut self, child: &AnyObject) -> Planned<AnyObject> {
-        self.push_held(&child.type_meta, child.namespace.as_deref(), &child.name, None)
+        self.push_held(&child.type_meta, child.namespace.as_deref(), &child.name)
     }
 
     fn position_any(&self, object: &AnyObject) -> Option<usize> {
@@ -292,7 +320,7 @@ impl Plan {
     /// The object of this kind and name (in the namespace of the primary) is left as it is: neither created, nor
     /// changed, nor deleted.
     pub fn hold<K: Kind>(&mut self, name: &str) -> Planned<K> {
-        self.push_held(&K::type_meta(), None, name, None)
+        self.push_held(&K::type_meta(), None, name)
     }
 
     /// Every live child that is not in the plan so far is left as it is.
@@ -309,7 +337,7 @@ impl Plan {
             if is_open && !but.contains(&Some(index)) {
                 let which = &found.ref_;
                 let namespace = Some(which.namespace.as_str()).filter(|namespace| !namespace.is_empty());
-                let object = header(&which.api_version, &which.kind, namespace, &which.name, None);
+                let object = header(&which.api_version, &which.kind, namespace, &which.name);
                 let _: Planned<()> =
                     self.push(object, wit::Disposition::Hold, wit::ChildOptions::empty(), Some(index), false);
             }
@@ -344,15 +372,9 @@ impl Plan {
         self.push(json, disposition, options, observed, is_immutable)
     }
 
-    fn push_held<K>(
-        &mut self,
-        kind: &TypeMeta,
-        namespace: Option<&str>,
-        name: &str,
-        waits_for: Option<&str>,
-    ) -> Planned<K> {
+    fn push_held<K>(&mut self, kind: &TypeMeta, namespace: Option<&str>, name: &str) -> Planned<K> {
         let observed = self.position(kind, namespace, name);
-        let object = header(&kind.api_version, &kind.kind, namespace, name, waits_for);
+        let object = header(&kind.api_version, &kind.kind, namespace, name);
         self.push(object, wit::Disposition::Hold, wit::ChildOptions::empty(), observed, false)
     }
 
@@ -365,7 +387,7 @@ impl Plan {
         is_immutable: bool,
     ) -> Planned<K> {
         let child = wit::Child { object, disposition, options };
-        self.children.push(Entry { child, observed, is_immutable, mark: None });
+        self.children.push(Entry { child, observed, is_immutable, mark: None, waits_for: None });
         Planned { index: self.children.len() - 1, kind: PhantomData }
     }
 
@@ -414,7 +436,16 @@ impl Plan {
         let Some(entry) = self.children.get_mut(index) else { return false };
         let live = entry.observed.and_then(|index| self.observed.get(index));
         match entry.child.disposition {
-            wit::Disposition::Hold => false,
+            wit::Disposition::Hold => {
+                // so that the plan shows it as it is going to be
+                if entry.waits_for.is_some()
+                    && !entry.is_immutable
+                    && let Err(error) = entry.mark()
+                {
+                    self.fail(format!("what others wait for is no object: {error}"));
+                }
+                false
+            }
             wit::Disposition::CreateOnce => live.is_some(),
             wit::Disposition::Apply if entry.is_immutable => live.is_some(),
             wit::Disposition::Apply => match entry.mark() {
@@ -480,8 +511,9 @@ impl Plan {
         if let Some(failure) = self.failure {
             return Err(Failure::internal(failure));
         }
+        let children: Result<_, _> = self.children.into_iter().map(Entry::into_child).collect();
         Ok(wit::Plan {
-            children: self.children.into_iter().map(|entry| entry.child).collect(),
+            children: children.map_err(|error| Failure::internal(format!("a held child is no object: {error}")))?,
             status: self.status,
             conditions: self.conditions.into_iter().map(Condition::into_wit).collect(),
             events: self.events,
@@ -494,10 +526,9 @@ impl Plan {
     }
 }
 
-/// An object that says which one it is, what it waits for, and nothing more.
-fn header(api_version: &str, kind: &str, namespace: Option<&str>, name: &str, waits_for: Option<&str>) -> String {
+/// An object that says which one it is, and nothing more.
+fn header(api_version: &str, kind: &str, namespace: Option<&str>, name: &str) -> String {
     let mut metadata = Map::from_iter([("name".to_owned(), name.into())]);
     metadata.extend(namespace.map(|namespace| ("namespace".to_owned(), namespace.into())));
-    metadata.extend(waits_for.map(|text| ("annotations".to_owned(), serde_json::json!({ WAITS_FOR: text }))));
     serde_json::json!({ "apiVersion": api_version, "kind": kind, "metadata": metadata }).to_string()
 }

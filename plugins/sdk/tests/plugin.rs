@@ -220,6 +220,24 @@ fn what_waits_is_held_until_what_it_waits_for_lives_as_planned() {
 }
 
 #[test]
+fn a_plan_says_what_a_held_child_is_going_to_be() {
+    let case = poem("roses");
+    let plan = case.plan();
+    let later: Vec<Option<Value>> = plan.children.iter().map(|child| child.later.clone()).collect();
+    let [None, Some(first), Some(second)] = later.as_slice() else { unreachable!("{later:#?}") };
+    assert!(plan.children[1].object.get("spec").is_none() && first["spec"]["template"].is_object(), "{first:#}");
+    let waits_for: Vec<Option<&str>> = plan.children.iter().map(|child| child.waits_for.as_deref()).collect();
+    let all = "ConfigMap text (Missing), Deployment first (waits itself)";
+    assert_eq!(waits_for, [None, Some("ConfigMap text (Missing)"), Some(all)]);
+    // to the letter, with the mark for those that wait for it in turn
+    let case = case.observe(&plan);
+    let next = case.plan();
+    assert_eq!(next.children[1].object, *first);
+    let last = case.observe(&next).ready::<Deployment>("first").plan();
+    assert_eq!(last.children[2].object, *second);
+}
+
+#[test]
 fn a_mark_is_on_what_others_wait_for_and_on_nothing_else() {
     let plan = poem("roses").reconciled().plan();
     let marks: Vec<bool> =

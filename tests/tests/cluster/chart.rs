@@ -183,6 +183,28 @@ async fn nothing_is_released_without_a_yes_and_a_host_puts_it_back() {
     assert!(other.stderr.contains("NAMESPACE/NAME"), "{}", other.stderr);
 }
 
+#[tokio::test]
+async fn who_stops_a_host_is_told_what_is_waited_for() {
+    let ns = TestCluster::shared().await.namespace("stop").await;
+    let labels = json!({ "app": "host" });
+    let pod = json!({ "metadata": { "labels": labels }, "spec": { "containers": [{ "name": "a", "image": "a:1" }] } });
+    // its finalizer stands for pods that take their time
+    let deployment = json!({
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": { "name": "host", "finalizers": ["tests.transom.dev/slow"] },
+        "spec": { "replicas": 0, "selector": { "matchLabels": labels }, "template": pod },
+    });
+    let deployment = ns.create(deployment).await;
+    let (host, selector) = (format!("{}/host", ns.name), "tests.transom.dev/run=nothing");
+    let stop = ["release", "--yes", "--stop", &host, "--stop-timeout", "2", "--plugin-selector", selector];
+    let stopped = transom_with_cluster(&stop).await;
+    assert_eq!(stopped.code, Some(1));
+    let said = format!("waiting for the pods of {host} to end, at most 2 s …\n");
+    assert!(stopped.stderr.contains(&said) && stopped.stderr.contains("still there after 2s"), "{}", stopped.stderr);
+    ns.merge(&deployment, json!({ "metadata": { "finalizers": null } })).await;
+    ns.wait_gone(&deployment).await;
+}
+
 /// Everything that can be switched on.
 const ALL: &str = r#"
 image: {digest: "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"}

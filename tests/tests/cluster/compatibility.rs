@@ -3,7 +3,7 @@
 use rstest::rstest;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use transom_tests::{Namespace, TestCluster, condition, condition_of, variant};
+use transom_tests::{Namespace, TestCluster, condition, condition_of, transom_with_cluster, variant};
 
 /// Every test has a kind of its own: definitions are the whole cluster's.
 async fn installed(ns: &Namespace, folder: &TempDir, kind: &str) -> Value {
@@ -107,4 +107,55 @@ async fn a_definition_that_the_objects_cannot_follow_is_refused(
     let message = condition_of(&refused, "Installed")["message"].as_str().unwrap().to_owned();
     assert!(message.contains(said), "{message}");
     object(&ns, kind, "late", json!({ "text": "y" })).await;
+}
+
+/// What a person is told who goes back to a version that is refused.
+#[tokio::test]
+async fn a_roll_back_says_how_it_ended_and_no_old_plan_is_shown_as_new() {
+    let (ns, folder) = (TestCluster::shared().await.namespace("reverts").await, tempfile::tempdir().unwrap());
+    let host = ns.host().await;
+    let kind = "Reverted";
+    let record = installed(&ns, &folder, kind).await;
+    let one = object(&ns, kind, "one", json!({ "text": "x" })).await;
+    let name = record["metadata"]["name"].as_str().unwrap();
+    let plans = host.logged("serving recordings")[0]["address"].as_str().unwrap().to_owned();
+    let plan = async |standing: &str| -> Value {
+        let text = transom_with_cluster(&["plugin", "plan", name, "--host", &plans, "-o", "json"]).await.printed();
+        let plan: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(plan["standing"], standing, "{plan:#}");
+        plan
+    };
+    assert_eq!(plan("None").await.get("summary"), None, "the first version");
+    let mut wider = schema();
+    wider["extra"] = json!({ "type": "string" });
+    let next = json!({ "kind": kind, "version": "2.0.0", "value": "new", "schema": wider });
+    let record = swap(&ns, &record, &folder, next).await;
+    ns.wait_for(&record, condition("Ready", "True")).await;
+    let shown = plan("Past").await;
+    assert_eq!((&shown["summary"]["changed"], &shown["objects"][0]["outcome"]), (&json!(1), &json!("Changed")));
+    ns.merge(&one, json!({ "spec": { "extra": "would be lost" } })).await;
+
+    let refused = transom_with_cluster(&["plugin", "rollback", name]).await;
+    assert_eq!(refused.code, Some(1), "{}", refused.stderr);
+    let said = "does not serve this version: IncompatibleDefinition";
+    assert!(refused.stderr.contains(said) && refused.stderr.contains("/one: spec.extra"), "{}", refused.stderr);
+    let shown = plan("None").await;
+    assert_eq!(shown.get("objects"), None, "{shown:#}");
+    let note = shown["note"].as_str().unwrap();
+    assert!(note.contains("version 2.0.0 serves. The record asks for another one (sha256:"), "{note}");
+    assert!(note.contains("IncompatibleDefinition") && note.ends_with(" is old"), "{note}");
+    let listed = transom_with_cluster(&["plugin", "list"]).await.printed();
+    let lines: Vec<&str> = listed.lines().skip_while(|line| !line.starts_with(&format!("{name} "))).take(2).collect();
+    assert!(lines[0].contains(" Failed ") && lines[0].contains(" 2.0.0 "), "{lines:#?}");
+    assert!(lines[1].contains("asked for: sha256:") && lines[1].contains("IncompatibleDefinition"), "{lines:#?}");
+
+    let unknown = transom_with_cluster(&["plugin", "rollback", name, "--to", "9.9.9"]).await;
+    assert_eq!(unknown.code, Some(1));
+    assert!(unknown.stderr.contains("no version \"9.9.9\"; known are: 2.0.0 (sha256:"), "{}", unknown.stderr);
+    // the object is mended, and the host notices by itself
+    ns.merge(&one, json!({ "spec": { "extra": null } })).await;
+    ns.wait_until(&record, |record| record["status"]["version"] == "1.0.0").await;
+    let back = transom_with_cluster(&["plugin", "rollback", name, "--to", "2.0.0"]).await.printed();
+    assert!(back.ends_with(" 2.0.0 serves\n"), "{back}");
+    plan("None").await;
 }

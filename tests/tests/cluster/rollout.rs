@@ -117,8 +117,8 @@ async fn the_plan_shows_a_bad_version_and_its_canary_is_taken_back_by_itself() {
         .map(|name| plan[name].as_u64().unwrap());
     assert_eq!(counts, [500, 0, 0, 500, 0, 0, 450], "50 trap, 450 have a field that cannot be changed");
     let children = json!([
-        { "apiVersion": "v1", "kind": "ConfigMap", "created": 0, "updated": 900, "replaced": 0, "pruned": 0, "released": 0 },
-        { "apiVersion": "v1", "kind": "Secret", "created": 0, "updated": 0, "replaced": 0, "pruned": 450, "released": 0 },
+        { "apiVersion": "v1", "kind": "ConfigMap", "created": 0, "updated": 900, "replaced": 0, "pruned": 0, "released": 0, "later": 0 },
+        { "apiVersion": "v1", "kind": "Secret", "created": 0, "updated": 0, "replaced": 0, "pruned": 450, "released": 0, "later": 0 },
     ]);
     assert_eq!(plan["children"], children);
     assert_eq!(plan["samples"].as_array().unwrap().len(), 20);
@@ -222,6 +222,47 @@ async fn a_version_that_is_well_goes_from_step_to_step_and_writes_each_child_onc
     assert!(!stage.plan().await.contains("bmV3"), "no value of a Secret");
 }
 
+/// Requirement L5: what is held while the plan is made changes later all the same.
+#[tokio::test]
+async fn a_plan_names_children_that_change_once_what_they_wait_for_is_ready() {
+    let stage = Stage::with("late", json!({ "value": "old", "late": "one" }), 2).await;
+    let next = json!({ "version": "2.0.0", "value": "old", "late": "two", "waits": "Job move (Missing)" });
+    let start = stage.host.audit.mark();
+    stage.ask_for(&next, json!({ "strategy": "manual" })).await;
+    let record = stage.wait_for_ready("False", "ApprovalNeeded").await;
+    let plan = &record["status"]["plan"];
+    assert_eq!((&plan["changed"], &plan["unchanged"]), (&json!(2), &json!(0)), "{plan:#}");
+    let [kind] = plan["children"].as_array().unwrap().as_slice() else { panic!("one kind: {plan:#}") };
+    assert_eq!((&kind["later"], &kind["updated"]), (&json!(2), &json!(0)));
+    let line = plan["samples"][0]["children"][0].as_str().unwrap();
+    assert!(line.ends_with("o000-late, once this is ready: Job move (Missing): data.late"), "{line}");
+    let shown = stage.plan().await;
+    assert!(shown.contains("ConfigMap: 2 held, and would change later"), "{shown}");
+    assert!(shown.contains("o001-late, once this is ready: Job move (Missing)\n"), "{shown}");
+    assert!(shown.contains("data.late: \"one\" -> \"two\""), "{shown}");
+    // and it is let alone until then
+    stage.command(&["approve"]).await;
+    stage.wait_for_ready("True", "Serving").await;
+    stage.host.settle(Duration::from_secs(1)).await;
+    assert!(stage.host.audit.since(start).writes_of("configmaps").is_empty());
+    let address = stage.host.logged("serving recordings")[0]["address"].as_str().unwrap().to_owned();
+    let field = ["Chameleon", "o000", "ConfigMap/o000-late:data.late", "-n", &stage.ns.name];
+    let explain = [&["explain"][..], &field, &["--host", &address, "-o", "json"]].concat();
+    let explained: Value = serde_json::from_str(&transom_with_cluster(&explain).await.printed()).unwrap();
+    let field = ["live", "asked", "state"].map(|name| explained["field"][name].clone());
+    assert_eq!(field, [json!("one"), json!("two"), json!("held as it is, and asked for later")], "{explained:#}");
+    // one that holds the same changes nothing
+    let same = json!({ "version": "2.0.1", "value": "old", "late": "two", "waits": "Job move (Missing)" });
+    let auto = json!({ "strategy": "auto" });
+    let record = stage.ask_for(&same, auto.clone()).await;
+    let record = stage.ns.wait_for(&record, condition("Ready", "True")).await;
+    assert_eq!(record["status"]["plan"]["unchanged"], 2, "{:#}", record["status"]["plan"]);
+    stage.ask_for(&json!({ "version": "3.0.0", "value": "old", "late": "two" }), auto).await;
+    for name in ["o000-late", "o001-late"] {
+        stage.ns.wait_until(of::<ConfigMap>(name), |map| map["data"]["late"] == "two").await;
+    }
+}
+
 #[tokio::test]
 async fn a_version_that_changes_nothing_is_planned_and_swapped_without_a_write() {
     let stage = Stage::with("equal", json!({ "value": "old" }), 20).await;
@@ -306,12 +347,12 @@ async fn a_person_approves_aborts_and_goes_back() {
     let record = stage.wait_for_ready("False", "Aborted").await;
     assert_eq!(record["status"]["version"], "2.0.0");
     // back to what serves, which the record did not ask for any more
-    let asked = stage.command(&["rollback"]).await;
-    assert!(asked.contains("the record asks for sha256:"), "{asked}");
-    let record = stage.wait_for_ready("True", "Serving").await;
+    let back = stage.command(&["rollback"]).await;
+    assert!(back.ends_with(" 2.0.0 serves\n"), "{back}");
+    let record = stage.ns.get(&stage.record).await;
     assert_eq!((&record["status"]["version"], &record["status"]["rollout"]), (&json!("2.0.0"), &json!(null)));
     // and to the one before, at once although the strategy is manual
-    stage.command(&["rollback"]).await;
+    stage.command(&["rollback", "--no-wait"]).await;
     stage.ns.wait_until(&stage.record, |record| record["status"]["version"] == "1.0.0").await;
     stage.wait_for_values(&all, "one", "one").await;
     let name = stage.record["metadata"]["name"].as_str().unwrap();

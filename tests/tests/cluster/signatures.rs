@@ -108,3 +108,48 @@ async fn only_a_version_that_the_key_has_signed_is_let_in() {
         assert_ne!(record["status"]["digest"], one.digest);
     }
 }
+
+/// Without `--yes` nothing is done, and all the same it is known whether a host would let it in.
+#[tokio::test]
+async fn a_dry_look_checks_the_signature_as_a_host_would() {
+    let (ns, folder) = (TestCluster::shared().await.namespace("dry").await, tempfile::tempdir().unwrap());
+    let (registry, folder) = (Registry::start_with_tls().await, folder.path());
+    let _host = ns.host().await;
+    let (own, other) = (folder.join("own"), folder.join("other"));
+    keys(&registry, &own).await;
+    keys(&registry, &other).await;
+    let (ca, name) = (registry.ca().display().to_string(), format!("hostile-{}", ns.name));
+    let one = unique(&component("hostile").await, "dry", folder);
+    push(&registry, &one, "team/dry:1").await;
+    let reference = format!("{}/team/dry:1", registry.authority);
+    let look = async |what: &str, key: Option<&Path>| -> Output {
+        let key = key.map(|key| key.join("cosign.pub").display().to_string());
+        let mut arguments = vec!["plugin", "install", what, "--name", &name, "--ca", &ca];
+        arguments.extend(key.iter().flat_map(|key| ["--key", key]));
+        let output = transom_as(&registry, &arguments).await;
+        assert_eq!(output.code, Some(1), "nothing was done");
+        output
+    };
+    let refused = "no host would let this version serve: ";
+    let unsigned = look(&reference, Some(&own)).await;
+    assert!(unsigned.stdout.contains("# signature: Unsigned: ") && unsigned.stderr.contains(refused), "{unsigned:?}");
+    sign(&registry, &own, &reference, "bundle").await;
+    let valid = look(&reference, Some(&own)).await;
+    assert!(valid.stdout.contains("# signature: valid, by the key") && !valid.stderr.contains(refused), "{valid:?}");
+    let wrong = look(&reference, Some(&other)).await;
+    assert!(wrong.stderr.contains(refused) && wrong.stderr.contains("SignatureInvalid"), "{wrong:?}");
+    assert!(look(&reference, None).await.stdout.contains("# signature: not asked for"));
+
+    // the record says who must have signed, and somebody else has written that
+    let keys = json!({ "keys": [{ "pem": public(&other) }] });
+    ns.record("hostile", json!({ "source": oci(&ns, &reference), "signature": keys })).await;
+    let wrong = look(&reference, None).await;
+    assert!(wrong.stderr.contains(refused) && wrong.stderr.contains("SignatureInvalid"), "{wrong:?}");
+    // a file has its signature beside it
+    let file = one.path.display().to_string();
+    assert!(look(&file, Some(&own)).await.stdout.contains("# signature: Unsigned: "));
+    let key = own.join("cosign.key").display().to_string();
+    transom_as(&registry, &["plugin", "sign", &file, "--key", &key]).await.succeeded();
+    let valid = look(&file, Some(&own)).await;
+    assert!(valid.stdout.contains("# signature: valid"), "{valid:?}");
+}

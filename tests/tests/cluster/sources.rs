@@ -172,8 +172,8 @@ async fn what_was_rolled_back_is_installed_over_and_what_needs_approval_is_not_w
     let record = of::<sample::Plugin>(&name);
     assert!(install("1.0.0").await.contains(" 1.0.0 serves"));
     assert!(install("2.0.0").await.contains(" 2.0.0 serves"));
-    let asked = transom_with_cluster(&["plugin", "rollback", &name]).await.printed();
-    assert!(asked.contains("the record asks for sha256:"), "{asked}");
+    let back = transom_with_cluster(&["plugin", "rollback", &name]).await.printed();
+    assert!(back.contains(" 1.0.0 serves"), "{back}");
     ns.wait_until(&record, |record| record["status"]["version"] == "1.0.0").await;
     assert!(install("3.0.0").await.contains(" 3.0.0 serves"));
 
@@ -185,4 +185,50 @@ async fn what_was_rolled_back_is_installed_over_and_what_needs_approval_is_not_w
     ns.wait_until(&record, |record| record["status"]["version"] == "4.0.0").await;
     ns.delete(&record).await;
     ns.wait_gone(&record).await;
+}
+
+#[tokio::test]
+async fn who_forgets_the_tag_or_that_a_registry_has_no_tls_is_told_what_to_do() {
+    let (ns, folder) = (TestCluster::shared().await.namespace("plain").await, tempfile::tempdir().unwrap());
+    let registry = Registry::start().await;
+    let _host = ns.host().await;
+    let built = variant(&json!({ "version": "1.4.0-rc.1+build" }), folder.path()).await;
+    let (file, repository) = (built.path.display().to_string(), format!("{}/team/app", registry.authority));
+    let tagged = format!("{repository}:1.4.0-rc.1_build");
+    let run = async |arguments: &[&str]| transom_as(&registry, arguments).await;
+    let hint = "the registry speaks no TLS; if that is meant, give --plaintext";
+    for arguments in [
+        &["plugin", "push", &file, &tagged][..],
+        &["plugin", "install", &tagged, "--yes"],
+        &["plugin", "sign", &tagged, "--key", &plain_key(folder.path())],
+    ] {
+        let refused = run(arguments).await;
+        assert_eq!(refused.code, Some(1));
+        assert!(refused.stderr.contains(hint), "{arguments:?}: {}", refused.stderr);
+    }
+    let pushed = run(&["plugin", "push", &file, &repository, "--plaintext"]).await;
+    assert!(pushed.stderr.contains("no tag is given: it is 1.4.0-rc.1_build, the plugin's own"), "{}", pushed.stderr);
+    assert!(pushed.stdout.starts_with(&format!("{tagged}@sha256:")), "{}", pushed.stdout);
+    let wrong = run(&["plugin", "push", &file, &format!("{}/Team/app:1", registry.authority), "--plaintext"]).await;
+    let rule = "the repository \"Team/app\" must have lower-case letters and digits only";
+    assert!(wrong.stderr.contains(rule), "{}", wrong.stderr);
+
+    let source = |plaintext: bool| json!({ "source": { "oci": { "reference": tagged, "plaintext": plaintext } } });
+    let record = ns.record("chameleon", source(false)).await;
+    let record = ns.wait_for(&record, condition("Fetched", "False").because("RegistryUnavailable")).await;
+    let message = condition_of(&record, "Fetched")["message"].as_str().unwrap().to_owned();
+    assert!(message.ends_with("speaks no TLS; if that is meant, set spec.source.oci.plaintext to true"), "{message}");
+    let record = ns.merge(&record, json!({ "spec": source(true) })).await;
+    ns.wait_for(&record, condition("Fetched", "False").because("Unauthorized")).await;
+}
+
+/// A private key of no use but to be read.
+fn plain_key(folder: &std::path::Path) -> String {
+    let path = folder.join("key.pem");
+    let command = std::process::Command::new("openssl")
+        .args(["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out"])
+        .arg(&path)
+        .output();
+    assert!(command.expect("openssl can be run").status.success());
+    path.display().to_string()
 }

@@ -2,29 +2,28 @@
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use futures::StreamExt;
 use k8s_openapi::api::core::v1::ConfigMap;
+use kube::Api;
 use kube::api::{Patch, PatchParams};
-use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, ResourceExt};
 use serde_json::{Map, Value, json};
 
 use super::remote::{RemoteArgs, check_component, explained};
+use super::wait::{Asked, WaitArgs};
 use super::{Output, roles};
-use crate::api::names::READY;
-use crate::api::plugin::{Bounds, Plugin};
+use crate::api::plugin::{Bounds, Plugin, SignaturePolicy};
 use crate::control::cluster::Cluster;
 use crate::lookup::registry::is_digest;
 use crate::plugin::{Cache, Engine};
-use crate::registry::signature::VerifyingKey;
-use crate::registry::source::Chain;
+use crate::registry::fetch::verifying_key;
+use crate::registry::signature::{Refusal, Signature, Subject, VerifyingKey, verify};
+use crate::registry::source::{Chain, Registry, SourceError};
 use crate::registry::{Loaded, Loader, digest_of};
 
 /// Field manager: what else is in a record (endpoints, limits, configuration) stays.
@@ -71,12 +70,8 @@ pub struct Args {
     /// Take over fields of the record that somebody else has set.
     #[arg(long)]
     force: bool,
-    /// Do not wait until the version serves.
-    #[arg(long, conflicts_with = "timeout")]
-    no_wait: bool,
-    /// How long to wait until the version serves, in seconds.
-    #[arg(long, default_value_t = 120, value_name = "SECONDS")]
-    timeout: u64,
+    #[command(flatten)]
+    wait: WaitArgs,
     /// How the result looks.
     #[arg(long, short, default_value = "text")]
     output: Output,
@@ -104,6 +99,86 @@ struct Found {
     source: Value,
     /// To be made first.
     config_map: Option<Value>,
+    beside: Beside,
+}
+
+/// Where signatures are.
+enum Beside {
+    /// In the registry, of one of these digests.
+    Registry(Box<Registry>, Vec<String>),
+    /// In a file.
+    File(Option<String>),
+}
+
+impl Beside {
+    /// The digests in the registry that a signature may be of, and what is there.
+    async fn signatures(&self, policy: &SignaturePolicy) -> Result<(Vec<String>, Vec<Signature>), SourceError> {
+        match self {
+            Self::Registry(registry, digests) => Ok((digests.clone(), registry.signatures(digests).await?)),
+            Self::File(text) => {
+                let all = policy.detached.iter().chain(text).cloned();
+                Ok((Vec::new(), all.map(Signature::Detached).collect()))
+            }
+        }
+    }
+}
+
+/// Which signature a host will ask for, and what it will find.
+enum Signed {
+    /// None, as far as the record goes.
+    NotAsked,
+    /// It is by one of so many keys.
+    Valid(usize),
+    /// Why the version will not serve.
+    Refused(SourceError),
+}
+
+impl Signed {
+    /// The component as a host would check it, by the record's keys.
+    async fn check(cluster: &Arc<Cluster>, policy: Option<&SignaturePolicy>, found: &Found) -> Self {
+        let Some(policy) = policy else { return Self::NotAsked };
+        let checked = async {
+            let mut keys = Vec::new();
+            for (i, key) in policy.keys.iter().enumerate() {
+                keys.push(verifying_key(cluster, key, &format!("spec.signature.keys[{i}]")).await?);
+            }
+            let (manifests, signatures) = found.beside.signatures(policy).await?;
+            let subject = Subject { manifests: &manifests, component: &found.wasm };
+            let verified = verify(&keys, &subject, &signatures);
+            verified.map(|()| keys.len()).map_err(|Refusal { reason, message }| SourceError { reason, message })
+        };
+        checked.await.map_or_else(Self::Refused, Self::Valid)
+    }
+
+    /// For people.
+    fn told(&self) -> String {
+        match self {
+            Self::NotAsked => "not asked for: --key names who must have signed it".into(),
+            Self::Valid(1) => "valid, by the key that the record names".into(),
+            Self::Valid(keys) => format!("valid, by one of the {keys} keys that the record names"),
+            Self::Refused(SourceError { reason, message }) => format!("{reason}: {message}"),
+        }
+    }
+
+    fn json(&self) -> Value {
+        let valid = match self {
+            Self::NotAsked => None,
+            Self::Valid(_) => Some(true),
+            Self::Refused(_) => Some(false),
+        };
+        json!({ "valid": valid, "message": self.told() })
+    }
+}
+
+/// Whose signature the record will ask for: what is in it already stays, unless this field manager has written it.
+async fn policy(api: &Api<Plugin>, name: &str, record: &Value) -> Option<SignaturePolicy> {
+    let own = || serde_json::from_value(record.pointer("/spec/signature")?.clone()).ok();
+    let parameters = PatchParams::apply(MANAGER).force().dry_run();
+    match api.patch(name, &parameters, &Patch::Apply(record)).await {
+        Ok(plugin) => plugin.spec.signature,
+        // there is no such record yet, or nobody may edit it
+        Err(_) => own(),
+    }
 }
 
 /// What would be, or was, done.
@@ -173,9 +248,21 @@ impl Args {
             self.print(&installation)?;
         }
         if !self.yes {
-            match self.output.of(&of(None))? {
+            let policy = policy(&Api::all(client), name, &installation.record).await;
+            let signed = Signed::check(&Arc::new(cluster), policy.as_ref(), &found).await;
+            let mut shown = of(None);
+            if let Some(shown) = shown.as_object_mut() {
+                shown.insert("signature".into(), signed.json());
+            }
+            match self.output.of(&shown)? {
                 Some(text) => println!("{text}"),
-                None => println!("---\n{}", serde_saphyr::to_string(&installation.record)?.trim_end()),
+                None => {
+                    println!("# signature: {}", signed.told());
+                    println!("---\n{}", serde_saphyr::to_string(&installation.record)?.trim_end());
+                }
+            }
+            if let Signed::Refused(SourceError { reason, message }) = signed {
+                bail!("nothing was changed, and no host would let this version serve: {reason}: {message}");
             }
             bail!("nothing was changed: this record would be applied; call it again with --yes");
         }
@@ -191,6 +278,7 @@ impl Args {
             let parameters = PatchParams { force, ..PatchParams::apply(MANAGER) };
             api.patch(name, &parameters, &Patch::Apply(&installation.record)).await
         };
+        let before = api.get_metadata_opt(name).await.ok().flatten().and_then(|there| there.metadata.generation);
         let applied = match apply(self.force).await {
             Err(kube::Error::Api(status)) if is_rolled_back(&status) => apply(true).await,
             applied => applied,
@@ -205,30 +293,11 @@ impl Args {
             }
             Err(error) => return Err(error).context("cannot apply the Plugin record"),
         };
-        if self.no_wait {
-            let result = self.output.of(&of(None))?;
-            println!("{}", result.unwrap_or_else(|| format!("plugin {name}: the version is asked for")));
-            return Ok(());
-        }
         let generation = applied.metadata.generation.unwrap_or_default();
-        let wait = ready(&api, name, generation);
-        match tokio::time::timeout(Duration::from_secs(self.timeout), wait).await {
-            Ok(end) => match end? {
-                End::Serves(version) => {
-                    let result = self.output.of(&of(Some(&version)))?;
-                    println!("{}", result.unwrap_or_else(|| format!("plugin {name} {version} serves")));
-                }
-                End::Waits => {
-                    let next = format!("`transom plugin plan {name}`, then `approve` or `abort`");
-                    let text = format!("plugin {name}: the version waits for a person: {next}");
-                    println!("{}", self.output.of(&of(None))?.unwrap_or(text));
-                }
-            },
-            Err(_) => {
-                let now = api.get_opt(name).await.ok().flatten().map(|plugin| said(&plugin)).unwrap_or_default();
-                bail!("plugin {name} does not serve after {} s: {now}; `transom plugin show {name}`", self.timeout)
-            }
-        }
+        let asked = Asked { generation, is_new: before.is_none_or(|before| before < generation) };
+        let end = self.wait.end(&api, name, asked).await?;
+        let result = self.output.of(&of(end.version()))?;
+        println!("{}", result.unwrap_or_else(|| end.told(name, "the version is asked for")));
         Ok(())
     }
 
@@ -290,7 +359,8 @@ impl Args {
             oci.extend(secret(&self.credentials_secret).map(|secret| ("credentials".to_owned(), secret)));
             oci.extend(secret(&self.ca_secret).map(|secret| ("ca".to_owned(), secret)));
         }
-        Ok(Found { wasm, source: json!({ "oci": oci }), config_map: None })
+        let beside = Beside::Registry(Box::new(registry), chain.digests);
+        Ok(Found { wasm, source: json!({ "oci": oci }), config_map: None, beside })
     }
 
     fn found_in_file(&self, path: &Path) -> anyhow::Result<Found> {
@@ -300,10 +370,11 @@ impl Args {
             bail!("{} is too large for a ConfigMap: push it to a registry, and install that", self.what);
         };
         let signature = std::fs::read_to_string(format!("{}.sig", self.what)).ok();
-        if let (Some(map), Some(signature)) = (map.as_object_mut(), signature) {
+        if let (Some(map), Some(signature)) = (map.as_object_mut(), &signature) {
             map.insert("data".into(), json!({ "plugin.wasm.sig": signature }));
         }
-        Ok(Found { wasm, source: json!({ "configMap": {} }), config_map: Some(map) })
+        let (source, beside) = (json!({ "configMap": {} }), Beside::File(signature));
+        Ok(Found { wasm, source, config_map: Some(map), beside })
     }
 
     fn record(&self, name: &str, source: &Value, digest: &str, keys: &[String]) -> Value {
@@ -339,58 +410,4 @@ pub(in crate::cli) fn config_map(wasm: &[u8]) -> anyhow::Result<Option<Value>> {
 
 pub(in crate::cli) fn config_map_name(plugin: &str) -> String {
     format!("transom-plugin-{plugin}")
-}
-
-/// What became of a version that was asked for.
-enum End {
-    /// It serves; with its name.
-    Serves(String),
-    /// It goes on when somebody says so.
-    Waits,
-}
-
-/// Reasons of `Ready` while a person is waited for.
-const WAITING: [&str; 2] = ["ApprovalNeeded", "PlanHeld"];
-
-/// Reasons of `Ready` that only another signature or another record mends.
-const FINAL: [&str; 1] = ["SignatureInvalid"];
-
-/// Follows the record until the version of this generation serves or waits for a person, and tells every step.
-async fn ready(api: &Api<Plugin>, name: &str, generation: i64) -> anyhow::Result<End> {
-    let mut last = String::new();
-    let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
-    let mut states = std::pin::pin!(watcher(api.clone(), config).default_backoff().applied_objects());
-    while let Some(state) = states.next().await {
-        let Ok(plugin) = state else { continue };
-        let status = plugin.status.clone().unwrap_or_default();
-        if plugin.name_any() != name || status.observed_generation.unwrap_or_default() < generation {
-            continue;
-        }
-        let ready = status.conditions.iter().find(|condition| condition.type_ == READY);
-        if ready.is_some_and(|condition| condition.status == "True") {
-            return Ok(End::Serves(status.version.unwrap_or_default()));
-        }
-        let now = said(&plugin);
-        let reason = ready.map_or("", |condition| condition.reason.as_str());
-        if FINAL.contains(&reason) {
-            bail!("plugin {name} does not serve this version: {now}; `transom plugin show {name}`");
-        }
-        if now != last {
-            eprintln!("{now}");
-            last = now;
-        }
-        if WAITING.contains(&reason) {
-            return Ok(End::Waits);
-        }
-    }
-    bail!("the watch of Plugins ended")
-}
-
-/// What keeps it from serving.
-pub(in crate::cli) fn said(plugin: &Plugin) -> String {
-    let conditions = plugin.status.as_ref().map_or(&[][..], |status| &status.conditions);
-    match conditions.iter().find(|condition| condition.type_ == READY) {
-        Some(condition) => format!("{}: {}", condition.reason, condition.message),
-        None => "no host has looked at it yet: is one running, and does it select this record?".into(),
-    }
 }

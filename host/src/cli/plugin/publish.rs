@@ -7,21 +7,27 @@ use serde_json::json;
 
 use super::Output;
 use super::remote::{RemoteArgs, check_component, explained};
-use crate::lookup::registry::is_digest;
-use crate::registry::digest_of;
+use crate::api::plugin::Bounds;
+use crate::cli::progress::slow;
+use crate::lookup::image::split;
+use crate::lookup::registry::{is_digest, is_tag};
+use crate::plugin::{Cache, Engine};
 use crate::registry::publish::{self, Form};
 use crate::registry::signature::Signature;
 use crate::registry::signing::SigningKey;
 use crate::registry::source::MAX_COMPONENT_BYTES;
+use crate::registry::{Loader, digest_of};
 
 /// Arguments of `push`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: transom plugin push web.wasm registry.example/team/web:1.2.0\n\
+#[command(after_help = "Examples:\n  \
+    transom plugin push web.wasm registry.example/team/web    # tag: the version of the plugin\n  \
+    transom plugin push web.wasm registry.example/team/web:latest\n\
     Prints the reference with the digest, which is what to sign and to install.")]
 pub struct PushArgs {
     /// The component.
     file: PathBuf,
-    /// Where it goes: registry/repository:tag.
+    /// Where it goes: registry/repository or registry/repository:tag. Without a tag it is the version of the plugin.
     reference: String,
     /// How the result looks.
     #[arg(long, short, default_value = "text")]
@@ -31,14 +37,25 @@ pub struct PushArgs {
 }
 
 impl PushArgs {
-    pub(super) async fn run(self) -> anyhow::Result<()> {
+    pub(super) async fn run(self, cache: Cache) -> anyhow::Result<()> {
         let wasm = std::fs::read(&self.file).with_context(|| format!("cannot read {}", self.file.display()))?;
         check_component(&wasm, &self.file.display().to_string())?;
         ensure!(wasm.len() <= MAX_COMPONENT_BYTES, "{} has more than 64 MiB, which no host reads", self.file.display());
-        let registry = self.remote.open(&self.reference).await?;
+        let reference = match split(&self.reference) {
+            (_, Some(_)) => self.reference.clone(),
+            (repository, None) => {
+                // before anything is compiled: is it a reference at all?
+                self.remote.open(repository).await?;
+                let tag = own_tag(&wasm, cache).await;
+                let tag = tag.with_context(|| format!("{repository} has no tag: push to {repository}:TAG"))?;
+                eprintln!("no tag is given: it is {tag}, the plugin's own version");
+                format!("{repository}:{tag}")
+            }
+        };
+        let registry = self.remote.open(&reference).await?;
         let which = &registry.reference.which;
         ensure!(!is_digest(which), "{}: push to a tag, the digest is what comes out", self.reference);
-        eprintln!("pushing {} KiB to {}", wasm.len() / 1024, self.reference);
+        eprintln!("pushing {} KiB to {reference}", wasm.len() / 1024);
         let title = self.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let annotations = json!({ "org.opencontainers.image.title": title });
         let digest = publish::push(&registry, wasm.into(), annotations).await.map_err(explained)?;
@@ -48,6 +65,17 @@ impl PushArgs {
         println!("{}", self.output.of(&result)?.unwrap_or(pushed));
         Ok(())
     }
+}
+
+/// The version that a plugin says of itself, as a tag. As Helm does, `+` becomes `_`.
+async fn own_tag(wasm: &[u8], cache: Cache) -> anyhow::Result<String> {
+    let loader = Loader { engine: Engine::new()?, program: std::env::current_exe()?, cache };
+    let digest = digest_of(wasm);
+    let loaded = slow("compiling the plugin", loader.load("push", wasm, &digest, Bounds::default())).await;
+    let version = loaded.context("its own version cannot be read, since it is no plugin")?.manifest.version;
+    let tag = version.replace('+', "_");
+    ensure!(is_tag(&tag), "its own version {version:?} can be no tag");
+    Ok(tag)
 }
 
 /// Arguments of `sign`.

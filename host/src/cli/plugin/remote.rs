@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 
 use crate::api::plugin::{OciSource, SecretRef};
-use crate::lookup::client::{SecretData, docker_login};
+use crate::lookup::client::{SecretData, docker_login, no_tls};
 use crate::lookup::image::Reference;
 use crate::registry::source::{Registry, SourceError, clients};
 
@@ -76,7 +76,9 @@ pub(super) fn explained(error: SourceError) -> anyhow::Error {
         let what = message.split(": check ").next().unwrap_or_default();
         return anyhow::anyhow!("{what}: log in with `docker login`, or give --username and --password-stdin");
     }
-    anyhow::anyhow!(message.trim_start_matches("reference.source.oci.").to_owned())
+    let field = no_tls("reference.source.oci");
+    let flag = ": the registry speaks no TLS; if that is meant, give --plaintext";
+    anyhow::anyhow!(message.trim_start_matches("reference.source.oci.").replace(&field, flag))
 }
 
 /// A component by its first bytes.
@@ -87,4 +89,17 @@ pub(super) fn check_component(wasm: &[u8], at: &str) -> anyhow::Result<()> {
     }
     let what = if wasm.starts_with(b"\0asm") { "a core module, not a component" } else { "not WebAssembly" };
     bail!("{at} is {what}: build it with `transom plugin build`");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_names_its_own_flag_for_a_registry_without_tls() {
+        let message = format!("r.example:5000: client error (Connect){}", no_tls("reference.source.oci"));
+        let said = explained(SourceError { reason: "RegistryUnavailable", message }).to_string();
+        let flag = "the registry speaks no TLS; if that is meant, give --plaintext";
+        assert_eq!(said, format!("r.example:5000: client error (Connect): {flag}"));
+    }
 }

@@ -10,12 +10,14 @@ use anyhow::{Context, bail};
 use http_body_util::BodyExt;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::Output;
+use super::wait::{Asked, WaitArgs, said};
 use crate::api::names::ROLLOUT_ANNOTATION;
 use crate::api::plugin::{Plugin, PluginStatus};
-use crate::api::rollout::{PlanStatus, REPLACED, RolloutState, RolloutStatus, VersionSpec};
+use crate::api::rollout::{HistoryEntry, PlanStatus, REPLACED, RolloutState, RolloutStatus, VersionSpec};
 use crate::cli::paint::Paint;
 use crate::cli::record::DEFAULT_HOST;
 use crate::record::serve;
@@ -33,7 +35,7 @@ pub enum Command {
     /// Takes a version back that does not serve all objects yet.
     #[command(after_help = "Example: transom plugin abort web")]
     Abort(Name),
-    /// Goes back to the version that served before, at once.
+    /// Goes back to the version that served before, at once, and waits until it serves.
     Rollback(RollbackArgs),
 }
 
@@ -61,14 +63,17 @@ pub struct PlanArgs {
 /// Arguments of `rollback`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  transom plugin rollback web\n  transom plugin rollback web --to sha256:0123456789ab"
+    after_help = "Examples:\n  transom plugin rollback web\n  transom plugin rollback web --to sha256:0123456789ab\n  \
+    transom plugin rollback web --to 1.2.0 --no-wait"
 )]
 pub struct RollbackArgs {
     #[command(flatten)]
     plugin: Name,
-    /// Digest or revision of a version in the history; by default the one that served last.
+    /// Digest (its first digits will do), revision or version of one in the history; by default the one that served last.
     #[arg(long, value_name = "VERSION")]
     to: Option<String>,
+    #[command(flatten)]
+    wait: WaitArgs,
 }
 
 /// Field manager of what a person says about a roll-out.
@@ -105,7 +110,8 @@ impl Name {
         super::show::find(api, &self.name).await
     }
 
-    async fn wish(&self, api: &Api<Plugin>, spec: Value, wish: &str) -> anyhow::Result<()> {
+    /// Returns the generation of the record.
+    async fn wish(&self, api: &Api<Plugin>, spec: Value, wish: &str) -> anyhow::Result<i64> {
         let mut patch = json!({ "metadata": { "annotations": { ROLLOUT_ANNOTATION: wish } } });
         if spec != json!({})
             && let Some(fields) = patch.as_object_mut()
@@ -113,8 +119,8 @@ impl Name {
             fields.insert("spec".into(), spec);
         }
         let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
-        api.patch(&self.name, &params, &Patch::Merge(&patch)).await.context("cannot edit the Plugin record")?;
-        Ok(())
+        let patched = api.patch(&self.name, &params, &Patch::Merge(&patch)).await;
+        Ok(patched.context("cannot edit the Plugin record")?.metadata.generation.unwrap_or_default())
     }
 }
 
@@ -151,9 +157,14 @@ impl RollbackArgs {
                 source.insert(other, Value::Null);
             }
         }
-        self.plugin.wish(api, spec, &format!("immediate {revision}")).await?;
+        let before = plugin.metadata.generation.unwrap_or_default();
+        let generation = self.plugin.wish(api, spec, &format!("immediate {revision}")).await?;
         let component = target.digest.as_deref().unwrap_or("the version before");
-        Ok(format!("the record asks for {component} again\n"))
+        let asked = format!("the record asks for {component} again");
+        eprintln!("{asked}");
+        let name = &self.plugin.name;
+        let end = self.wait.end(api, name, Asked { generation, is_new: before < generation }).await?;
+        Ok(end.told(name, &asked) + "\n")
     }
 }
 
@@ -172,36 +183,174 @@ fn target(plugin: &Plugin, to: Option<&str>) -> anyhow::Result<VersionSpec> {
     if let (None, Some(serving)) = (to, serving) {
         return Ok(serving); // the record asks for a version that was not let in
     }
-    let is_meant = |digest: &str, revision: &str, reason: &str| match to {
-        Some(to) => to == digest || to == revision || digest.strip_prefix("sha256:").is_some_and(|d| d.starts_with(to)),
-        None => reason == REPLACED,
+    let entry = match to {
+        None => status.history.iter().find(|entry| entry.reason == REPLACED),
+        Some(to) => match named(&status, to)? {
+            Some(Named::Serving(serving)) => return Ok(serving.clone()),
+            Some(Named::Before(entry)) => Some(entry),
+            None => None,
+        },
     };
-    let entry = status.history.iter().find(|entry| is_meant(&entry.digest, &entry.revision, &entry.reason));
-    let entry = entry.context("the history has no such version")?;
+    let entry = entry.with_context(|| {
+        let wanted =
+            to.map_or("no version has served before this one".into(), |to| format!("there is no version {to:?}"));
+        format!("{wanted}; {}", known(&status))
+    })?;
     // what a tag stood for then
     let spec = entry.spec.clone().map(|spec| VersionSpec { digest: Some(entry.digest.clone()), ..spec });
     spec.with_context(|| format!("the history does not have what the record said of {}: edit the record", entry.digest))
+}
+
+/// A version that is known.
+#[derive(Clone, Copy)]
+enum Named<'a> {
+    Serving(&'a VersionSpec),
+    Before(&'a HistoryEntry),
+}
+
+/// Digits of a digest that say which one is meant.
+const MIN_DIGITS: usize = 4;
+
+/// The version with this digest, revision, version or first digits of a digest, in this order; the newest of several with
+/// one digest.
+fn named<'a>(status: &'a PluginStatus, to: &str) -> anyhow::Result<Option<Named<'a>>> {
+    let serving = status.serving.as_ref().map(|serving| {
+        let (digest, version) = (status.digest.clone().unwrap_or_default(), status.version.clone().unwrap_or_default());
+        (digest, serving.revision(), version, Named::Serving(serving))
+    });
+    let before = status
+        .history
+        .iter()
+        .map(|entry| (entry.digest.clone(), entry.revision.clone(), entry.version.clone(), Named::Before(entry)));
+    let all: Vec<(String, String, String, Named<'a>)> = serving.into_iter().chain(before).collect();
+    let digits = to.strip_prefix("sha256:").unwrap_or(to);
+    let begins = |digest: &str| digits.len() >= MIN_DIGITS && digest.trim_start_matches("sha256:").starts_with(digits);
+    if let Some((.., found)) = all.iter().find(|(digest, revision, ..)| to == digest || to == revision) {
+        return Ok(Some(*found));
+    }
+    let by_version: Vec<_> = all.iter().filter(|(_, _, version, _)| to == version).collect();
+    match by_version.as_slice() {
+        [] => Ok(all.iter().find(|(digest, ..)| begins(digest)).map(|(.., found)| *found)),
+        [(.., found)] => Ok(Some(*found)),
+        _ => bail!("{to:?} names {} versions, say which by its digest; {}", by_version.len(), known(status)),
+    }
+}
+
+/// The versions that can be gone back to, for people.
+fn known(status: &PluginStatus) -> String {
+    let short = |digest: &str| digest.chars().take("sha256:".len() + 12).collect::<String>();
+    let serving = status.version.iter().map(|version| {
+        let digest = short(status.digest.as_deref().unwrap_or_default());
+        format!("{version} ({digest}, serves)")
+    });
+    let before = status.history.iter().map(|entry| {
+        let HistoryEntry { version, digest, reason, .. } = entry;
+        format!("{version} ({}, {reason})", short(digest))
+    });
+    let known: Vec<String> = serving.chain(before).collect();
+    if known.is_empty() { "none is known".into() } else { format!("known are: {}", known.join(", ")) }
+}
+
+/// What a plan is worth by now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+enum Standing {
+    /// It is of the version that the record asks for, and that does not serve all objects yet.
+    Present,
+    /// Of the version that serves: what it has changed, when it was let in.
+    Past,
+    /// Of a version that was taken back, and that the record still asks for.
+    TakenBack,
+    /// There is none of the version that the record asks for.
+    None,
+}
+
+/// A plan as it is shown.
+#[derive(Debug, Serialize)]
+struct Shown {
+    standing: Standing,
+    /// The same for people.
+    note: String,
+    /// None when it is not of the version that the record asks for.
+    #[serde(flatten)]
+    plan: Option<FullPlan>,
+}
+
+/// What the last plan is worth, and why.
+fn standing(plugin: &Plugin) -> (Standing, String) {
+    let status = status(plugin);
+    let version = status.version.as_deref().unwrap_or("none");
+    let wanted = VersionSpec::of(&plugin.spec).revision();
+    let serves_wanted = status.serving.as_ref().is_some_and(|serving| serving.revision() == wanted);
+    let is_seen = status.observed_generation.unwrap_or_default() >= plugin.metadata.generation.unwrap_or_default();
+    let at = |plan: &PlanStatus| plan.at.as_ref().map_or_else(|| "an unknown time".into(), |at| at.0.to_string());
+    let Some(plan) = status.plan.as_ref().filter(|plan| plan.revision == wanted) else {
+        let digest = plugin.spec.digest.as_deref().map(|digest| format!(" ({digest})")).unwrap_or_default();
+        let why = if !is_seen {
+            format!("the record asks for a version{digest} that no host has looked at yet")
+        } else if serves_wanted {
+            format!(
+                "version {version} serves all objects. It was let in without a plan, as the first version and roll-backs are"
+            )
+        } else {
+            format!("version {version} serves. The record asks for another one{digest}: {}", said(plugin))
+        };
+        let old = status.plan.as_ref().map(|old| format!(", and the one of {} ({}) is old", at(old), old.digest));
+        return (Standing::None, format!("{why}.\nthere is no plan of it{}", old.unwrap_or_default()));
+    };
+    let attempt = status.rollout.as_ref().filter(|attempt| attempt.revision == wanted);
+    match attempt {
+        Some(RolloutStatus { version: new, state, message, .. }) if state.is_over() => {
+            let note = format!(
+                "version {new} was taken back ({state:?}: {message}); version {version} serves all objects.\n\
+                 what it would have changed, by the plan of {}:",
+                at(plan)
+            );
+            (Standing::TakenBack, note)
+        }
+        None if serves_wanted => {
+            let note =
+                format!("version {version} serves all objects.\nwhat it has changed, by the plan of {}:", at(plan));
+            (Standing::Past, note)
+        }
+        // it was planned, and could not be loaded later
+        None => (Standing::Present, format!("version {version} serves all objects; {}", said(plugin))),
+        Some(RolloutStatus { version: new, state, step, steps, objects, message, .. }) => {
+            let note = format!(
+                "version {new}: {state:?}, step {step} of {steps}, serves {objects} objects; version {version} serves the rest\n\
+                 {message}"
+            );
+            (Standing::Present, note)
+        }
+    }
 }
 
 impl PlanArgs {
     async fn run(&self, api: &Api<Plugin>) -> anyhow::Result<String> {
         let plugin = self.plugin.read(api).await?;
         let status = status(&plugin);
-        let Some(summary) = &status.plan else {
-            return Ok("no version of this plugin was planned: the first one is not\n".into());
+        let (standing, note) = standing(&plugin);
+        let summary = status.plan.filter(|_| standing != Standing::None);
+        let (plan, why) = match &summary {
+            None => (None, None),
+            Some(summary) => match self.full(summary).await {
+                Ok(full) => (Some(full), None),
+                Err(error) => {
+                    let plan = FullPlan { summary: summary.clone(), objects: Vec::new() };
+                    (Some(plan), Some(format!("{error:#}")))
+                }
+            },
         };
-        let (full, why) = match self.full(summary).await {
-            Ok(full) => (full, None),
-            Err(error) => (FullPlan { summary: summary.clone(), objects: Vec::new() }, Some(format!("{error:#}"))),
-        };
-        if let Some(text) = self.output.of(&full)? {
+        let shown = Shown { standing, note, plan };
+        if let Some(text) = self.output.of(&shown)? {
             return Ok(text + "\n");
         }
-        let mut text = state(&status);
-        numbers(&mut text, &full.summary);
-        match why {
-            None => full.objects.iter().for_each(|change| object(&mut text, change, Paint::stdout())),
-            Some(why) => samples(&mut text, summary, &why),
+        let mut text = shown.note + "\n";
+        if let Some(plan) = &shown.plan {
+            numbers(&mut text, &plan.summary);
+            match why {
+                None => plan.objects.iter().for_each(|change| object(&mut text, change, Paint::stdout())),
+                Some(why) => samples(&mut text, &plan.summary, &why),
+            }
         }
         Ok(text)
     }
@@ -233,18 +382,6 @@ pub(in crate::cli) async fn plan(api: &Api<Plugin>, name: &str, host: SocketAddr
     PlanArgs { plugin: Name { name: name.into() }, host, output: Output::Text }.run(api).await
 }
 
-/// Where the version is.
-fn state(status: &PluginStatus) -> String {
-    let version = status.version.as_deref().unwrap_or("none");
-    match &status.rollout {
-        None => format!("version {version} serves all objects\n"),
-        Some(RolloutStatus { version: new, state, step, steps, objects, message, .. }) => format!(
-            "version {new}: {state:?}, step {step} of {steps}, serves {objects} objects; version {version} serves the rest\n\
-             {message}\n"
-        ),
-    }
-}
-
 fn numbers(text: &mut String, plan: &PlanStatus) {
     let PlanStatus { digest, objects, unchanged, changed, failed, failing, unknown, not_ready, immutable, .. } = plan;
     // a String takes everything
@@ -261,6 +398,7 @@ fn numbers(text: &mut String, plan: &PlanStatus) {
             ("replaced", kind.replaced),
             ("deleted", kind.pruned),
             ("released", kind.released),
+            ("held, and would change later", kind.later),
         ];
         let counts: Vec<String> =
             counts.into_iter().filter(|(_, n)| *n > 0).map(|(what, n)| format!("{n} {what}")).collect();
@@ -275,7 +413,7 @@ fn object(text: &mut String, change: &ObjectChange, paint: Paint) {
     let colon = if change.message.is_empty() { "" } else { ": " };
     let _ = writeln!(text, "\n{} {}{colon}{}", paint.state(change.outcome.word()), change.object, change.message);
     for child in &change.children {
-        let _ = writeln!(text, "  {} {}", paint.state(child.verb.word()), child.child);
+        let _ = writeln!(text, "  {} {}{}", paint.state(child.verb.word()), child.child, child.later());
         for FieldChange { path, before, after } in &child.fields {
             let shown = |value: &Option<Value>| value.as_ref().map_or_else(|| "none".into(), Value::to_string);
             let values = match (before, after) {
@@ -327,13 +465,102 @@ mod tests {
         assert_eq!(target(&record("c", status.clone()), None).unwrap(), spec("a"));
         let named = target(&record("c", status.clone()), Some(&"b".repeat(12))).unwrap();
         assert_eq!(named, spec("b"), "one that is named may be any");
-        assert!(target(&record("c", status), Some("sha256:d")).is_err());
+        for to in ["sha256:aaaa", &spec("a").revision()] {
+            assert_eq!(target(&record("c", status.clone()), Some(to)).unwrap(), spec("a"), "{to}");
+        }
+        let mut status = status;
+        status["digest"] = json!(spec("c").digest);
+        assert_eq!(target(&record("b", status), Some("cccc")).unwrap(), spec("c"), "the one that serves");
+    }
+
+    #[test]
+    fn a_version_comes_before_digits_and_must_be_one_only() {
+        let mut old = entry("2", REPLACED);
+        old["version"] = json!("0.9");
+        let mut status = json!({"serving": spec("c"), "digest": spec("c").digest, "version": "2222", "history": [entry("b", REPLACED), old]});
+        let to = |status: &Value, to| target(&record("c", status.clone()), Some(to)).map_err(|error| error.to_string());
+        assert_eq!(to(&status, "2222").unwrap(), spec("c"), "and not the digest that begins so");
+        assert_eq!(to(&status, "22222").unwrap(), spec("2"));
+        assert_eq!(to(&status, "0.9").unwrap(), spec("2"));
+        assert!(to(&status, "222").unwrap_err().starts_with("there is no version \"222\""), "too few digits");
+        status["version"] = json!("1");
+        let said = to(&status, "1").unwrap_err();
+        assert!(
+            said.starts_with("\"1\" names 2 versions, say which by its digest; known are: 1 (sha256:ccc"),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn who_names_no_version_is_told_which_there_are() {
+        let history = [entry("b", "RolledBack"), entry("a", REPLACED)];
+        let digest = spec("c").digest;
+        let status = json!({"serving": spec("c"), "digest": digest, "version": "2", "history": history});
+        let said = |to| target(&record("c", status.clone()), Some(to)).unwrap_err().to_string();
+        let known = "known are: 2 (sha256:cccccccccccc, serves), 1 (sha256:bbbbbbbbbbbb, RolledBack), \
+                     1 (sha256:aaaaaaaaaaaa, Replaced)";
+        assert_eq!(said("sha256:d"), format!("there is no version \"sha256:d\"; {known}"));
+        assert_eq!(said(""), format!("there is no version \"\"; {known}"));
+        let none = target(&record("c", json!({})), None).unwrap_err().to_string();
+        assert_eq!(none, "no version has served before this one; none is known");
     }
 
     #[test]
     fn back_from_a_version_that_was_not_let_in_is_the_one_that_serves() {
         let status = json!({"serving": spec("a"), "history": [entry("x", REPLACED)]});
         assert_eq!(target(&record("b", status), None).unwrap(), spec("a"));
+    }
+
+    /// A record that asks for `wanted`, of a host that has planned `planned` last.
+    fn planned(wanted: &str, planned: &str, status: Value) -> Plugin {
+        let at = "2026-01-01T00:00:00Z";
+        let plan = json!({"revision": spec(planned).revision(), "digest": format!("sha256:{planned}"), "at": at,
+            "objects": 1, "unchanged": 0, "changed": 1, "failed": 0, "unknown": 0});
+        let ready = json!({"type": "Ready", "status": "False", "reason": "IncompatibleDefinition", "message": "m",
+            "lastTransitionTime": at});
+        let mut all = json!({"version": "1.0", "serving": spec("a"), "observedGeneration": 1, "plan": plan, "conditions": [ready]});
+        all.as_object_mut().unwrap().extend(status.as_object().unwrap().clone());
+        let mut plugin = record(wanted, all);
+        plugin.metadata.generation = Some(1);
+        plugin
+    }
+
+    fn attempt_of(digest: &str, state: RolloutState) -> Value {
+        json!({"id": "i", "revision": spec(digest).revision(), "digest": "d", "version": "2.0", "state": state, "step": 0,
+            "steps": 1, "message": "why"})
+    }
+
+    #[test]
+    fn a_plan_is_shown_for_what_it_is() {
+        let at = "2026-01-01T00:00:00Z";
+        let said = |plugin: Plugin| standing(&plugin);
+        let waiting = planned("b", "b", json!({"rollout": attempt_of("b", RolloutState::Waiting)}));
+        let text = "version 2.0: Waiting, step 0 of 1, serves 0 objects; version 1.0 serves the rest\nwhy";
+        assert_eq!(said(waiting), (Standing::Present, text.into()));
+        let text = format!("version 1.0 serves all objects.\nwhat it has changed, by the plan of {at}:");
+        assert_eq!(said(planned("a", "a", json!({}))), (Standing::Past, text));
+        let back = planned("b", "b", json!({"rollout": attempt_of("b", RolloutState::RolledBack)}));
+        let text = format!(
+            "version 2.0 was taken back (RolledBack: why); version 1.0 serves all objects.\n\
+             what it would have changed, by the plan of {at}:"
+        );
+        assert_eq!(said(back), (Standing::TakenBack, text));
+    }
+
+    #[test]
+    fn an_old_plan_is_not_shown_as_that_of_the_version_in_the_record() {
+        let (at, b) = ("2026-01-01T00:00:00Z", "b".repeat(64));
+        let old = format!("there is no plan of it, and the one of {at} (sha256:a) is old");
+        let refused = standing(&planned("b", "a", json!({})));
+        let text =
+            format!("version 1.0 serves. The record asks for another one (sha256:{b}): IncompatibleDefinition: m");
+        assert_eq!(refused, (Standing::None, format!("{text}.\n{old}")));
+        let unseen = standing(&planned("b", "a", json!({"observedGeneration": 0})));
+        let text = format!("the record asks for a version (sha256:{b}) that no host has looked at yet");
+        assert_eq!(unseen, (Standing::None, format!("{text}.\n{old}")));
+        let (none, text) = standing(&planned("a", "c", json!({"plan": null})));
+        assert_eq!(none, Standing::None);
+        assert!(text.ends_with("as the first version and roll-backs are.\nthere is no plan of it"), "{text}");
     }
 
     #[test]

@@ -9,10 +9,14 @@ use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
 use super::Output;
+use super::wait::said;
+use crate::api::names::READY;
 use crate::api::plugin::{Phase, Plugin, Source};
+use crate::api::rollout::VersionSpec;
 use crate::cli::paint::Paint;
 use crate::cli::{client, plugins};
 use crate::control::cluster::Cluster;
+use crate::plan::check::shorten;
 use crate::plan::contract::TypeMeta;
 
 /// Objects of one kind that are counted; more are told as more.
@@ -72,18 +76,42 @@ impl ListArgs {
             println!("{text}");
             return Ok(());
         }
-        let paint = Paint::stdout();
-        let head = format!("{:<24} {:<12} {:<12} {:<16} SOURCE", "NAME", "PHASE", "VERSION", "DIGEST");
-        println!("{}", paint.head(&head));
-        for plugin in &plugins {
-            let status = plugin.status.clone().unwrap_or_default();
-            let digest: String = status.digest.unwrap_or_default().chars().take(15).collect();
-            let (name, phase, version) = (plugin.name_any(), word(status.phase), status.version.unwrap_or_default());
-            let phase = paint.state(&format!("{phase:<12}"));
-            println!("{name:<24} {phase} {version:<12} {digest:<16} {}", source(&plugin.spec.source));
-        }
+        print!("{}", listed(&plugins, Paint::stdout())?);
         Ok(())
     }
+}
+
+/// Long messages are in `show`.
+const MAX_WHY: usize = 200;
+
+/// A line for each record: what serves; below it what is asked for, where that does not serve.
+fn listed(plugins: &[Plugin], paint: Paint) -> Result<String, std::fmt::Error> {
+    let mut out = String::new();
+    let head = format!("{:<24} {:<12} {:<12} {:<16} SOURCE", "NAME", "PHASE", "SERVES", "DIGEST");
+    writeln!(out, "{}", paint.head(&head))?;
+    for plugin in plugins {
+        let status = plugin.status.clone().unwrap_or_default();
+        let short = |digest: Option<&str>| digest.unwrap_or_default().chars().take(15).collect::<String>();
+        let (name, phase, digest) = (plugin.name_any(), word(status.phase), short(status.digest.as_deref()));
+        let version = status.version.as_deref().unwrap_or("none");
+        let phase = paint.state(&format!("{phase:<12}"));
+        writeln!(out, "{name:<24} {phase} {version:<12} {digest:<16} {}", source(&plugin.spec.source))?;
+        let ready = status.conditions.iter().find(|condition| condition.type_ == READY);
+        if ready.is_some_and(|ready| ready.status == "True") {
+            continue;
+        }
+        // what the first line has said already
+        let why = said(plugin);
+        let why = shorten(why.trim_end_matches(&format!("; version {version} goes on serving")), MAX_WHY);
+        let is_other =
+            status.serving.is_none_or(|serving| serving.revision() != VersionSpec::of(&plugin.spec).revision());
+        match &plugin.spec.digest {
+            Some(wanted) if is_other => writeln!(out, "  asked for: {}, {why}", short(Some(wanted)))?,
+            None if is_other => writeln!(out, "  asked for: another version, {why}")?,
+            _ => writeln!(out, "  {why}")?,
+        }
+    }
+    Ok(out)
 }
 
 fn word(phase: Phase) -> String {
@@ -185,5 +213,40 @@ impl RemoveArgs {
         }
         ensure!(self.yes, "nothing was deleted: call it again with --yes");
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(wanted: &str, phase: &str, ready: &str, reason: &str, message: &str) -> Plugin {
+        let digest = |digit: &str| format!("sha256:{}", digit.repeat(64));
+        let source = json!({ "file": { "path": "/p.wasm" } });
+        let ready = json!({ "type": "Ready", "status": ready, "reason": reason, "message": message,
+            "lastTransitionTime": "2026-01-01T00:00:00Z" });
+        serde_json::from_value(json!({
+            "apiVersion": "transom.dev/v1alpha1", "kind": "Plugin", "metadata": { "name": "web" },
+            "spec": { "source": source, "digest": digest(wanted) },
+            "status": { "phase": phase, "version": "1.0.0", "digest": digest("a"), "conditions": [ready],
+                "serving": { "source": source, "digest": digest("a") } },
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn the_list_has_what_serves_and_why_what_is_asked_for_does_not() {
+        let lines = |plugin: Plugin| -> Vec<String> {
+            let all = listed(&[plugin], Paint::plain()).unwrap();
+            all.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
+        };
+        let serves = lines(record("a", "Ready", "True", "Serving", "serves Web"));
+        assert_eq!(serves, ["web Ready 1.0.0 sha256:aaaaaaaa /p.wasm"]);
+        let message = "field spec.x is used; version 1.0.0 goes on serving";
+        let refused = lines(record("b", "Failed", "False", "IncompatibleDefinition", message));
+        let why = "asked for: sha256:bbbbbbbb, IncompatibleDefinition: field spec.x is used";
+        assert_eq!(refused, ["web Failed 1.0.0 sha256:aaaaaaaa /p.wasm", why]);
+        let failed = lines(record("a", "Failed", "False", "NotFound", "no file"));
+        assert_eq!(failed, ["web Failed 1.0.0 sha256:aaaaaaaa /p.wasm", "NotFound: no file"]);
     }
 }

@@ -53,6 +53,24 @@ async fn get_and_head() {
 }
 
 #[tokio::test]
+async fn a_server_without_tls_is_told_from_one_that_is_down() {
+    let said = async |address: String| {
+        let answer = answer(&clients(&[]), &endpoint(Protocol::Http, spec(&address)), false, "/text").await;
+        let Answer::Failed(crate::plan::contract::Problem { reason, message }) = answer else { panic!("{answer:?}") };
+        assert_eq!(reason, "Unavailable");
+        message
+    };
+    let plain = said(format!("https://{}/base", serve(router()).await)).await;
+    assert!(plain.contains(": the server speaks no TLS; if that is meant, set spec.endpoints["), "{plain}");
+    assert!(plain.ends_with("].plaintext to true"), "{plain}");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let down = said(format!("https://{address}/base")).await;
+    assert!(!down.contains("speaks no TLS"), "{down}");
+}
+
+#[tokio::test]
 async fn redirects_are_followed_within_the_endpoint_only() {
     let mut granted = spec(&format!("http://{}/base", serve(router()).await));
     granted.paths = vec!["/*".into()];

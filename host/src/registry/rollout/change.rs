@@ -6,11 +6,12 @@ use base64::Engine as _;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::shadow::Made;
+use super::shadow::{Later, Made};
 use crate::api::names;
 use crate::api::rollout::PlanSample;
 use crate::plan::check::{Desired, shorten};
 use crate::plan::contract::{Answer, Answered, Lookup, ObjectRef, Problem, TypeMeta, Value as Found};
+use crate::plan::decide::Apply;
 use crate::plan::diff;
 use crate::plan::object::Object;
 use crate::plan::request::Snapshot;
@@ -102,11 +103,15 @@ pub struct FieldChange {
 
 /// One child that changes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ChildChange {
     /// Which child.
     pub child: ObjectRef,
     /// What would be done.
     pub verb: Verb,
+    /// Not at once: the child is held until this is ready. None where nothing holds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<String>,
     /// The API server would refuse it: these fields cannot change.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub immutable: Vec<String>,
@@ -152,19 +157,7 @@ impl ObjectChange {
         Self::plain(object, Outcome::Unchanged, String::new())
     }
 
-    pub(super) fn changed(object: ObjectRef, snapshot: &Snapshot, made: &Made, before: Option<&Made>) -> Self {
-        let hidden = Hidden::of(snapshot, made, before);
-        let mut children = Vec::new();
-        for apply in made.writes.tiers.iter().flatten() {
-            let old = before
-                .and_then(|before| before.checked.children.iter().find(|old| old.reference == apply.desired.reference));
-            children.push(applied(&apply.desired, apply.live.as_deref(), old.map(|old| &old.body), &hidden));
-        }
-        for prune in &made.writes.prunes {
-            let verb = if prune.keep { Verb::Release } else { Verb::Delete };
-            let child = prune.reference.clone();
-            children.push(ChildChange { child, verb, immutable: Vec::new(), fields: Vec::new() });
-        }
+    pub(super) fn changed(object: ObjectRef, children: Vec<ChildChange>) -> Self {
         let refused: Vec<String> = children
             .iter()
             .filter(|child| !child.immutable.is_empty())
@@ -183,7 +176,8 @@ impl ObjectChange {
             let paths: Vec<&str> = change.fields.iter().take(SAMPLE).map(|field| field.path.as_str()).collect();
             let more = if change.fields.len() > SAMPLE { ", …" } else { "" };
             let colon = if paths.is_empty() { "" } else { ": " };
-            shorten(&format!("{} {}{colon}{}{more}", change.verb.word(), change.child, paths.join(", ")), 256)
+            let later = change.later();
+            shorten(&format!("{} {}{later}{colon}{}{more}", change.verb.word(), change.child, paths.join(", ")), 256)
         };
         PlanSample {
             object: self.object.to_string(),
@@ -194,11 +188,50 @@ impl ObjectChange {
     }
 }
 
+impl ChildChange {
+    fn new(child: ObjectRef, verb: Verb) -> Self {
+        Self { child, verb, waits_for: None, immutable: Vec::new(), fields: Vec::new() }
+    }
+
+    /// When it happens, in a sentence, unless it is at once.
+    #[must_use]
+    pub fn later(&self) -> String {
+        self.waits_for.as_ref().map(|what| format!(", once this is ready: {what}")).unwrap_or_default()
+    }
+}
+
+/// Children that would change: at once, and when they are held no longer.
+pub(super) fn changes(snapshot: &Snapshot, made: &Made, before: Option<&Made>) -> Vec<ChildChange> {
+    if made.writes_nothing() {
+        return Vec::new();
+    }
+    let hidden = Hidden::of(snapshot, made, before);
+    let old = |child: &ObjectRef| before.and_then(|before| before.wanted(child));
+    let body = |child: &ObjectRef| old(child).map(|old| &old.body);
+    let mut children = Vec::new();
+    for Apply { desired, live, .. } in made.writes.tiers.iter().flatten() {
+        children.push(applied(desired, live.as_deref(), body(&desired.reference), &hidden));
+    }
+    // what the version before wants as well is no doing of this one
+    let is_new = |later: &&Later| {
+        later.differs && old(&later.desired.reference).is_none_or(|old| old.digest != later.desired.digest)
+    };
+    for Later { desired, live, waits_for, .. } in made.later.iter().filter(is_new) {
+        let change = applied(desired, live.as_deref(), body(&desired.reference), &hidden);
+        children.push(ChildChange { waits_for: Some(waits_for.clone()), ..change });
+    }
+    for prune in &made.writes.prunes {
+        let verb = if prune.keep { Verb::Release } else { Verb::Delete };
+        children.push(ChildChange::new(prune.reference.clone(), verb));
+    }
+    children
+}
+
 /// One child that would be applied.
 fn applied(desired: &Desired, live: Option<&Object>, old: Option<&Value>, hidden: &Hidden) -> ChildChange {
     let child = desired.reference.clone();
     let Some(live) = live else {
-        return ChildChange { child, verb: Verb::Create, immutable: Vec::new(), fields: Vec::new() };
+        return ChildChange::new(child, Verb::Create);
     };
     let live = live.value();
     let mut fields = match old {
@@ -219,7 +252,7 @@ fn applied(desired: &Desired, live: Option<&Object>, old: Option<&Value>, hidden
         (false, true) => (Verb::Replace, Vec::new()),
         _ => (Verb::Update, immutable),
     };
-    ChildChange { child, verb, immutable, fields }
+    ChildChange { immutable, fields, ..ChildChange::new(child, verb) }
 }
 
 /// Fields of two bodies that differ, in the order of their paths; at most 64.
@@ -322,7 +355,8 @@ impl Hidden {
             }
         }
         for made in std::iter::once(made).chain(before) {
-            for desired in made.checked.children.iter().filter(|desired| desired.reference.kind == secret) {
+            let later = made.later.iter().map(|later| &later.desired);
+            for desired in made.checked.children.iter().chain(later).filter(|one| one.reference.kind == secret) {
                 collect(&desired.body, &mut values);
             }
             made.answers.iter().for_each(|answered| collect_answer(answered, &mut values));
@@ -389,10 +423,16 @@ fn collect_answer(answered: &Answered, found: &mut BTreeSet<String>) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use rstest::rstest;
     use serde_json::json;
 
     use super::*;
+    use crate::plan::check::Checked;
+    use crate::plan::contract::Disposition;
+    use crate::plan::decide::Writes;
+    use crate::plan::request::Children;
 
     fn paths(before: &Value, after: &Value) -> Vec<String> {
         fields_between(before, after).into_iter().map(|field| field.path).collect()
@@ -450,6 +490,74 @@ mod tests {
         hidden.mask(&TypeMeta::new("v1", "Secret"), &mut fields);
         let shown: Vec<&Value> = fields.iter().filter_map(|field| field.after.as_ref()).collect();
         assert_eq!(shown, [HIDDEN, "Opaque"]);
+    }
+
+    fn config_map(name: &str) -> ObjectRef {
+        ObjectRef { kind: TypeMeta::new("v1", "ConfigMap"), namespace: "n".into(), name: name.into() }
+    }
+
+    fn desired(name: &str, value: &str) -> Arc<Desired> {
+        let disposition = Disposition::Apply;
+        let body = json!({ "metadata": { "name": name }, "data": { "a": value } });
+        let digest = value.to_owned();
+        let reference = config_map(name);
+        Arc::new(Desired { reference, body, digest, disposition, keep: false, adopt: false, replace: false })
+    }
+
+    /// Held, with what they are going to be.
+    fn made(later: &[(&str, &str)]) -> Made {
+        let held = |(name, value): &(&str, &str)| Later {
+            desired: desired(name, value),
+            live: (*name != "gone").then(|| {
+                let live = json!({ "metadata": { "name": name, "uid": "u" }, "data": { "a": "live" } });
+                Arc::new(Object::parse(&live.to_string()).unwrap())
+            }),
+            waits_for: "Job j (Missing)".into(),
+            differs: *value != "live",
+        };
+        let checked = Checked {
+            children: Vec::new(),
+            status: serde_json::Map::new(),
+            conditions: Vec::new(),
+            events: Vec::new(),
+            calls: Vec::new(),
+            requeue_after_ms: None,
+            finalized: false,
+        };
+        let later = later.iter().map(held).collect();
+        Made { checked, writes: Writes::default(), later, answers: Vec::new() }
+    }
+
+    fn snapshot() -> Snapshot {
+        let primary = json!({ "metadata": { "name": "p", "namespace": "n", "uid": "u" } }).to_string();
+        Snapshot {
+            kind: TypeMeta::new("example.com/v1", "Thing"),
+            primary: Arc::new(Object::parse(&primary).unwrap()),
+            children: Children::default(),
+            config: "{}".into(),
+        }
+    }
+
+    #[test]
+    fn what_is_held_is_listed_with_what_it_is_going_to_be_and_what_it_waits_for() {
+        let new = made(&[("a", "new"), ("b", "live"), ("gone", "new")]);
+        let before = made(&[("a", "old")]);
+        let found = changes(&snapshot(), &new, Some(&before));
+        let lines: Vec<String> = found.iter().map(|one| format!("{}{}", one.child.name, one.later())).collect();
+        assert_eq!(lines, ["a, once this is ready: Job j (Missing)", "gone, once this is ready: Job j (Missing)"]);
+        assert_eq!(found.iter().map(|one| one.verb).collect::<Vec<_>>(), [Verb::Update, Verb::Create]);
+        let changed = FieldChange { path: "data.a".into(), before: Some("old".into()), after: Some("new".into()) };
+        assert_eq!(found[0].fields, [changed]);
+        let sample = ObjectChange::changed(config_map("p"), found).sample();
+        assert_eq!(sample.children[0], "update ConfigMap n/a, once this is ready: Job j (Missing): data.a");
+    }
+
+    #[test]
+    fn what_the_version_before_is_about_to_write_is_no_change() {
+        let (new, before) = (made(&[("a", "new")]), made(&[("a", "new")]));
+        assert_eq!(changes(&snapshot(), &new, Some(&before)), []);
+        assert_eq!(changes(&snapshot(), &made(&[("a", "live")]), None), []);
+        assert_eq!(changes(&snapshot(), &new, None).len(), 1);
     }
 
     proptest::proptest! {

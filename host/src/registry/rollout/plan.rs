@@ -70,8 +70,13 @@ fn count(changes: &[ObjectChange]) -> PlanStatus {
             replaced: 0,
             pruned: 0,
             released: 0,
+            later: 0,
         });
         immutable += u32::from(!child.immutable.is_empty());
+        if child.waits_for.is_some() {
+            kind.later += 1;
+            continue;
+        }
         *match child.verb {
             Verb::Create => &mut kind.created,
             Verb::Update => &mut kind.updated,
@@ -213,6 +218,7 @@ mod tests {
         let child = |verb: &Verb| ChildChange {
             child: reference("ConfigMap", name),
             verb: *verb,
+            waits_for: None,
             immutable: Vec::new(),
             fields: Vec::new(),
         };
@@ -240,6 +246,15 @@ mod tests {
         assert_eq!(objects, unchanged + changed + failed + failing + unknown);
         let [kind] = plan.children.as_slice() else { unreachable!("one kind: {:?}", plan.children) };
         assert_eq!((kind.created, kind.updated, kind.pruned), (1, 1, 1));
+    }
+
+    #[test]
+    fn a_child_that_changes_later_is_counted_apart() {
+        let mut held = change("a", Outcome::Changed, &[Verb::Update, Verb::Create]);
+        held.children[0].waits_for = Some("Job j (Missing)".into());
+        let plan = count(&[held]);
+        let [kind] = plan.children.as_slice() else { unreachable!("one kind: {:?}", plan.children) };
+        assert_eq!((plan.changed, kind.later, kind.updated, kind.created), (1, 1, 0, 1));
     }
 
     #[test]

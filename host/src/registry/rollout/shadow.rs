@@ -3,17 +3,21 @@
 //! The request is made of the same parts, the conversation, the check of the plan and the comparison with live state are
 //! the functions that a reconcile uses, so that equal inputs have the plan that the reconcile after the swap has.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::change::{self, ObjectChange};
+use crate::api::names;
 use crate::control::cluster::Cluster;
 use crate::control::controller::{Active, Controller};
 use crate::control::key::PrimaryKey;
 use crate::lookup::{Asker, Grants};
 use crate::overlay::guard::Rails;
 use crate::overlay::{self, Layer};
-use crate::plan::check::{Checked, Checker, Desired, shorten};
-use crate::plan::contract::{Answered, Failure, Lookup, Manifest, Problem, Request, Step, Truth, TypeMeta};
+use crate::plan::check::{self, Checked, Checker, Desired, shorten};
+use crate::plan::contract::{
+    Answered, Disposition, Failure, Lookup, Manifest, ObjectRef, Problem, Request, Step, Truth, TypeMeta,
+};
 use crate::plan::decide::{self, Experience, Writes};
 use crate::plan::object::Object;
 use crate::plan::request::{Children, Snapshot, owns_namespace};
@@ -63,14 +67,38 @@ pub(in crate::registry) enum Evaluated {
 pub(in crate::registry) struct Made {
     pub(super) checked: Checked,
     pub(super) writes: Writes,
+    /// Children that are held, as they are going to be.
+    pub(super) later: Vec<Later>,
     /// What the plugin was shown, where values of Secrets are.
     pub(super) answers: Vec<Answered>,
 }
 
+/// A child that is held until others are ready, and whose plugin says what it is going to be.
+pub(super) struct Later {
+    pub(super) desired: Arc<Desired>,
+    pub(super) live: Option<Arc<Object>>,
+    /// For people.
+    pub(super) waits_for: String,
+    /// The live object is another, or there is none.
+    pub(super) differs: bool,
+}
+
 impl Made {
+    /// What is wanted of a child, now or later; none where it is held and the plugin does not say.
+    pub(super) fn wanted(&self, child: &ObjectRef) -> Option<&Desired> {
+        let now = self.checked.children.iter().filter(|desired| desired.disposition != Disposition::Hold);
+        let mut all = self.later.iter().map(|later| &later.desired).chain(now).map(|desired| &**desired);
+        all.find(|desired| desired.reference == *child)
+    }
+
+    /// Is everything as it is wanted, now and later?
+    pub(super) fn writes_nothing(&self) -> bool {
+        self.writes.is_empty() && self.later.iter().all(|later| !later.differs)
+    }
+
     /// Would the plugin call the object Ready? None when it does not say.
     fn ready(&self) -> Option<bool> {
-        let ready = self.checked.conditions.iter().find(|condition| condition.type_ == crate::api::names::READY)?;
+        let ready = self.checked.conditions.iter().find(|condition| condition.type_ == names::READY)?;
         Some(ready.status == Truth::True)
     }
 }
@@ -151,13 +179,54 @@ pub(in crate::registry) async fn evaluate(
     match checker.check(snapshot, &plan) {
         Ok(mut checked) => {
             let overlays = controller.overlays.selected(&snapshot.kind, &snapshot.primary);
-            let layer = Layer { given: &overlays, rails: version.rails, rejected: &|_| None };
-            checked.children = overlay::lay(layer, &checked.children).children;
+            let layer = || Layer { given: &overlays, rails: version.rails, rejected: &|_| None };
+            let waiting = waiting(&checked);
+            let later = if waiting.is_empty() {
+                Vec::new()
+            } else {
+                // beside the others, as they will be then
+                let free = |child: &Arc<Desired>| waiting.get(&child.reference).map_or(child, |(free, _)| free).clone();
+                let mut then = checked.clone();
+                then.children = overlay::lay(layer(), &checked.children.iter().map(free).collect::<Vec<_>>()).children;
+                then.children.retain(|child| waiting.contains_key(&child.reference));
+                later(&then, &snapshot.children, waiting)
+            };
+            checked.children = overlay::lay(layer(), &checked.children).children;
             let writes = decide::writes(&checked, &snapshot.children, &LastApplied);
-            Evaluated::Planned(Box::new(Made { checked, writes, answers: request.answers }))
+            Evaluated::Planned(Box::new(Made { checked, writes, later, answers: request.answers }))
         }
         Err(refused) => Evaluated::Failed(problem(refused.reason, &refused.message)),
     }
+}
+
+/// Held children whose plugin says what they are going to be, as if nothing held them, and what they wait for.
+fn waiting(checked: &Checked) -> BTreeMap<ObjectRef, (Arc<Desired>, String)> {
+    let held = checked.children.iter().filter(|child| child.disposition == Disposition::Hold);
+    held.filter_map(|child| Some((child.reference.clone(), freed(child)?))).collect()
+}
+
+fn freed(child: &Desired) -> Option<(Arc<Desired>, String)> {
+    let mut body = child.body.clone();
+    let says_more = body.as_object()?.keys().any(|field| !["apiVersion", "kind", "metadata"].contains(&&**field));
+    let annotations = body.pointer_mut("/metadata/annotations")?.as_object_mut().filter(|_| says_more)?;
+    let waits_for = annotations.remove(names::WAITS_FOR_ANNOTATION)?.as_str()?.to_owned();
+    annotations.remove(names::APPLIED_ANNOTATION);
+    let digest = check::digest(&body);
+    let annotations = body.pointer_mut("/metadata/annotations")?.as_object_mut()?;
+    annotations.insert(names::APPLIED_ANNOTATION.into(), digest.clone().into());
+    Some((Arc::new(Desired { body, digest, disposition: Disposition::Apply, ..child.clone() }), waits_for))
+}
+
+/// What will have to be written of these.
+fn later(then: &Checked, live: &Children, mut waiting: BTreeMap<ObjectRef, (Arc<Desired>, String)>) -> Vec<Later> {
+    let writes = decide::writes(then, live, &LastApplied);
+    let written: BTreeSet<&ObjectRef> = writes.tiers.iter().flatten().map(|apply| &apply.desired.reference).collect();
+    let one = |desired: &Arc<Desired>| {
+        let (_, waits_for) = waiting.remove(&desired.reference).unwrap_or((desired.clone(), String::new()));
+        let (live, differs) = (live.get(&desired.reference).cloned(), written.contains(&desired.reference));
+        Later { desired: desired.clone(), live, waits_for, differs }
+    };
+    then.children.iter().map(one).collect()
 }
 
 /// The object and its children as the caches have them, for a version.
@@ -223,16 +292,22 @@ pub(super) async fn compare(
             let also = matches!(before().await, Some(Evaluated::Failed(_)));
             ObjectChange::failed(object, &problem, also)
         }
-        Evaluated::Planned(made) if made.writes.is_empty() => {
-            let was = change::is_ready(&snapshot.primary);
-            ObjectChange::unchanged(object, was && made.ready() == Some(false))
-        }
         Evaluated::Planned(made) => {
-            let before = match before().await {
+            let before = match made.writes_nothing() {
+                false => before().await,
+                true => None,
+            };
+            let before = match before {
                 Some(Evaluated::Planned(before)) => Some(before),
                 _ => None,
             };
-            ObjectChange::changed(object, &snapshot, &made, before.as_deref())
+            let changes = change::changes(&snapshot, &made, before.as_deref());
+            if changes.is_empty() {
+                let was = change::is_ready(&snapshot.primary);
+                ObjectChange::unchanged(object, was && made.ready() == Some(false))
+            } else {
+                ObjectChange::changed(object, changes)
+            }
         }
     };
     metrics().evaluated(new.name, change.outcome.word());

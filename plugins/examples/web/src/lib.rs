@@ -2,8 +2,6 @@
 //!
 //! The smallest plugin that is of use, and the one that `cargo xtask bench fleet` runs by the hundred.
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Container, PodSpec, Service};
 use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPort, NetworkPolicySpec};
@@ -78,8 +76,7 @@ fn metadata(web: &Web) -> ObjectMeta {
 }
 
 fn config(web: &Web) -> ConfigMap {
-    let data = BTreeMap::from([("motd".into(), format!("this is {}", name(web)))]);
-    ConfigMap { metadata: metadata(web), data: Some(data), ..Default::default() }
+    objects::config_map(metadata(web), [("motd", format!("this is {}", name(web)))])
 }
 
 fn service(web: &Web) -> Service {

@@ -1,6 +1,6 @@
 use serde::de::DeserializeOwned;
 use serde::{Serialize, Serializer};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{fail, wire};
 use crate::Kind;
@@ -47,6 +47,9 @@ pub struct PlannedChild {
     pub waits_for: Option<String>,
     /// As it is sent; of a held child only which one it is.
     pub object: Value,
+    /// Of a child that waits for others: as it is going to be.
+    #[serde(skip)]
+    pub later: Option<Value>,
 }
 
 /// What is to be done with a child.
@@ -95,16 +98,33 @@ pub struct Condition {
     pub message: String,
 }
 
+/// Only which one it is, and apart from that what it is going to be.
+fn held(mut object: Value) -> PlannedChild {
+    let annotations = object["metadata"]["annotations"].as_object_mut();
+    let waits_for = annotations.and_then(|all| all.remove(WAITS_FOR)?.as_str().map(str::to_owned));
+    if let Some(metadata) = object["metadata"].as_object_mut().filter(|all| all.get("annotations") == Some(&json!({})))
+    {
+        metadata.remove("annotations");
+    }
+    let mut metadata = serde_json::Map::new();
+    for field in ["name", "namespace"] {
+        metadata.extend(object["metadata"].get(field).map(|value| (field.to_owned(), value.clone())));
+    }
+    let header = json!({ "apiVersion": object["apiVersion"], "kind": object["kind"], "metadata": metadata });
+    let later = waits_for.is_some().then_some(object);
+    PlannedChild { disposition: Disposition::Hold, options: Vec::new(), waits_for, object: header, later }
+}
+
 impl Plan {
     pub(super) fn new(plan: wire::Plan) -> Self {
-        let json = |text: &str| serde_json::from_str(text).unwrap_or_else(|error| fail("not JSON", error));
+        let parsed = |text: &str| serde_json::from_str(text).unwrap_or_else(|error| fail("not JSON", error));
         let child = |child: wire::Child| {
-            let mut object: Value = json(&child.object);
-            let is_held = child.disposition == wire::Disposition::Hold;
-            let annotations =
-                object["metadata"].as_object_mut().filter(|_| is_held).and_then(|m| m.remove("annotations"));
-            let waits_for = annotations.and_then(|all| all[WAITS_FOR].as_str().map(str::to_owned));
-            PlannedChild { disposition: child.disposition.into(), options: options(child.options), waits_for, object }
+            let object: Value = parsed(&child.object);
+            if child.disposition == wire::Disposition::Hold {
+                return held(object);
+            }
+            let (disposition, options) = (child.disposition.into(), options(child.options));
+            PlannedChild { disposition, options, waits_for: None, object, later: None }
         };
         let condition = |condition: wire::Condition| Condition {
             kind: condition.type_,
@@ -118,7 +138,7 @@ impl Plan {
         };
         Self {
             conditions: plan.conditions.into_iter().map(condition).collect(),
-            status: plan.status.as_deref().map(json),
+            status: plan.status.as_deref().map(parsed),
             children: plan.children.into_iter().map(child).collect(),
             events: plan.events.into_iter().map(|event| (event.reason, event.note)).collect(),
             calls: plan.calls.into_iter().map(|call| (call.key, call.grpc.path)).collect(),

@@ -84,6 +84,11 @@ impl Variant {
         self.0["fixed"].as_str()
     }
 
+    /// `late`: makes another ConfigMap with this value, once `waits`, if it is there, is no longer said.
+    fn late(&self) -> Option<(&str, Option<&str>)> {
+        Some((self.0["late"].as_str()?, self.0["waits"].as_str()))
+    }
+
     /// `schema`: properties of `spec`, in place of `tag` and `text`.
     fn schema(&self) -> Value {
         match &self.0["schema"] {
@@ -158,6 +163,18 @@ impl Guest for Chameleon {
                 "immutable": true, "data": { "value": value },
             }));
         }
+        let mut children: Vec<(Value, Disposition)> =
+            children.into_iter().map(|object| (object, Disposition::Apply)).collect();
+        if let Some((value, waits)) = variant.late() {
+            let mut metadata = json!({ "name": format!("{name}-late") });
+            if let Some(waits) = waits {
+                metadata["annotations"] = json!({ "transom.dev/waits-for": waits });
+            }
+            let disposition = if waits.is_some() { Disposition::Hold } else { Disposition::Apply };
+            let object =
+                json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": { "late": value } });
+            children.push((object, disposition));
+        }
         let ready = variant.is_ready(tag);
         let condition = Condition {
             type_: "Ready".into(),
@@ -165,13 +182,13 @@ impl Guest for Chameleon {
             reason: if ready { "AsAsked" } else { "NeverReady" }.into(),
             message: String::new(),
         };
-        let apply = |object: Value| Child {
+        let child = |(object, disposition): (Value, Disposition)| Child {
             object: object.to_string(),
-            disposition: Disposition::Apply,
+            disposition,
             options: ChildOptions::empty(),
         };
         Ok(Step::Done(Plan {
-            children: children.into_iter().map(apply).collect(),
+            children: children.into_iter().map(child).collect(),
             status: None,
             conditions: vec![condition],
             events: Vec::new(),
