@@ -34,7 +34,7 @@ use crate::lookup::{Asker, Lookups};
 use crate::overlay::{Basis, Overlaid};
 use crate::plan::check::{Checked, Checker, Desired, Known, PlanError, digest, shorten};
 use crate::plan::contract::{
-    Answered, Call, CallResult, Event, Failure, Lookup, ObjectRef, Problem, Request, Step, Truth, TypeMeta,
+    Answered, Call, CallResult, Disposition, Event, Failure, Lookup, ObjectRef, Problem, Request, Step, Truth, TypeMeta,
 };
 use crate::plan::decide::{self, Apply, Experience, Prune, Writes};
 use crate::plan::object::Object;
@@ -255,6 +255,8 @@ impl Memory {
         let (agreed, current): (Vec<_>, Vec<_>) = checked
             .children
             .iter()
+            // one that is held was not compared: it may be written as it is said now, later
+            .filter(|desired| desired.disposition != Disposition::Hold)
             .filter_map(|desired| Some((desired, snapshot.children.get(&desired.reference)?)))
             .map(|(desired, live)| (agreement(desired, live), normalisation(desired, live)))
             .unzip();

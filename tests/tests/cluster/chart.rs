@@ -129,7 +129,7 @@ async fn leader(ns: &Namespace, is_it: impl Fn(&str) -> bool) -> String {
 
 #[tokio::test]
 async fn with_two_replicas_one_goes_on_when_the_pod_of_the_other_is_gone() {
-    let release = Release::install("chart-ha", &["replicas=2", "leaderElection.leaseDurationSeconds=3"]).await;
+    let release = Release::install("chart-ha", &["replicas=2", "leaderElection.leaseDurationSeconds=10"]).await;
     let ns = &release.ns;
     plugin(ns, "domain").await;
     ready_domain(ns, "before").await;

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
+use transom_tests::sample::Plugin;
 use transom_tests::{
-    Component, Output, Registry, TestCluster, component, condition, condition_of, cosign, transom_as, unique,
+    Component, Output, Registry, TestCluster, component, condition, condition_of, cosign, of, transom_as, unique,
 };
 
 use crate::sources::{oci, push, secrets};
@@ -139,6 +140,20 @@ async fn a_dry_look_checks_the_signature_as_a_host_would() {
     let wrong = look(&reference, Some(&other)).await;
     assert!(wrong.stderr.contains(refused) && wrong.stderr.contains("SignatureInvalid"), "{wrong:?}");
     assert!(look(&reference, None).await.stdout.contains("# signature: not asked for"));
+
+    // an upgrade that names no key asks for the one that was named before
+    let install = async |key: &[&str]| {
+        let arguments = ["plugin", "install", &reference, "--name", &name, "--ca", &ca, "--no-wait", "--yes"];
+        transom_as(&registry, &[&arguments[..], key].concat()).await.succeeded()
+    };
+    let (public_key, label) = (own.join("cosign.pub").display().to_string(), ns.selector());
+    install(&["--key", &public_key, "--label", &label]).await;
+    install(&[]).await;
+    let record = ns.get(of::<Plugin>(&name)).await;
+    assert_eq!(record["spec"]["signature"]["keys"][0]["pem"], json!(public(&own)), "{record:#}");
+    assert!(look(&reference, None).await.stdout.contains("# signature: valid, by the key"));
+    ns.delete(&record).await;
+    ns.wait_gone(&record).await;
 
     // the record says who must have signed, and somebody else has written that
     let keys = json!({ "keys": [{ "pem": public(&other) }] });

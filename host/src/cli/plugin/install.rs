@@ -38,7 +38,8 @@ const MAX_CONFIG_MAP: usize = 760 << 10;
     transom plugin install registry.example/team/web:1.2.0 --key cosign.pub\n  \
     transom plugin install registry.example/team/web:1.3.0 --key cosign.pub --yes   # upgrade\n  \
     transom plugin install web.wasm --namespace transom --yes        # through a ConfigMap\n\
-    A tag is written to the record with the digest that it stands for now; call it again to take up a tag that has moved.")]
+    A tag is written to the record with the digest that it stands for now; call it again to take up a tag that has moved.\n\
+    Keys, account, secrets and labels that an earlier call has set stay when they are not named again.")]
 pub struct Args {
     /// registry/repository:tag or @sha256:…, or a file, which is put into a ConfigMap.
     what: String,
@@ -232,7 +233,14 @@ impl Args {
         }
         let cluster = Cluster::new(client.clone(), None);
         let (role, unknown) = roles::needed(&cluster, name, manifest, &loaded.definitions).await;
-        let record = self.record(name, &found.source, &digest, &keys);
+        let mut record = self.record(name, &found.source, &digest, &keys);
+        let api = Api::<Plugin>::all(client.clone());
+        let live = api.get_opt(name).await.ok().flatten();
+        let before = live.as_ref().and_then(|live| live.metadata.generation);
+        let kept = live.and_then(|live| serde_json::to_value(live).ok()).map(|live| keep(&mut record, &live));
+        for field in kept.into_iter().flatten() {
+            eprintln!("{field} stays as an earlier install has set it");
+        }
         let binding = self.service_account.as_ref();
         let binding = binding.map(|(namespace, account)| roles::binding(name, (namespace, account)));
         let installation = Installation {
@@ -248,7 +256,7 @@ impl Args {
             self.print(&installation)?;
         }
         if !self.yes {
-            let policy = policy(&Api::all(client), name, &installation.record).await;
+            let policy = policy(&api, name, &installation.record).await;
             let signed = Signed::check(&Arc::new(cluster), policy.as_ref(), &found).await;
             let mut shown = of(None);
             if let Some(shown) = shown.as_object_mut() {
@@ -273,12 +281,10 @@ impl Args {
             applied
                 .with_context(|| format!("cannot apply the ConfigMap {}/{}", self.namespace, config_map_name(name)))?;
         }
-        let api = Api::<Plugin>::all(client);
         let apply = async |force| {
             let parameters = PatchParams { force, ..PatchParams::apply(MANAGER) };
             api.patch(name, &parameters, &Patch::Apply(&installation.record)).await
         };
-        let before = api.get_metadata_opt(name).await.ok().flatten().and_then(|there| there.metadata.generation);
         let applied = match apply(self.force).await {
             Err(kube::Error::Api(status)) if is_rolled_back(&status) => apply(true).await,
             applied => applied,
@@ -394,6 +400,39 @@ impl Args {
     }
 }
 
+/// What an earlier call has written and this one does not name, which an apply would take away. An upgrade must not forget who
+/// has to have signed, or whom the plugin acts as. Returns the names of these fields.
+fn keep(record: &mut Value, live: &Value) -> Vec<String> {
+    let managers = live.pointer("/metadata/managedFields").and_then(Value::as_array);
+    let mut own = managers.into_iter().flatten().filter(|entry| {
+        let says = |field: &str| entry.get(field).and_then(Value::as_str);
+        says("manager") == Some(MANAGER) && says("operation") == Some("Apply") && says("subresource").is_none()
+    });
+    let Some(fields) = own.next().and_then(|entry| entry.get("fieldsV1")) else { return Vec::new() };
+    let labels = fields.pointer("/f:metadata/f:labels").and_then(Value::as_object).into_iter().flatten();
+    let labels = labels.filter_map(|(label, _)| Some(vec!["metadata", "labels", label.strip_prefix("f:")?]));
+    let spec = [&["signature"][..], &["serviceAccount"], &["source", "oci", "credentials"], &["source", "oci", "ca"]];
+    let spec = spec.into_iter().map(|path| [&["spec"], path].concat());
+    let mut kept = Vec::new();
+    for path in spec.chain(labels) {
+        let Some((last, parents)) = path.split_last() else { continue };
+        let walk = |root: &'_ Value, prefix: &str| -> Option<Value> {
+            let found = path.iter().try_fold(root, |value, key| value.get(format!("{prefix}{key}")));
+            found.cloned()
+        };
+        let (Some(_), Some(value)) = (walk(fields, "f:"), walk(live, "")) else { continue };
+        let parent = parents.iter().try_fold(&mut *record, |value, key| value.get_mut(*key));
+        // a source of another sort has none of these
+        if let Some(parent) = parent.and_then(Value::as_object_mut)
+            && !parent.contains_key(*last)
+        {
+            parent.insert((*last).to_owned(), value);
+            kept.push(path.join("."));
+        }
+    }
+    kept
+}
+
 /// A ConfigMap with the component, packed; none when it does not fit. Without a name.
 pub(in crate::cli) fn config_map(wasm: &[u8]) -> anyhow::Result<Option<Value>> {
     let mut packed = GzEncoder::new(Vec::new(), Compression::best());
@@ -410,4 +449,55 @@ pub(in crate::cli) fn config_map(wasm: &[u8]) -> anyhow::Result<Option<Value>> {
 
 pub(in crate::cli) fn config_map_name(plugin: &str) -> String {
     format!("transom-plugin-{plugin}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn live(manager: &str) -> Value {
+        let fields = json!({
+            "f:metadata": { "f:labels": { "f:team": {} } },
+            "f:spec": { "f:digest": {}, "f:signature": { "f:keys": {} }, "f:serviceAccount": { "f:name": {} },
+                "f:source": { "f:oci": { "f:ca": { "f:name": {} }, "f:reference": {} } } },
+        });
+        json!({
+            "metadata": { "labels": { "team": "a", "other": "b" },
+                "managedFields": [{ "manager": manager, "operation": "Apply", "fieldsV1": fields }] },
+            "spec": { "digest": "sha256:old", "signature": { "keys": [{ "pem": "P" }] }, "limits": {},
+                "serviceAccount": { "namespace": "n", "name": "s" },
+                "source": { "oci": { "reference": "old", "ca": { "namespace": "n", "name": "ca" },
+                    "credentials": { "namespace": "n", "name": "somebody else's" } } } },
+        })
+    }
+
+    fn record() -> Value {
+        json!({ "metadata": { "labels": {} }, "spec": { "digest": "sha256:new", "source": { "oci": { "reference": "new" } } } })
+    }
+
+    #[test]
+    fn an_upgrade_forgets_neither_key_nor_account() {
+        let mut next = record();
+        let kept = keep(&mut next, &live(MANAGER));
+        assert_eq!(kept, ["spec.signature", "spec.serviceAccount", "spec.source.oci.ca", "metadata.labels.team"]);
+        let expected = json!({
+            "metadata": { "labels": { "team": "a" } },
+            "spec": { "digest": "sha256:new", "signature": { "keys": [{ "pem": "P" }] },
+                "serviceAccount": { "namespace": "n", "name": "s" },
+                "source": { "oci": { "reference": "new", "ca": { "namespace": "n", "name": "ca" } } } },
+        });
+        assert_eq!(next, expected);
+    }
+
+    #[test]
+    fn what_is_named_anew_or_is_somebody_elses_is_not_kept() {
+        let mut next = record();
+        next["spec"]["signature"] = json!({ "keys": [{ "pem": "Q" }] });
+        next["spec"]["source"] = json!({ "configMap": {} });
+        let kept = keep(&mut next, &live(MANAGER));
+        assert_eq!(kept, ["spec.serviceAccount", "metadata.labels.team"]);
+        assert_eq!(next["spec"]["signature"]["keys"][0]["pem"], "Q");
+        assert_eq!(keep(&mut record(), &live("somebody")), Vec::<String>::new());
+        assert_eq!(keep(&mut record(), &json!({})), Vec::<String>::new());
+    }
 }
