@@ -9,6 +9,9 @@ use crate::test::Environment;
 use crate::tools::Tools;
 use crate::{command, guests, host, tools, workspace};
 
+/// Of the host: what `deploy/README.md` makes an image of.
+const PROFILE: &str = "dist";
+
 /// Benchmarks that need no cluster: for all others a fresh control plane is started.
 const WITHOUT_CLUSTER: &[&str] = &["call", "engine"];
 
@@ -28,7 +31,7 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let plugins = guests::build(&[], guests::Build::Shipped)?;
     build(&options.name)?;
-    let host = host::binary("release")?;
+    let host = host::binary(PROFILE)?;
     let plane;
     let environment = if WITHOUT_CLUSTER.contains(&options.name.as_str()) {
         plane = None;
@@ -39,7 +42,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         plane = Some(ControlPlane::start(&folder, &tools)?);
         Environment::new(&tools, plane.as_ref(), &plugins, &host)?
     };
-    let mut bench = cargo("bench", &options.name);
+    let mut bench = bench(&options.name);
     if WITH_TEMPORAL.contains(&options.name.as_str()) {
         bench.env("TRANSOM_TEST_TEMPORAL", tools::temporal()?.0);
     }
@@ -62,15 +65,25 @@ pub(crate) fn charts(folder: &Path) -> Result<()> {
     run(&Options { name: "engine".into(), json: None, count: None, arguments: vec!["--compare".into(), folder] })
 }
 
-/// Both at once, so that they share their dependencies: see `test::build`.
+/// The host as it is shipped, and the benchmark.
 fn build(name: &str) -> Result<()> {
-    command::run(cargo("build", name).args(["--release", "--bin", "transom"]))
+    let mut host = command::cargo();
+    host.current_dir(workspace::root()).args([
+        "build",
+        "--profile",
+        PROFILE,
+        "--package",
+        "transom",
+        "--bin",
+        "transom",
+    ]);
+    command::run(&mut host)?;
+    command::run(bench(name).arg("--no-run"))
 }
 
-fn cargo(verb: &str, name: &str) -> std::process::Command {
+fn bench(name: &str) -> std::process::Command {
     let mut cargo = command::cargo();
-    cargo.current_dir(workspace::root());
-    cargo.args([verb, "--package", "transom", "--package", "transom-tests", "--bench", name]);
+    cargo.current_dir(workspace::root()).args(["bench", "--package", "transom-tests", "--bench", name]);
     cargo
 }
 
