@@ -287,10 +287,11 @@ impl Controller {
     /// Does this plugin serve anything, be it only deletions?
     #[must_use]
     pub fn is_active(&self, plugin: &str) -> bool {
-        self.active.read().unwrap_or_else(PoisonError::into_inner).values().any(|serving| serving.stable.name == plugin)
+        let active = self.active.read().unwrap_or_else(PoisonError::into_inner);
+        active.values().any(|serving| serving.stable.name == plugin && !serving.stands_by)
     }
 
-    /// Names of the plugins that serve anything.
+    /// Names of the plugins that serve anything, be it only webhooks.
     #[must_use]
     pub fn plugins(&self) -> BTreeSet<String> {
         let active = self.active.read().unwrap_or_else(PoisonError::into_inner);
@@ -379,7 +380,8 @@ impl Controller {
 
     /// Returns the resource versions that were written, and how long the primary has to rest.
     async fn reconcile(&self, key: &PrimaryKey) -> (Vec<u64>, Option<Duration>) {
-        let Some(versions) = self.versions(&key.kind) else {
+        // what was loaded while this replica stood by is loaded again now, and then all objects come up
+        let Some(versions) = self.versions(&key.kind).filter(|versions| !versions.stands_by) else {
             return (Vec::new(), None);
         };
         if let Some(watch) = versions.stable.primary_watch(&key.kind) {

@@ -20,6 +20,8 @@ pub struct Serving {
     pub canary: Option<(Arc<Active>, Share)>,
     /// Versions that only objects with their digest in the annotation have.
     pub pinned: Vec<Arc<Active>>,
+    /// They answer webhooks only: another replica reconciles.
+    pub stands_by: bool,
 }
 
 /// What serves one object.
@@ -34,7 +36,7 @@ impl Serving {
     /// One version for all objects.
     #[must_use]
     pub fn all(active: Arc<Active>) -> Self {
-        Self { stable: active, canary: None, pinned: Vec::new() }
+        Self { stable: active, canary: None, pinned: Vec::new(), stands_by: false }
     }
 
     /// What serves an object: the same for the same object and the same step, in every process.

@@ -176,7 +176,7 @@ impl Registry {
     }
 
     fn remove(&self, slots: &mut BTreeMap<String, Slot>, role: Role, name: &str) {
-        if slots.remove(name).is_none() && !self.controller.is_active(name) {
+        if slots.remove(name).is_none() && !self.controller.plugins().contains(name) {
             return;
         }
         self.controller.deactivate(name);
@@ -427,7 +427,8 @@ impl Record {
     /// Lets the loaded versions serve.
     fn serve(&self) {
         let Some(stable) = self.stable.clone() else { return };
-        self.controller.serve(Serving { stable, canary: self.canary.clone(), pinned: self.pinned.clone() });
+        let (canary, pinned) = (self.canary.clone(), self.pinned.clone());
+        self.controller.serve(Serving { stable, canary, pinned, stands_by: self.role == Role::StandsBy });
     }
 
     /// Sees to it that objects are stored in the version of now. Returns when it is to be looked at again.
@@ -685,7 +686,8 @@ impl Record {
         let (Some(stable), Some((canary, _))) = (&self.stable, &self.canary) else {
             return Vec::new();
         };
-        let serving = Serving { stable: stable.clone(), canary: self.canary.clone(), pinned: self.pinned.clone() };
+        let (canary_of, pinned) = (self.canary.clone(), self.pinned.clone());
+        let serving = Serving { stable: stable.clone(), canary: canary_of, pinned, stands_by: false };
         let mut part = Vec::new();
         for watch in &stable.primary_watches {
             for primary in watch.cache.all() {
