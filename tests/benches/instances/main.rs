@@ -63,7 +63,7 @@ async fn run(options: Options) -> Result<()> {
     let host = Host::start("second").await?;
     idle(&host).await?;
     let rendered = renders(&host)?;
-    let elapsed = bench.fleet(&host).await?;
+    let (elapsed, _) = bench.fleet(&host).await?;
     let rendered = (renders(&host)? - rendered) / count(bench.options.count);
     bench.report.bar("renders_per_primary", rendered, 1.0);
     let after = bench.bare("bare-after").await?;

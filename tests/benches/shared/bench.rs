@@ -121,8 +121,8 @@ impl Bench {
         Ok(Some(Outcome { control_plane_cpu: cpu, ..outcome }))
     }
 
-    /// The primaries, with the host at work.
-    pub(crate) async fn fleet(&mut self, host: &Host) -> Result<Outcome> {
+    /// The primaries, with the host at work. Returns its CPU seconds, too.
+    pub(crate) async fn fleet(&mut self, host: &Host) -> Result<(Outcome, f64)> {
         let n = count(self.options.count);
         self.audit.counts_since_last()?;
         let calls = host.plugin_calls()?;
@@ -171,7 +171,7 @@ impl Bench {
         report.figure("refused_requests", count(counts.refused));
         report.bar("cpu_ms_per_primary", cpu * 1_000.0 / n, self.bars.cpu_ms);
         report.bar("peak_mib", memory.peak_mib, self.bars.peak_mib);
-        Ok(Outcome { control_plane_cpu: plane, cpu, ..outcome })
+        Ok((Outcome { control_plane_cpu: plane, ..outcome }, cpu))
     }
 
     /// The host beside the bare client's two runs.

@@ -37,8 +37,6 @@ pub(crate) struct Outcome {
     pub(crate) last_ready: Duration,
     /// CPU seconds of the control plane meanwhile; filled in by who knows.
     pub(crate) control_plane_cpu: f64,
-    /// The same of the process that made the children.
-    pub(crate) cpu: f64,
 }
 
 impl Outcome {
@@ -305,6 +303,6 @@ impl Progress {
         };
         let (children, last_child) = times(|primary| primary.complete)?;
         let (ready, last_ready) = times(|primary| primary.ready)?;
-        Ok(Outcome { children, ready, last_child, last_ready, control_plane_cpu: 0.0, cpu: 0.0 })
+        Ok(Outcome { children, ready, last_child, last_ready, control_plane_cpu: 0.0 })
     }
 }
