@@ -289,6 +289,14 @@ pub struct RolloutStatus {
     pub message: String,
 }
 
+impl RolloutStatus {
+    /// Does it serve its part of the objects?
+    #[must_use]
+    pub fn serves(&self) -> bool {
+        self.step > 0 && !self.state.is_over()
+    }
+}
+
 /// How far a version on its way is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum RolloutState {

@@ -64,7 +64,7 @@ impl Serving {
 #[must_use]
 pub fn of_record(record: &Plugin, primary: &Object) -> (Option<String>, Option<String>) {
     let status = record.status.clone().unwrap_or_default();
-    let on_its_way = status.rollout.filter(|attempt| attempt.step > 0 && !attempt.state.is_over());
+    let on_its_way = status.rollout.filter(RolloutStatus::serves);
     if let Some(pin) = primary.pin.as_deref() {
         let serving = (status.digest, status.version);
         let canary = on_its_way.map(|attempt| (Some(attempt.digest), Some(attempt.version)));
@@ -74,10 +74,7 @@ pub fn of_record(record: &Plugin, primary: &Object) -> (Option<String>, Option<S
         return (version, Some(pin.to_owned()));
     }
     let steps = &record.spec.rollout.steps;
-    let has = |attempt: &RolloutStatus| {
-        let parts = steps.get(..attempt.step as usize).unwrap_or(steps);
-        Share::of(parts).is_ok_and(|share| share.has(primary))
-    };
+    let has = |attempt: &RolloutStatus| Share::until(steps, attempt.step).is_ok_and(|share| share.has(primary));
     match on_its_way.filter(has) {
         Some(attempt) => (Some(attempt.version), Some(attempt.digest)),
         None => (status.version, status.digest),
@@ -100,6 +97,14 @@ impl Share {
             Ok((u32::from(step.percent.unwrap_or(100)) * 100, selector))
         };
         steps.iter().map(one).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// The objects of the steps up to this one; of all where there are fewer by now.
+    ///
+    /// # Errors
+    /// As [`Self::of`].
+    pub fn until(steps: &[RolloutStep], step: u32) -> Result<Self, String> {
+        Self::of(steps.get(..step as usize).unwrap_or(steps))
     }
 
     /// Is this object part of it?

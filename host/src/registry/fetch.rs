@@ -135,12 +135,7 @@ impl Fetcher {
             sets.push(self.policy.keys().to_vec());
         }
         if let Some(policy) = named.signature {
-            let mut keys = Vec::new();
-            for (i, key) in policy.keys.iter().enumerate() {
-                let at = format!("{}.signature.keys[{i}]", named.field);
-                keys.push(verifying_key(&self.cluster, key, &at).await?);
-            }
-            sets.push(keys);
+            sets.push(verifying_keys(&self.cluster, policy, &named.field).await?);
         }
         if sets.is_empty() && self.policy.requires_signature() {
             let message = format!("this host runs signed components only: name the keys in {}.signature", named.field);
@@ -212,17 +207,22 @@ impl Fetcher {
     }
 }
 
-/// A key that a record names; `at` is its field, for messages.
+/// The keys that a record names. `field` is what the policy belongs to, for messages: `spec`.
 ///
 /// # Errors
 /// `KeyMissing`, `InvalidKey`.
-pub(crate) async fn verifying_key(
+pub(crate) async fn verifying_keys(
     cluster: &Arc<Cluster>,
-    key: &PublicKey,
-    at: &str,
-) -> Result<VerifyingKey, SourceError> {
-    let pem = pem(cluster, key, at).await?;
-    VerifyingKey::from_pem(&pem).or_else(|form| refuse("InvalidKey", format!("{at} {form}")))
+    policy: &SignaturePolicy,
+    field: &str,
+) -> Result<Vec<VerifyingKey>, SourceError> {
+    let mut keys = Vec::new();
+    for (i, key) in policy.keys.iter().enumerate() {
+        let at = format!("{field}.signature.keys[{i}]");
+        let pem = pem(cluster, key, &at).await?;
+        keys.push(VerifyingKey::from_pem(&pem).or_else(|form| refuse("InvalidKey", format!("{at} {form}")))?);
+    }
+    Ok(keys)
 }
 
 async fn pem(cluster: &Arc<Cluster>, key: &PublicKey, at: &str) -> Result<String, SourceError> {

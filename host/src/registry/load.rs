@@ -323,10 +323,10 @@ pub(super) async fn install(
     }
     for definition in &loaded.definitions {
         let refused = |error| install_failure(&InstallError::Refused(error));
-        let served = cluster.served(&definition.served.kind).await;
+        let kind = &definition.served.kind;
         if heritage.stands_by {
-            served.map_err(|error| refused(DefinitionError(error.to_string())))?;
-        } else if !heritage.keep_definitions || served.is_err() {
+            cluster.served(kind).await.map_err(|error| refused(DefinitionError(error.to_string())))?;
+        } else if !heritage.keep_definitions || cluster.served(kind).await.is_err() {
             // a definition that is not there at all is nobody else's
             definition.install(&controller.cluster, &field_manager).await.map_err(refused)?;
         }

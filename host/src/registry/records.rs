@@ -326,8 +326,7 @@ impl Record {
         let generation = plugin.metadata.generation.unwrap_or_default();
         // what serves nothing yet, or no longer, is tried again when the record has changed
         let stands = |attempt: &RolloutStatus| {
-            let serves = attempt.step > 0 && !attempt.state.is_over();
-            attempt.revision == revision && (serves || attempt.generation == generation)
+            attempt.revision == revision && (attempt.serves() || attempt.generation == generation)
         };
         let attempt = before.rollout.clone().filter(stands);
         match (&self.stable, attempt) {
@@ -376,9 +375,8 @@ impl Record {
                 self.stable = Some(active);
                 self.load_pins(plugin).await;
                 // objects of a version on its way must not change hands and back
-                let part = before.rollout.as_ref().filter(|attempt| attempt.step > 0 && !attempt.state.is_over());
                 let wanted = VersionSpec::of(&plugin.spec);
-                if let Some(attempt) = part.filter(|attempt| attempt.revision == wanted.revision())
+                if let Some(attempt) = let_in(before, &wanted)
                     && let Err(failure) = self.enter(plugin, before, &wanted, attempt.step, None).await
                 {
                     let LoadFailure { step, reason, message, .. } = failure;
@@ -426,9 +424,15 @@ impl Record {
 
     /// Lets the loaded versions serve.
     fn serve(&self) {
-        let Some(stable) = self.stable.clone() else { return };
-        let (canary, pinned) = (self.canary.clone(), self.pinned.clone());
-        self.controller.serve(Serving { stable, canary, pinned, stands_by: self.role == Role::StandsBy });
+        if let Some(serving) = self.serving() {
+            self.controller.serve(serving);
+        }
+    }
+
+    /// The loaded versions; none without one that serves whatever no other does.
+    fn serving(&self) -> Option<Serving> {
+        let (stable, stands_by) = (self.stable.clone()?, self.role == Role::StandsBy);
+        Some(Serving { stable, canary: self.canary.clone(), pinned: self.pinned.clone(), stands_by })
     }
 
     /// Sees to it that objects are stored in the version of now. Returns when it is to be looked at again.
@@ -616,7 +620,7 @@ impl Record {
         if plugin.metadata.deletion_timestamp.is_some() && self.canary.is_some() {
             return Next::Rest;
         }
-        let serves = attempt.step > 0 && !attempt.state.is_over();
+        let serves = attempt.serves();
         if serves && let Err(failure) = self.enter(plugin, &before, wanted, attempt.step, None).await {
             return self.refused(plugin, before, failure).await;
         }
@@ -648,9 +652,7 @@ impl Record {
         step: u32,
         prepared: Option<Prepared>,
     ) -> Result<(), LoadFailure> {
-        let policy = &plugin.spec.rollout;
-        let parts = policy.steps.get(..step as usize).unwrap_or(&policy.steps);
-        let share = Share::of(parts).unwrap_or_default();
+        let share = Share::until(&plugin.spec.rollout.steps, step).unwrap_or_default();
         let revision = wanted.revision();
         let loaded = self.canary.as_ref().filter(|(active, _)| *active.revision == *revision).cloned();
         if loaded.as_ref().is_some_and(|(_, now)| *now == share) {
@@ -683,13 +685,11 @@ impl Record {
 
     /// The objects that the version on its way serves.
     fn part(&self) -> Vec<(PrimaryKey, Arc<Object>)> {
-        let (Some(stable), Some((canary, _))) = (&self.stable, &self.canary) else {
+        let (Some(serving), Some((canary, _))) = (self.serving(), &self.canary) else {
             return Vec::new();
         };
-        let (canary_of, pinned) = (self.canary.clone(), self.pinned.clone());
-        let serving = Serving { stable: stable.clone(), canary: canary_of, pinned, stands_by: false };
         let mut part = Vec::new();
-        for watch in &stable.primary_watches {
+        for watch in &serving.stable.primary_watches {
             for primary in watch.cache.all() {
                 if matches!(serving.choose(&watch.kind, &primary), Chosen::Version(one) if Arc::ptr_eq(&one, canary)) {
                     part.push((PrimaryKey::new(watch.kind.clone(), &primary.namespace, &primary.name), primary));
@@ -811,15 +811,12 @@ impl Record {
         };
         let now = jiff::Timestamp::now();
         let since = jiff::Timestamp::from_second(now.as_second() + 1).unwrap_or(now);
-        let policy = &plugin.spec.rollout;
         attempt.state = RolloutState::Baking;
         attempt.since = Some(Time(since));
         attempt.message = format!("step {} of {}", attempt.step, attempt.steps);
         // the share that is about to be, for the count
-        let old = self.canary.replace((
-            active.clone(),
-            Share::of(policy.steps.get(..attempt.step as usize).unwrap_or(&policy.steps)).unwrap_or_default(),
-        ));
+        let share = Share::until(&plugin.spec.rollout.steps, attempt.step).unwrap_or_default();
+        let old = self.canary.replace((active.clone(), share));
         let objects = self.part().len();
         self.canary = old;
         attempt.objects = u32::try_from(objects).unwrap_or(u32::MAX);
@@ -1090,6 +1087,12 @@ fn still_named(sources: &[ResolvedSource], spec: &PluginSpec, status: &PluginSta
     let named: BTreeSet<(String, Option<String>)> = versions.iter().flat_map::<Vec<_>, _>(names).collect();
     let is_named = |one: &&ResolvedSource| named.contains(&(one.reference.clone(), one.refresh.clone()));
     sources.iter().filter(is_named).cloned().collect()
+}
+
+/// The version that is being let in and serves its part already, if it is still the one that is wanted.
+fn let_in<'a>(status: &'a PluginStatus, wanted: &VersionSpec) -> Option<&'a RolloutStatus> {
+    let attempt = status.rollout.as_ref().filter(|attempt| attempt.serves())?;
+    (attempt.revision == wanted.revision()).then_some(attempt)
 }
 
 /// Does the version that serves fail with this object as well?

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::future::{join_all, select_all};
 use http::StatusCode;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
@@ -183,13 +183,13 @@ async fn no_two_replicas_write_at_the_same_time() {
 
 /// Waits until one leads.
 async fn leader_of(replicas: &[Host]) -> usize {
-    loop {
-        for (number, replica) in replicas.iter().enumerate() {
-            if leads(&replica.metrics().await) {
-                return number;
-            }
-        }
-    }
+    let waiting = replicas.iter().enumerate().map(|(number, replica)| {
+        Box::pin(async move {
+            replica.wait_for_metrics(leads).await;
+            number
+        })
+    });
+    select_all(waiting).await.0
 }
 
 #[tokio::test]

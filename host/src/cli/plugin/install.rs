@@ -21,7 +21,7 @@ use crate::api::plugin::{Bounds, Plugin, SignaturePolicy};
 use crate::control::cluster::Cluster;
 use crate::lookup::registry::is_digest;
 use crate::plugin::{Cache, Engine};
-use crate::registry::fetch::verifying_key;
+use crate::registry::fetch::verifying_keys;
 use crate::registry::signature::{Refusal, Signature, Subject, VerifyingKey, verify};
 use crate::registry::source::{Chain, Registry, SourceError};
 use crate::registry::{Loaded, Loader, digest_of};
@@ -139,10 +139,7 @@ impl Signed {
     async fn check(cluster: &Arc<Cluster>, policy: Option<&SignaturePolicy>, found: &Found) -> Self {
         let Some(policy) = policy else { return Self::NotAsked };
         let checked = async {
-            let mut keys = Vec::new();
-            for (i, key) in policy.keys.iter().enumerate() {
-                keys.push(verifying_key(cluster, key, &format!("spec.signature.keys[{i}]")).await?);
-            }
+            let keys = verifying_keys(cluster, policy, "spec").await?;
             let (manifests, signatures) = found.beside.signatures(policy).await?;
             let subject = Subject { manifests: &manifests, component: &found.wasm };
             let verified = verify(&keys, &subject, &signatures);
@@ -235,7 +232,12 @@ impl Args {
         let (role, unknown) = roles::needed(&cluster, name, manifest, &loaded.definitions).await;
         let mut record = self.record(name, &found.source, &digest, &keys);
         let api = Api::<Plugin>::all(client.clone());
-        let live = api.get_opt(name).await.ok().flatten();
+        let live = match api.get(name).await {
+            Ok(live) => Some(live),
+            Err(kube::Error::Api(status)) if status.code == 404 => None,
+            // what an earlier install has set would be lost
+            Err(error) => return Err(error).with_context(|| format!("cannot read the Plugin record {name}")),
+        };
         let before = live.as_ref().and_then(|live| live.metadata.generation);
         let kept = live.and_then(|live| serde_json::to_value(live).ok()).map(|live| keep(&mut record, &live));
         for field in kept.into_iter().flatten() {

@@ -175,8 +175,7 @@ fn target(plugin: &Plugin, to: Option<&str>) -> anyhow::Result<VersionSpec> {
     let serving = status.serving.clone().filter(|serving| serving.revision() != wanted);
     let attempt = status.rollout.as_ref().filter(|attempt| attempt.revision == wanted);
     if let (None, Some(attempt)) = (to, attempt)
-        && !attempt.state.is_over()
-        && attempt.step > 0
+        && attempt.serves()
     {
         bail!("version {} is on its way: abort it", attempt.version);
     }

@@ -7,9 +7,9 @@ use std::time::Duration;
 use kube::ResourceExt;
 use tokio::sync::{mpsc, watch};
 
-use super::Record;
+use super::{Record, let_in};
 use crate::api::plugin::{KindRef, Plugin, PluginStatus};
-use crate::api::rollout::{RolloutState, RolloutStatus, VersionSpec};
+use crate::api::rollout::VersionSpec;
 use crate::control::backoff;
 use crate::control::controller::Active;
 use crate::control::serving::Share;
@@ -36,28 +36,22 @@ impl Said {
             uid: plugin.uid().unwrap_or_default(),
             generation: plugin.metadata.generation,
             stable: status.serving.as_ref().map(VersionSpec::revision),
-            canary: canary(plugin, &status).map(|attempt| (attempt.revision.clone(), attempt.step)),
+            canary: let_in(&status, &VersionSpec::of(&plugin.spec))
+                .map(|attempt| (attempt.revision.clone(), attempt.step)),
             child_kinds: status.child_kinds,
         }
     }
 }
 
-/// The version that serves a part of the objects, if it is still the one in the record.
-fn canary<'a>(plugin: &Plugin, status: &'a PluginStatus) -> Option<&'a RolloutStatus> {
-    let wanted = VersionSpec::of(&plugin.spec).revision();
-    let serves = |attempt: &&RolloutStatus| attempt.step > 0 && !RolloutState::is_over(attempt.state);
-    status.rollout.as_ref().filter(serves).filter(|attempt| attempt.revision == wanted)
-}
-
 impl Record {
     /// Until the record is gone, or this replica leads.
     pub(super) async fn mirror(mut self, mut records: watch::Receiver<Plugin>, tried: mpsc::UnboundedSender<String>) {
-        let (mut failures, mut loaded) = (0u32, None::<Said>);
+        let mut failures = 0u32;
         loop {
             let plugin = records.borrow_and_update().clone();
             let said = Said::by(&plugin);
-            match self.load_what_serves(&plugin, loaded.as_ref() != Some(&said)).await {
-                Ok(()) => (failures, loaded) = (0, Some(said.clone())),
+            match self.load_what_serves(&plugin).await {
+                Ok(()) => failures = 0,
                 Err(LoadFailure { step, reason, message, .. }) => {
                     tracing::warn!(plugin = self.name, step, reason, message, "what serves could not be loaded");
                     failures = failures.saturating_add(1);
@@ -77,18 +71,17 @@ impl Record {
         }
     }
 
-    async fn load_what_serves(&mut self, plugin: &Plugin, is_new: bool) -> Result<(), LoadFailure> {
-        let status = plugin.status.clone().unwrap_or_default();
-        let Some(serving) = status.serving.as_ref().filter(|_| is_new) else { return Ok(()) };
+    async fn load_what_serves(&mut self, plugin: &Plugin) -> Result<(), LoadFailure> {
+        let (status, wanted) = (plugin.status.clone().unwrap_or_default(), VersionSpec::of(&plugin.spec));
+        let Some(serving) = &status.serving else { return Ok(()) };
         self.sources.clone_from(&status.sources);
         // the record's account and rules for overlays may be others, so a known version is loaded again
         self.stable = None;
         self.stable = Some(self.load_kept(plugin, &status, serving).await?);
-        self.canary = match canary(plugin, &status) {
+        self.canary = match let_in(&status, &wanted) {
             Some(attempt) => {
-                let steps = &plugin.spec.rollout.steps;
-                let share = Share::of(steps.get(..attempt.step as usize).unwrap_or(steps)).unwrap_or_default();
-                Some((self.load_kept(plugin, &status, &VersionSpec::of(&plugin.spec)).await?, share))
+                let share = Share::until(&plugin.spec.rollout.steps, attempt.step).unwrap_or_default();
+                Some((self.load_kept(plugin, &status, &wanted).await?, share))
             }
             None => None,
         };
