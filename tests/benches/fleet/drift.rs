@@ -11,8 +11,8 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use crate::shared::api::{Api, DEPLOYMENTS, Depth, Versioned};
-use crate::shared::bench::TAIL;
-use crate::shared::load;
+use crate::shared::bench::Bench;
+use crate::shared::{load, usage};
 use crate::web::WEB;
 
 /// What the primaries ask for, and what the intruder wants.
@@ -21,8 +21,9 @@ const WRONG: i64 = 7;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Between two of them: pods come and go after each.
-const PAUSE: Duration = Duration::from_millis(300);
+/// The control plane is at rest when it takes no more than a tenth of a core in such a time.
+const REST: Duration = Duration::from_millis(300);
+const RESTS_WITHIN: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Deserialize)]
 struct Deployment {
@@ -89,13 +90,14 @@ async fn spoil(api: &Api, namespace: &str, name: &str) -> Result<()> {
 
 /// Spoils one Deployment after the other, which the host puts right. Milliseconds from before the intruder's request until
 /// a watch shows the repair.
-pub(crate) async fn one_by_one(api: &Api, namespace: &str, count: usize) -> Result<Vec<f64>> {
-    repairs(api, namespace, count, async |_| Ok(())).await
+pub(crate) async fn one_by_one(bench: &Bench, namespace: &str, count: usize) -> Result<Vec<f64>> {
+    repairs(bench, &bench.api, namespace, count, async |_| Ok(())).await
 }
 
 /// The same in a namespace of its own, where this client applies the whole Deployment when its watch shows the intruder's
 /// change: what the control plane can do.
-pub(crate) async fn by_a_bare_client(api: &Api, namespace: &str, count: usize) -> Result<Vec<f64>> {
+pub(crate) async fn by_a_bare_client(bench: &Bench, namespace: &str, count: usize) -> Result<Vec<f64>> {
+    let api = &bench.bare;
     api.create_namespace(namespace).await?;
     let owner = load::owner(api, namespace).await?;
     let collection = DEPLOYMENTS.collection(namespace);
@@ -107,16 +109,16 @@ pub(crate) async fn by_a_bare_client(api: &Api, namespace: &str, count: usize) -
     for (path, body) in &deployments {
         api.apply(path, body.clone()).await?;
     }
-    tokio::time::sleep(TAIL).await;
-    repairs(api, namespace, count, async |index: usize| {
+    repairs(bench, api, namespace, count, async |index: usize| {
         let (path, body) = deployments.get(index).context("no such Deployment")?;
         api.apply(path, body.clone()).await
     })
     .await
 }
 
-/// `repair` is told of each Deployment when its wrong state is seen.
+/// `repair` is told of each Deployment when its wrong state is seen. Each begins with a control plane at rest.
 async fn repairs(
+    bench: &Bench,
     api: &Api,
     namespace: &str,
     count: usize,
@@ -126,6 +128,7 @@ async fn repairs(
     let mut repaired = Vec::with_capacity(count);
     for index in 0..count {
         let wanted = WEB.name(index);
+        rest(&bench.control_plane).await?;
         let started = Instant::now();
         spoil(api, namespace, &wanted).await?;
         let mut spoiled = false;
@@ -139,9 +142,22 @@ async fn repairs(
                 break;
             }
         }
-        tokio::time::sleep(PAUSE).await;
     }
     Ok(repaired)
+}
+
+/// Waits until the control plane has done what it was given: pods that come and go keep its controllers busy.
+async fn rest(control_plane: &[u32]) -> Result<()> {
+    let (mut before, deadline) = (usage::cpu(control_plane), Instant::now() + RESTS_WITHIN);
+    loop {
+        tokio::time::sleep(REST).await;
+        let now = usage::cpu(control_plane);
+        if now - before <= REST.as_secs_f64() / 10.0 {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "the control plane is still busy after {RESTS_WITHIN:?}");
+        before = now;
+    }
 }
 
 /// Deployments that were spoiled while nobody looked.

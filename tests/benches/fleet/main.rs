@@ -97,9 +97,9 @@ impl Fleet {
         if self.drifts == 0 {
             return Ok(());
         }
-        let (api, count) = (&self.bench.api, self.drifts.min(self.bench.options.count));
-        let repaired = drift::one_by_one(api, NAMESPACE, count).await?;
-        let bare = drift::by_a_bare_client(&self.bench.bare, "bare-drift", count).await?;
+        let count = self.drifts.min(self.bench.options.count);
+        let repaired = drift::one_by_one(&self.bench, NAMESPACE, count).await?;
+        let bare = drift::by_a_bare_client(&self.bench, "bare-drift", count).await?;
         self.bench.audit.counts_since_last()?;
         self.bench.report.section("spec.replicas changed by hand, until it is back");
         for (name, share) in [("p50", 0.5), ("p99", 0.99)] {

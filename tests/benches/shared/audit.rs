@@ -116,10 +116,16 @@ impl Audit {
     /// Requests that were answered since the last time.
     pub(crate) fn counts_since_last(&mut self) -> Result<Counts> {
         let mut counts = Counts::default();
+        self.count(&mut counts)?;
+        Ok(counts)
+    }
+
+    /// Adds the requests that were answered since the last time.
+    pub(crate) fn count(&mut self, counts: &mut Counts) -> Result<()> {
         while self.log.read_line(&mut self.partial)? > 0 && self.partial.ends_with('\n') {
             counts.add(&serde_json::from_str(&self.partial).context("a line of the audit log")?, self.workload);
             self.partial.clear();
         }
-        Ok(counts)
+        Ok(())
     }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use serde_json::Value;
 
@@ -59,6 +59,9 @@ const SWAP: Duration = Duration::from_secs(300);
 /// How long after the last object became ready the host may still write.
 pub(crate) const TAIL: Duration = Duration::from_secs(2);
 
+/// Many Events may still have to be sent then.
+const SETTLED_WITHIN: Duration = Duration::from_secs(600);
+
 /// Where the primaries live; who measures makes it.
 pub(crate) const NAMESPACE: &str = "fleet";
 
@@ -66,7 +69,7 @@ pub(crate) struct Bench {
     pub(crate) api: Api,
     pub(crate) bare: Api,
     pub(crate) audit: Audit,
-    control_plane: Vec<u32>,
+    pub(crate) control_plane: Vec<u32>,
     pub(crate) report: Report,
     pub(crate) options: Options,
     workload: &'static Workload,
@@ -138,11 +141,11 @@ impl Bench {
         .await?;
         let plane = usage::cpu(&self.control_plane) - plane;
         let ours = usage::own_cpu() - ours;
-        tokio::time::sleep(TAIL).await;
+        // Events may come later than what they tell of, and count as well
+        let counts = self.settle().await?;
         let cpu = host.cpu() - cpu;
         let calls = host.plugin_calls()? - calls;
         let memory = host.memory();
-        let counts = self.audit.counts_since_last()?;
 
         let report = &mut self.report;
         report.section(&format!("the host, {n} primaries"));
@@ -223,17 +226,19 @@ impl Bench {
         Ok(())
     }
 
-    /// Waits until the host has written nothing for 5 s.
-    pub(crate) async fn settle(&mut self) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(120);
-        let mut quiet_since = Instant::now();
-        while quiet_since.elapsed() < Duration::from_secs(5) && Instant::now() < deadline {
+    /// Waits until the host has written nothing for 5 s. Returns what it has asked for since the last count.
+    pub(crate) async fn settle(&mut self) -> Result<Counts> {
+        let deadline = Instant::now() + SETTLED_WITHIN;
+        let (mut counts, mut writes, mut quiet_since) = (Counts::default(), 0, Instant::now());
+        while quiet_since.elapsed() < Duration::from_secs(5) {
+            ensure!(Instant::now() < deadline, "the host still writes after {SETTLED_WITHIN:?}");
             tokio::time::sleep(Duration::from_millis(500)).await;
-            if self.audit.counts_since_last().context("cannot read the audit log")?.writes() > 0 {
-                quiet_since = Instant::now();
+            self.audit.count(&mut counts).context("cannot read the audit log")?;
+            if counts.writes() > writes {
+                (writes, quiet_since) = (counts.writes(), Instant::now());
             }
         }
-        Ok(())
+        Ok(counts)
     }
 }
 
