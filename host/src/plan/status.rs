@@ -101,12 +101,16 @@ fn type_of(condition: &Value) -> &str {
     condition.get("type").and_then(Value::as_str).unwrap_or_default()
 }
 
+/// The transition time of a condition that is a default of the schema and was never written.
+const NEVER: &str = "1970-01-01T00:00:00Z";
+
 /// A `metav1.Condition`; the transition time moves only when the status flips.
 fn condition(old: &[Value], new: &Condition, generation: i64, now: &str) -> Value {
     let before = old.iter().find(|c| type_of(c) == new.type_);
     let time = before
         .filter(|c| c.get("status").and_then(Value::as_str) == Some(new.status.as_str()))
         .and_then(|c| c.get("lastTransitionTime").and_then(Value::as_str))
+        .filter(|time| *time != NEVER)
         .unwrap_or(now);
     json!({
         "type": new.type_, "status": new.status.as_str(), "reason": new.reason, "message": new.message,
@@ -159,6 +163,18 @@ mod tests {
 
     fn map(value: Value) -> Map<String, Value> {
         value.as_object().unwrap().clone()
+    }
+
+    #[test]
+    fn what_the_schema_says_of_a_new_object_is_no_transition() {
+        let pending = json!({"type": "Ready", "status": "Unknown", "reason": "Pending", "lastTransitionTime": NEVER});
+        let live = map(json!({ "conditions": [pending] }));
+        for report in [None, Some(&ready(Truth::Unknown, "a"))] {
+            let next = next(&live, 1, report, &Synced::failed("Trap", "b"), "T1");
+            assert_eq!(next["conditions"][0]["type"], "Ready");
+            assert_eq!(next["conditions"][0]["lastTransitionTime"], "T1");
+            assert_ne!(next["conditions"][0]["reason"], "Pending");
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub(crate) fn json<K: CustomResourceExt>() -> Result<String, serde_json::Error> 
             status.insert("type".into(), "object".into());
             // the host writes before the author's fields are there
             status.remove("required");
+            status.insert("default".into(), json!({ "conditions": [pending()] }));
         }
         if let (Some(properties), Value::Object(host)) = (entry(status, "properties").as_object_mut(), host_status()) {
             properties.extend(host);
@@ -64,6 +65,19 @@ fn entry<'a>(parent: &'a mut Value, key: &str) -> &'a mut Value {
         *child = Value::Object(Map::new());
     }
     child
+}
+
+/// `Ready` of an object that the host has not looked at yet. As a default it costs no write, and who asks for the health of
+/// the object at once (Helm, Flux, kstatus) does not take one without a status for one that is as it should be. The Gateway
+/// API's kinds have the like.
+fn pending() -> Value {
+    json!({
+        "type": "Ready",
+        "status": "Unknown",
+        "reason": "Pending",
+        "message": "waiting for the host",
+        "lastTransitionTime": "1970-01-01T00:00:00Z",
+    })
 }
 
 /// Schemas of the status fields that the host writes. Conditions as `metav1.Condition` of

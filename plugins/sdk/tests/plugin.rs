@@ -268,6 +268,8 @@ fn the_crd_lets_through_what_the_host_writes() {
         assert_eq!(status["properties"]["observedGeneration"]["format"], "int64");
         assert_eq!(status["properties"]["inventory"]["items"]["required"], json!(["apiVersion", "kind", "name"]));
         assert!(status.get("required").is_none(), "the host writes first");
+        let pending = &status["default"]["conditions"][0];
+        assert_eq!([&pending["type"], &pending["status"]], ["Ready", "Unknown"], "nobody has looked at it yet");
     }
     let kinds: Vec<String> =
         manifest.children.iter().map(|child| format!("{} {}", child.kind.api_version, child.kind.kind)).collect();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use serde_json::json;
-use transom_tests::{Metrics, TestCluster, component, of};
+use transom_tests::{Metrics, TestCluster, component, condition, of, sample};
 
 use crate::{ready_domain, ready_web, writes};
 
@@ -61,10 +61,26 @@ async fn a_host_that_is_told_to_stop_ends_well_and_leaves_everything_as_it_is() 
     let host = ns.host().await;
     ns.install(&component("web").await).await;
     let web = ready_web(&ns, "shop").await;
-    host.settle(Duration::from_millis(500)).await;
+    host.settle(Duration::from_secs(1)).await;
     let audit = host.audit.clone();
     let start = audit.mark();
     assert_eq!(host.stop().await.code(), Some(0));
     assert_eq!(audit.since(start).all_writes(), writes(&[]));
     assert_eq!(ns.get(&web).await["status"], web["status"]);
+}
+
+#[tokio::test]
+async fn an_object_that_nobody_has_looked_at_does_not_look_well() {
+    let ns = TestCluster::shared().await.namespace("pending").await;
+    let host = ns.host().await;
+    ns.install(&component("web").await).await;
+    assert!(host.stop().await.success());
+    let web = ns.create(sample::web("shop")).await;
+    let ready = &ns.get(&web).await["status"]["conditions"][0];
+    assert_eq!([&ready["type"], &ready["status"], &ready["reason"]], ["Ready", "Unknown", "Pending"]);
+
+    let created = ready["lastTransitionTime"].clone();
+    let _host = ns.host().await;
+    let web = ns.wait_for(&web, condition("Ready", "True")).await;
+    assert_ne!(web["status"]["conditions"][0]["lastTransitionTime"], created);
 }
