@@ -13,6 +13,7 @@ pub mod events;
 pub mod key;
 pub mod kinds;
 mod overlays;
+pub mod pace;
 pub mod queue;
 pub mod reconcile;
 pub mod serving;

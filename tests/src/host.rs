@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -183,20 +184,24 @@ impl Host {
     ///
     /// When it goes on writing.
     pub async fn settle(&self, window: Duration) {
+        self.comes_to_rest(window, Requests::all_writes).await;
+    }
+
+    /// Waits until it has come to rest, and returns what it has written since, without Events, which may still come.
+    pub async fn writes_since(&self, mark: Mark) -> BTreeMap<String, usize> {
+        self.comes_to_rest(Duration::from_secs(1), Requests::writes).await;
+        self.audit.since(mark).writes()
+    }
+
+    async fn comes_to_rest(&self, window: Duration, writes: impl Fn(&Requests) -> BTreeMap<String, usize>) {
         let started = Instant::now();
         loop {
-            let writes = self.observe(window).await.all_writes();
+            let writes = writes(&self.observe(window).await);
             if writes.is_empty() {
                 return;
             }
             assert!(started.elapsed() < DEADLINE, "the host does not come to rest: {writes:?}");
         }
-    }
-
-    /// Waits until it has come to rest, and returns what it has written since.
-    pub async fn writes_since(&self, mark: Mark) -> std::collections::BTreeMap<String, usize> {
-        self.settle(Duration::from_secs(1)).await;
-        self.audit.since(mark).writes()
     }
 
     /// Lines of its log with this message.

@@ -14,7 +14,9 @@ use super::cluster::{ApiError, Cluster, Served};
 use super::events::Events;
 use super::key::PrimaryKey;
 use super::kinds::Kinds;
+use super::pace::Pace;
 use super::queue::Queue;
+use super::reconcile::STEPS_WITHIN;
 use super::reconcile::{Memory, Outcome, Reconcile, ReconcileError};
 use super::serving::{Chosen, Serving};
 use super::watch::{Change, Selection, Watch, Watches};
@@ -138,6 +140,8 @@ pub struct Controller {
     pub lookups: Lookups,
     /// Kubernetes Events.
     pub events: Events,
+    /// Turns of statuses that can wait.
+    pub steps: Pace,
     /// The last reconciles of each object.
     pub recordings: Arc<Ring>,
     /// Overlays of tenants.
@@ -157,7 +161,7 @@ impl Controller {
     #[must_use]
     pub fn new(cluster: Arc<Cluster>, recordings: Arc<Ring>, places: Places) -> Arc<Self> {
         let shared = Arc::<Shared>::default();
-        let (watcher, asker, worked) = (shared.clone(), shared.clone(), shared.clone());
+        let (watcher, asker) = (shared.clone(), shared.clone());
         let overlays = Arc::<Store>::default();
         let inbox = overlays.clone();
         let observe = move |kind: &Arc<TypeMeta>, selection, change| match selection {
@@ -167,7 +171,8 @@ impl Controller {
         let stale = move |key: &PrimaryKey| asker.queue.add(key.clone(), 0);
         Arc::new(Self {
             lookups: Lookups::new(cluster.clone(), places, Arc::new(stale)),
-            events: Events::start(cluster.clone(), move || worked.queue.is_busy()),
+            events: Events::start(cluster.clone()),
+            steps: Pace::new(STEPS_WITHIN),
             recordings,
             overlays,
             hooks: Hooks::default(),
@@ -365,12 +370,6 @@ impl Controller {
     pub fn again_in(&self, object: &ObjectRef) -> Option<Duration> {
         let key = PrimaryKey::new(Arc::new(object.kind.clone()), &object.namespace, &object.name);
         self.shared.queue.again_in(&key)
-    }
-
-    /// Do primaries wait for a worker?
-    #[must_use]
-    pub fn is_busy(&self) -> bool {
-        self.shared.queue.is_busy()
     }
 
     /// Gives no more work out.

@@ -1,13 +1,15 @@
 //! Kubernetes Events about primaries, sent in the background: an Event that cannot be sent never delays a reconcile, and
-//! while reconciles wait it takes little of the API server's time.
+//! the slower the API server is, the less of its time they take. Warnings come first.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::cluster::{ApiError, Cluster, Served};
 use crate::plan::check::{Scope, shorten};
@@ -17,9 +19,10 @@ use crate::telemetry::metrics;
 /// Events that wait to be sent; what comes on top is counted and dropped. Some hundred bytes each.
 const WAITING: usize = 20_000;
 
-/// While primaries wait for a worker, an Event waits this often, this long: their children come first.
-const PAUSES: u32 = 5;
-const PAUSE_WHILE_BUSY: Duration = Duration::from_millis(50);
+/// After each Event that is no warning nothing is sent for so many times as long as it took, but not for longer than this:
+/// while the API server is busy, what people wait for comes first.
+const REST: u32 = 4;
+const LONGEST_REST: Duration = Duration::from_millis(200);
 
 /// events.k8s.io/v1: `note` is at most 1 kB.
 const MAX_NOTE: usize = 1_024;
@@ -37,41 +40,46 @@ type About = (ObjectRef, String);
 
 /// Sends Events.
 pub struct Events {
-    sender: mpsc::Sender<(About, Event)>,
+    pending: Arc<Pending>,
+    sender: JoinHandle<()>,
 }
 
 impl Events {
-    /// Starts the sender. `is_busy`: do reconciles wait?
+    /// Starts the sender.
     #[must_use]
-    pub fn start(cluster: Arc<Cluster>, is_busy: impl Fn() -> bool + Send + 'static) -> Self {
-        let (sender, mut receiver) = mpsc::channel::<(About, Event)>(WAITING);
+    pub fn start(cluster: Arc<Cluster>) -> Self {
         cluster.learn(Served { kind: kind(), plural: "events".into(), scope: Scope::Namespaced });
-        tokio::spawn(async move {
-            let instance = std::env::var("POD_NAME").unwrap_or_else(|_| "transom".into());
-            let mut recorder = Recorder { cluster, instance: shorten(&instance, 128), series: HashMap::new() };
-            let mut batch = Vec::new();
-            while receiver.recv_many(&mut batch, WAITING).await > 0 {
-                for waiting in merged(batch.drain(..)) {
-                    for _ in 0..PAUSES {
-                        if is_busy() {
-                            tokio::time::sleep(PAUSE_WHILE_BUSY).await;
-                        }
-                    }
-                    if let Err(error) = recorder.publish(&waiting).await {
-                        metrics().event_dropped("Refused");
-                        tracing::warn!(error = &error as &dyn std::error::Error, "event could not be sent");
-                    }
-                }
-            }
-        });
-        Self { sender }
+        let pending = Arc::<Pending>::default();
+        let sender = tokio::spawn(send(pending.clone(), cluster));
+        Self { pending, sender }
     }
 
     /// Sends an Event about an object, soon.
     pub fn send(&self, about: &ObjectRef, uid: &str, event: Event) {
-        if self.sender.try_send(((about.clone(), uid.to_owned()), event)).is_err() {
+        if !self.pending.add((about.clone(), uid.to_owned()), event) {
             metrics().event_dropped("QueueFull");
         }
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        self.sender.abort();
+    }
+}
+
+async fn send(pending: Arc<Pending>, cluster: Arc<Cluster>) {
+    let instance = std::env::var("POD_NAME").unwrap_or_else(|_| "transom".into());
+    let mut recorder = Recorder { cluster, instance: shorten(&instance, 128), series: HashMap::new() };
+    let mut rests_until = Instant::now();
+    loop {
+        let waiting = pending.next(rests_until).await;
+        let started = Instant::now();
+        if let Err(error) = recorder.publish(&waiting).await {
+            metrics().event_dropped("Refused");
+            tracing::warn!(error = &error as &dyn std::error::Error, "event could not be sent");
+        }
+        rests_until = Instant::now() + started.elapsed().saturating_mul(REST).min(LONGEST_REST);
     }
 }
 
@@ -88,18 +96,71 @@ struct Waiting {
     times: u32,
 }
 
-/// The same Events once, in the order in which they came first: what piles up while the API server is slow is written once.
-fn merged(events: impl Iterator<Item = (About, Event)>) -> Vec<Waiting> {
-    let (mut waiting, mut places) = (Vec::<Waiting>::new(), HashMap::new());
-    for (about, event) in events {
+/// Events that wait: the same ones once, so what piles up while the API server is slow is written once.
+#[derive(Default)]
+struct Pending {
+    events: Mutex<Queues>,
+    added: Notify,
+}
+
+#[derive(Default)]
+struct Queues {
+    /// By [`Waiting::same`], in the order in which they came first.
+    warnings: VecDeque<u64>,
+    others: VecDeque<u64>,
+    waiting: HashMap<u64, Waiting>,
+}
+
+impl Pending {
+    /// False when there are too many, and one is lost: this one, or for a warning the oldest that is none.
+    fn add(&self, about: About, event: Event) -> bool {
         let same = same(&about, &event);
-        let place = *places.entry(same).or_insert(waiting.len());
-        match waiting.get_mut(place) {
-            Some(before) => before.times = before.times.saturating_add(1),
-            None => waiting.push(Waiting { about, event, same, times: 1 }),
+        let mut queues = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(before) = queues.waiting.get_mut(&same) {
+            before.times = before.times.saturating_add(1);
+            return true;
+        }
+        let is_full = queues.waiting.len() >= WAITING;
+        if is_full {
+            let oldest = if event.warning { queues.others.pop_front() } else { None };
+            let Some(oldest) = oldest else { return false };
+            queues.waiting.remove(&oldest);
+        }
+        let queue = if event.warning { &mut queues.warnings } else { &mut queues.others };
+        queue.push_back(same);
+        queues.waiting.insert(same, Waiting { about, event, same, times: 1 });
+        drop(queues);
+        self.added.notify_one();
+        !is_full
+    }
+
+    /// Waits for the next one; for one that is no warning at least until then.
+    async fn next(&self, rests_until: Instant) -> Waiting {
+        loop {
+            let may_be_other = Instant::now() >= rests_until;
+            let (next, others) = {
+                let mut queues = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+                (queues.pop(may_be_other), !queues.others.is_empty())
+            };
+            match next {
+                Some(next) => return next,
+                None if others => {
+                    let _ = tokio::time::timeout_at(rests_until, self.added.notified()).await;
+                }
+                None => self.added.notified().await,
+            }
         }
     }
-    waiting
+}
+
+impl Queues {
+    fn pop(&mut self, may_be_other: bool) -> Option<Waiting> {
+        let same = match self.warnings.pop_front() {
+            None if may_be_other => self.others.pop_front(),
+            warning => warning,
+        };
+        self.waiting.remove(&same?)
+    }
 }
 
 fn same(about: &About, event: &Event) -> u64 {
@@ -201,17 +262,69 @@ mod tests {
         assert!(long.len() <= 253 && !long.contains(".."), "{long}");
     }
 
+    fn about(name: &str) -> About {
+        let reference = ObjectRef { kind: TypeMeta::new("v1", "A"), namespace: "n".into(), name: name.into() };
+        (reference, format!("uid of {name}"))
+    }
+
+    fn event(note: &str, warning: bool) -> Event {
+        Event { warning, reason: "Updated".into(), note: note.into() }
+    }
+
+    fn popped(pending: &Pending, may_be_other: bool) -> Vec<(String, String, u32)> {
+        let mut queues = pending.events.lock().unwrap();
+        let popped = std::iter::from_fn(|| queues.pop(may_be_other));
+        popped.map(|w| (w.about.0.name, w.event.note, w.times)).collect()
+    }
+
     #[test]
     fn what_comes_again_while_it_waits_is_sent_once() {
-        let about = |name: &str| {
-            let reference = ObjectRef { kind: TypeMeta::new("v1", "A"), namespace: "n".into(), name: name.into() };
-            (reference, format!("uid of {name}"))
-        };
-        let event = |note: &str| Event { warning: false, reason: "Updated".into(), note: note.into() };
-        let came = [("a", "x"), ("b", "x"), ("a", "y"), ("a", "x"), ("a", "x")];
-        let sent = merged(came.into_iter().map(|(name, note)| (about(name), event(note))));
-        let sent: Vec<_> = sent.iter().map(|w| (&*w.about.0.name, &*w.event.note, w.times)).collect();
-        assert_eq!(sent, [("a", "x", 3), ("b", "x", 1), ("a", "y", 1)]);
+        let pending = Pending::default();
+        for (name, note) in [("a", "x"), ("b", "x"), ("a", "y"), ("a", "x"), ("a", "x")] {
+            assert!(pending.add(about(name), event(note, false)));
+        }
+        let wanted = [("a", "x", 3), ("b", "x", 1), ("a", "y", 1)];
+        assert_eq!(popped(&pending, true), wanted.map(|(name, note, times)| (name.into(), note.into(), times)));
+    }
+
+    #[test]
+    fn warnings_come_first_and_do_not_wait_for_others() {
+        let pending = Pending::default();
+        for (note, warning) in [("made", false), ("broke", true), ("changed", false), ("broke again", true)] {
+            assert!(pending.add(about("a"), event(note, warning)));
+        }
+        let notes =
+            |may_be_other| popped(&pending, may_be_other).into_iter().map(|(_, note, _)| note).collect::<Vec<_>>();
+        assert_eq!(notes(false), ["broke", "broke again"]);
+        assert_eq!(notes(true), ["made", "changed"]);
+    }
+
+    #[test]
+    fn only_so_many_wait() {
+        let pending = Pending::default();
+        for i in 0..WAITING {
+            assert!(pending.add(about("a"), event(&i.to_string(), false)));
+        }
+        assert!(!pending.add(about("a"), event("one more", false)));
+        assert!(pending.add(about("a"), event("1", false)), "what waits already needs no place");
+        assert!(!pending.add(about("a"), event("broke", true)));
+        let left: Vec<_> = popped(&pending, true).into_iter().map(|(_, note, _)| note).collect();
+        assert_eq!((left.len(), &*left[0], &*left[1]), (WAITING, "broke", "1"), "the oldest made place");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rest_is_kept_but_not_by_warnings() {
+        let pending = Pending::default();
+        let rests_until = Instant::now() + Duration::from_secs(60);
+        pending.add(about("a"), event("made", false));
+        let (first, ()) = tokio::join!(pending.next(rests_until), async {
+            tokio::task::yield_now().await;
+            pending.add(about("a"), event("broke", true));
+        });
+        assert_eq!(first.event.note, "broke");
+        assert!(Instant::now() < rests_until);
+        assert_eq!(pending.next(rests_until).await.event.note, "made");
+        assert!(Instant::now() >= rests_until);
     }
 
     #[tokio::test]

@@ -131,12 +131,6 @@ impl Queue {
         self.lock().queued.len()
     }
 
-    /// Do primaries wait for a worker?
-    #[must_use]
-    pub fn is_busy(&self) -> bool {
-        self.waiting() > 0
-    }
-
     /// Nothing waits, and nothing runs.
     #[must_use]
     pub fn is_idle(&self) -> bool {

@@ -53,9 +53,10 @@ const MAX_PASSES: u32 = 6;
 /// that takes a moment to start would cost a write for each step otherwise; flips are written at once.
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 
-/// While primaries wait for a worker, what is said of one on its way to be Ready is at most this late: the children of
-/// others come first, and often it is Ready by then. Readiness itself, its end and failures are written at once.
-const STEPS_WITHIN: Duration = Duration::from_secs(6);
+/// What is said of an object on its way to be Ready takes turns with what is said of others, and is at most this late: the
+/// children of others come first while the API server is busy, and often the object is Ready by then. Readiness itself,
+/// its end and failures are written at once.
+pub const STEPS_WITHIN: Duration = Duration::from_secs(60);
 
 /// Applies of one tier that are on their way at the same time.
 const PARALLEL_WRITES: usize = 8;
@@ -230,8 +231,8 @@ pub struct Memory {
     status_at: Option<Instant>,
     /// What was applied, and what the API server made of it.
     normalised: Vec<u64>,
-    /// Since when there is something to write that waits.
-    unpublished: Option<Instant>,
+    /// When a step on the way to be Ready may be written that waits for its turn.
+    turn: Option<tokio::time::Instant>,
     /// Children that were compared and found to be as desired.
     agreed: Vec<u64>,
     /// Generation and digest of the plugin whose plan was carried out last.
@@ -689,12 +690,13 @@ impl Reconcile<'_> {
         let watched = self.controller.watch_children(self.active, &child.kind).await;
         watched.map_err(|source| ReconcileError::Apply { child: child.clone(), source })?;
         let new = apply.live.is_none() && !desired.adopt;
-        let cluster = &self.active.cluster;
+        let (cluster, started) = (&self.active.cluster, Instant::now());
         let applied = if new {
             cluster.apply_new(child, manager, &desired.body).await
         } else {
             cluster.apply(child, manager, &desired.body).await
         };
+        self.controller.steps.wrote(started.elapsed());
         match applied {
             Ok(Applied { created, object }) => Ok(Written { apply, object, what: describe(apply, created) }),
             Err(error) if new && error.code() == 409 => self.claim(apply, error).await,
@@ -873,7 +875,7 @@ impl Reconcile<'_> {
         let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         let next = status::next(&live, primary.generation, report, synced, &now);
         if !status::differs(&live, &next, self.memory.status.as_deref()) {
-            self.memory.unpublished = None;
+            self.memory.turn = None;
             return Ok(Published::Unchanged);
         }
         if report.is_some() {
@@ -881,13 +883,16 @@ impl Reconcile<'_> {
             if !wait.is_zero() && status::is_progress(&live, &next) {
                 return Ok(Published::Later(wait));
             }
-            let since = *self.memory.unpublished.get_or_insert_with(Instant::now);
-            let wait = STEPS_WITHIN.saturating_sub(since.elapsed());
-            let is_step = synced.status == Truth::True && status::is_step(&live, &next);
-            if !wait.is_zero() && is_step && self.controller.is_busy() {
+        }
+        let is_step = report.is_some() && synced.status == Truth::True && status::is_step(&live, &next);
+        if is_step {
+            let turn = *self.memory.turn.get_or_insert_with(|| self.controller.steps.turn());
+            let wait = turn.saturating_duration_since(tokio::time::Instant::now());
+            if !wait.is_zero() {
                 return Ok(Published::Later(wait));
             }
         }
+        let started = Instant::now();
         let reference = snapshot.reference();
         let manager = &self.active.field_manager;
         match self.active.cluster.apply_status(&reference, &primary.uid, manager, &next).await {
@@ -895,8 +900,9 @@ impl Reconcile<'_> {
                 if let Some(recording) = &mut self.recording {
                     recording.carried_out.status = Some(next.clone());
                 }
+                self.controller.steps.wrote(started.elapsed());
                 self.memory.status = Some(digest(&next));
-                (self.memory.status_at, self.memory.unpublished) = (Some(Instant::now()), None);
+                (self.memory.status_at, self.memory.turn) = (Some(Instant::now()), None);
                 self.written.push(object.resource_version);
                 self.active.put_primary(self.key, object);
                 Ok(Published::Written)

@@ -18,7 +18,7 @@ async fn children_go_with_their_primary_by_the_garbage_collector() {
     ns.install(&component("web").await).await;
     let web = ready_web(&ns, "shop").await;
     ready_web(&ns, "other").await;
-    host.settle(Duration::from_millis(500)).await;
+    host.settle(Duration::from_secs(1)).await;
     let start = host.audit.mark();
 
     ns.delete(&web).await;
@@ -39,7 +39,7 @@ async fn a_plugin_that_finalizes_is_asked_before_its_primary_goes() {
     let good = ns.create(sample::hostile("good", "configMap")).await;
     let good = ns.wait_for(&good, condition("Ready", "True")).await;
     assert_eq!(good["metadata"]["finalizers"], json!(["transom.dev/cleanup"]));
-    host.settle(Duration::from_millis(500)).await;
+    host.settle(Duration::from_secs(1)).await;
     let start = host.audit.mark();
 
     ns.delete(&good).await;
@@ -109,7 +109,7 @@ async fn objects_can_be_deleted_when_no_version_of_their_plugin_can_be_loaded() 
     for object in [&kept, &gone] {
         ns.wait_for(object, condition("Ready", "True")).await;
     }
-    host.settle(Duration::from_millis(500)).await;
+    host.settle(Duration::from_secs(1)).await;
     host.stop().await;
 
     let nowhere = json!({ "source": { "file": { "path": "/nowhere/hostile.wasm" } },
@@ -122,7 +122,7 @@ async fn objects_can_be_deleted_when_no_version_of_their_plugin_can_be_loaded() 
     ns.delete(&gone).await;
     ns.wait_gone(&gone).await;
     ns.wait_gone(&made).await;
-    host.settle(Duration::from_millis(500)).await;
+    host.settle(Duration::from_secs(1)).await;
     ns.get(of::<ConfigMap>("kept")).await;
     assert_eq!(ns.get(&kept).await["metadata"]["finalizers"], json!(["transom.dev/cleanup"]), "left as it was");
 }

@@ -18,7 +18,7 @@ async fn shop(name: &str) -> (Namespace, Host, Value) {
     let host = ns.host().await;
     ns.install(&component("web").await).await;
     let web = ready_web(&ns, "shop").await;
-    host.settle(Duration::from_millis(500)).await;
+    host.settle(Duration::from_secs(1)).await;
     (ns, host, web)
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures::future::join_all;
 use http::StatusCode;
 use k8s_openapi::api::apps::v1::Deployment;
 use rstest::rstest;
@@ -57,6 +58,25 @@ async fn writes_that_fail_now_and_then_delay_and_break_nothing(#[case] fault: Fa
     assert!(host.is_healthy().await);
 }
 
+/// What is said of objects on their way takes turns, and Events rest, so that children come first.
+#[tokio::test]
+async fn while_the_api_server_is_slow_steps_and_events_come_later() {
+    let (ns, proxy, host) = through_a_proxy("faults-pace").await;
+    proxy.decide(|seen| {
+        let is_slow = is_write(seen) || seen.step == "post events";
+        if is_slow { Fault::Delay(Duration::from_millis(300)) } else { Fault::None }
+    });
+    let names: Vec<String> = (0..20).map(|number| format!("shop-{number}")).collect();
+    join_all(names.iter().map(|name| ready_web(&ns, name))).await;
+    let count = |step: &str| proxy.seen().iter().filter(|seen| seen.step == step).count();
+    let (statuses, events) = (count("status webs"), count("post events"));
+    assert!((20..32).contains(&statuses), "most are written once, when they are Ready: {statuses}");
+    assert!(events < 20, "{events}");
+    proxy.decide(|_| Fault::None);
+    // all are told in the end
+    host.wait_for_metrics(|_| count("post events") >= 20).await;
+}
+
 #[tokio::test]
 async fn a_host_that_is_asked_to_wait_waits() {
     let (ns, proxy, _host) = through_a_proxy("faults-429").await;
@@ -82,7 +102,7 @@ async fn a_host_that_is_asked_to_wait_waits() {
 async fn what_happens_while_watches_are_broken_is_seen_afterwards(#[case] fault: Fault) {
     let (ns, proxy, host) = through_a_proxy("faults-watch").await;
     let web = ready_web(&ns, "shop").await;
-    host.settle(Duration::from_millis(500)).await;
+    host.settle(Duration::from_secs(1)).await;
     let broken = Arc::new(AtomicUsize::new(0));
     let counted = broken.clone();
     proxy.decide(move |seen| {
@@ -106,7 +126,7 @@ async fn an_outage_of_half_a_minute_is_waited_for_without_haste() {
     let (ns, proxy, host) = through_a_proxy("faults-outage").await;
     let web = ready_web(&ns, "shop").await;
     ns.delete(&ready_web(&ns, "gone").await).await;
-    host.settle(Duration::from_millis(500)).await;
+    host.settle(Duration::from_secs(1)).await;
     let (before, began) = (proxy.seen().len(), Instant::now());
     proxy.decide(move |_| {
         if began.elapsed() < OUTAGE { Fault::Refuse(StatusCode::SERVICE_UNAVAILABLE, None) } else { Fault::None }
@@ -139,7 +159,7 @@ async fn an_api_server_that_is_killed_and_started_again_costs_nothing_but_time()
     ns.install(&component("web").await).await;
     let web = ready_web(&ns, "shop").await;
     ready_web(&ns, "quiet").await;
-    host.settle(Duration::from_millis(500)).await;
+    host.settle(Duration::from_secs(1)).await;
     let mark = host.audit.mark();
     server.kill().await;
     // The world goes on, by way of the first one.

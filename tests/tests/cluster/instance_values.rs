@@ -1,6 +1,7 @@
 //! Where instances have charts and secret values from, and that a second look costs nothing.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use axum::Router;
 use axum::routing::get;
@@ -51,6 +52,8 @@ async fn i6_secret_values_reach_the_chart_and_are_told_nowhere() {
     own.wait_until(of::<Secret>("shop"), |secret| secret["data"]["password"] == encoded(second)).await;
     let object = platform.phase("Running", 2).await;
 
+    // Events may come later than what they tell of
+    host.settle(Duration::from_secs(1)).await;
     let events = [ns.list::<Event>().await, own.list::<Event>().await].concat();
     let metrics = format!("{:?}", host.metrics().await);
     let told = [host.log_text(), metrics, object.to_string(), json!(events).to_string()].concat();

@@ -62,7 +62,7 @@ async fn an_overlay_changes_its_primaries_while_it_is_there_and_is_told_so() {
     ns.install(&component("web").await).await;
     let web = ready_web(&ns, "shop").await;
     ready_web(&ns, "other").await;
-    host.settle(Duration::from_millis(500)).await;
+    host.settle(Duration::from_secs(1)).await;
     let before = host.metrics().await;
 
     let mut record = for_web(overlay("fast", paused()), "shop");
@@ -86,7 +86,7 @@ async fn an_overlay_changes_its_primaries_while_it_is_there_and_is_told_so() {
     ns.wait_for(&web, condition("Synced", "True")).await;
 
     // only what is selected was looked at again, and only what differs was written
-    host.settle(Duration::from_millis(500)).await;
+    host.settle(Duration::from_secs(1)).await;
     let after = host.metrics().await;
     let calls = |metrics: &transom_tests::Metrics| metrics.sum("transom_plugin_calls_total", &[]);
     assert!(calls(&after) > calls(&before), "the plugin of the selected object was called");
@@ -116,7 +116,7 @@ async fn an_overlay_changes_its_primaries_while_it_is_there_and_is_told_so() {
         !conditions.iter().any(|condition| condition["type"] == "OverlayApplied")
     })
     .await;
-    host.settle(Duration::from_millis(500)).await;
+    host.settle(Duration::from_secs(1)).await;
     let requests = host.observe(Duration::from_secs(2)).await;
     assert_eq!(requests.all_writes(), writes(&[]), "the host is at rest");
 }
@@ -134,7 +134,7 @@ async fn an_overlay_that_is_there_first_is_part_of_the_first_apply() {
     let deployment = ns.get(of::<Deployment>("shop")).await;
     assert_eq!((is_paused(&deployment), &deployment["metadata"]["generation"]), (true, &json!(1)));
     // and it stays so when the host starts again
-    host.settle(Duration::from_millis(500)).await;
+    host.settle(Duration::from_secs(1)).await;
     drop(host);
     let host = ns.host().await;
     host.settle(Duration::from_secs(1)).await;
@@ -316,7 +316,7 @@ async fn without_overlays_nothing_is_asked_of_the_api_server() {
     let web = ready_web(&ns, "shop").await;
     ns.merge(&web, json!({"spec": {"replicas": 3}})).await;
     ns.wait_until(of::<Deployment>("shop"), |d| d["spec"]["replicas"] == 3).await;
-    host.settle(Duration::from_millis(500)).await;
+    host.settle(Duration::from_secs(1)).await;
     let requests = host.audit.since(start);
     let asked = |what: &BTreeMap<String, usize>| {
         what.keys().filter(|key| key.contains("overlays") || key.contains("accessreviews")).cloned().collect::<Vec<_>>()

@@ -135,7 +135,7 @@ async fn the_plan_shows_a_bad_version_and_its_canary_is_taken_back_by_itself() {
     assert!((25..80).contains(&part.len()), "{}", part.len());
     stage.command(&["approve"]).await;
     let record = stage.wait_for_ready("False", "RolledBack").await;
-    stage.host.settle(Duration::from_secs(1)).await;
+    stage.host.writes_since(start).await;
     let status = &record["status"];
     assert_eq!((&status["version"], &status["phase"]), (&json!("1.0.0"), &json!("RolledBack")));
     let entry = &status["history"][0];
