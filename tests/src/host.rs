@@ -187,9 +187,14 @@ impl Host {
         self.comes_to_rest(window, Requests::all_writes).await;
     }
 
-    /// Waits until it has come to rest, and returns what it has written since, without Events, which may still come.
-    pub async fn writes_since(&self, mark: Mark) -> BTreeMap<String, usize> {
+    /// Waits until it has written nothing for a second. Events may still come.
+    pub async fn rest(&self) {
         self.comes_to_rest(Duration::from_secs(1), Requests::writes).await;
+    }
+
+    /// Waits until it has come to rest, and returns what it has written since, without Events.
+    pub async fn writes_since(&self, mark: Mark) -> BTreeMap<String, usize> {
+        self.rest().await;
         self.audit.since(mark).writes()
     }
 

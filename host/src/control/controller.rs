@@ -404,6 +404,7 @@ impl Controller {
         let span = tracing::error_span!("reconcile", kind = key.kind.kind, namespace = %key.namespace, object = %key.name,
             plugin = active.name, digest = active.digest.get(..15), outcome = field::Empty,
             otel.status_code = field::Empty);
+        let waited = memory.waits_for_turn();
         let (memory_of_key, written) = (&mut memory, Vec::new());
         let reconcile = Reconcile {
             controller: self,
@@ -421,6 +422,9 @@ impl Controller {
         };
         let Outcome { written, again, rest } = outcome;
         memory.by = Some(active.revision.clone());
+        if waited && !memory.waits_for_turn() {
+            self.shared.queue.forget_time(key);
+        }
         self.memory.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), memory);
         if let Some(after) = again {
             self.shared.queue.add_at(key.clone(), Instant::now() + after);

@@ -70,6 +70,12 @@ impl Queue {
         self.wake.notify_one();
     }
 
+    /// Takes back the time of a primary: what it was for is done.
+    pub fn forget_time(&self, key: &PrimaryKey) {
+        // its entry in `later` is stale now
+        self.lock().later_at.remove(key);
+    }
+
     /// After how long a primary comes up without a change; none when nothing brings it up but a change.
     #[must_use]
     pub fn again_in(&self, key: &PrimaryKey) -> Option<Duration> {
@@ -211,7 +217,7 @@ impl Inner {
             && *at <= now
             && let Some(Reverse((at, key))) = self.later.pop()
         {
-            // an entry that was superseded by an earlier time is stale
+            // an entry that was superseded by an earlier time, or taken back, is stale
             if self.later_at.get(&key) == Some(&at) {
                 self.later_at.remove(&key);
                 if self.running.contains(&key) {
@@ -270,6 +276,17 @@ mod tests {
         queue.add(running.clone(), 7);
         queue.done(&running, &[7, 8], None);
         assert!(queue.is_idle());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_time_that_was_taken_back_brings_nothing_up() {
+        let (queue, start) = (Queue::default(), Instant::now());
+        queue.add_at(key("a", "x"), start + Duration::from_secs(2));
+        queue.forget_time(&key("a", "x"));
+        assert_eq!(queue.again_in(&key("a", "x")), None);
+        queue.add_at(key("a", "x"), start + Duration::from_secs(9));
+        assert_eq!(names(&queue, 1).await, ["x"]);
+        assert_eq!(start.elapsed(), Duration::from_secs(9));
     }
 
     #[tokio::test(start_paused = true)]

@@ -251,6 +251,11 @@ impl Memory {
         self.calls.results()
     }
 
+    /// Is there a status to write that waits for its turn?
+    pub(super) fn waits_for_turn(&self) -> bool {
+        self.turn.is_some()
+    }
+
     /// There was nothing to write: need not be compared again.
     fn agree(&mut self, checked: &Checked, snapshot: &Snapshot) {
         let (agreed, current): (Vec<_>, Vec<_>) = checked

@@ -1,7 +1,6 @@
 //! New versions of a plugin: planned before they are let in, let in by parts, taken back.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
@@ -39,7 +38,7 @@ impl Stage {
             stage.ns.wait_for(&object, condition("Ready", "True")).await;
         };
         futures::stream::iter(0..count).map(create).buffer_unordered(PARALLEL).collect::<Vec<()>>().await;
-        stage.host.settle(Duration::from_secs(1)).await;
+        stage.host.rest().await;
         stage
     }
 
@@ -135,7 +134,7 @@ async fn the_plan_shows_a_bad_version_and_its_canary_is_taken_back_by_itself() {
     assert!((25..80).contains(&part.len()), "{}", part.len());
     stage.command(&["approve"]).await;
     let record = stage.wait_for_ready("False", "RolledBack").await;
-    stage.host.writes_since(start).await;
+    stage.host.rest().await;
     let status = &record["status"];
     assert_eq!((&status["version"], &status["phase"]), (&json!("1.0.0"), &json!("RolledBack")));
     let entry = &status["history"][0];
@@ -158,7 +157,7 @@ async fn the_plan_shows_a_bad_version_and_its_canary_is_taken_back_by_itself() {
     assert_eq!(stage.host.writes_since(start).await, writes(&[]));
     stage.host.kill().await;
     let host = stage.ns.host().await;
-    host.settle(Duration::from_secs(1)).await;
+    host.rest().await;
     assert_eq!(host.audit.all().writes(), writes(&[]));
     assert_eq!(stage.ns.get(&stage.record).await["status"], record["status"]);
 }
@@ -204,7 +203,7 @@ async fn a_version_that_is_well_goes_from_step_to_step_and_writes_each_child_onc
     let list = json!([{ "labelSelector": "tag=bad", "bakeSeconds": 1 }, { "percent": 50, "bakeSeconds": 1 }]);
     stage.ask_for(&next, steps(list)).await;
     let record = stage.wait_for_ready("True", "Serving").await;
-    stage.host.settle(Duration::from_secs(1)).await;
+    stage.host.rest().await;
     let status = &record["status"];
     assert_eq!((&status["version"], &status["rollout"]), (&json!("2.0.0"), &json!(null)));
     assert_eq!(status["history"][0]["reason"], "Replaced");
@@ -243,7 +242,7 @@ async fn a_plan_names_children_that_change_once_what_they_wait_for_is_ready() {
     // and it is let alone until then
     stage.command(&["approve"]).await;
     stage.wait_for_ready("True", "Serving").await;
-    stage.host.settle(Duration::from_secs(1)).await;
+    stage.host.rest().await;
     assert!(stage.host.audit.since(start).writes_of("configmaps").is_empty());
     let address = stage.host.logged("serving recordings")[0]["address"].as_str().unwrap().to_owned();
     let field = ["Chameleon", "o000", "ConfigMap/o000-late:data.late", "-n", &stage.ns.name];
@@ -300,7 +299,7 @@ async fn a_host_that_is_killed_in_the_middle_of_a_canary_goes_on_where_it_was() 
     };
     stage.ns.wait_until(&stage.record, |record| step(record) == (Some(1), true)).await;
     stage.wait_for_values(&part, "new", "old").await;
-    stage.host.settle(Duration::from_secs(1)).await;
+    stage.host.rest().await;
     for (name, version) in [(part.first().unwrap(), "2.0.0"), (&outside(&stage, &part).await, "1.0.0")] {
         let arguments = ["explain", "Chameleon", name, "-n", &stage.ns.name, "--output", "json"];
         let explained: Value = serde_json::from_str(&transom_with_cluster(&arguments).await.printed()).unwrap();
@@ -310,7 +309,7 @@ async fn a_host_that_is_killed_in_the_middle_of_a_canary_goes_on_where_it_was() 
     let Stage { ns, host, folder, record } = stage;
     host.kill().await;
     let host = ns.host().await;
-    host.settle(Duration::from_secs(1)).await;
+    host.rest().await;
     assert_eq!(host.audit.all().writes(), writes(&[]), "each object is served by the version that it had");
     let stage = Stage { ns, host, folder, record };
     stage.wait_for_values(&part, "new", "old").await;
@@ -320,7 +319,7 @@ async fn a_host_that_is_killed_in_the_middle_of_a_canary_goes_on_where_it_was() 
     stage.command(&["abort"]).await;
     stage.wait_for_ready("False", "Aborted").await;
     stage.wait_for_values(&part, "old", "old").await;
-    stage.host.settle(Duration::from_secs(1)).await;
+    stage.host.rest().await;
     assert_eq!(stage.ns.list::<Secret>().await, Vec::<Value>::new());
 }
 
@@ -424,7 +423,7 @@ async fn no_edit_is_lost_and_nothing_written_twice_while_versions_alternate() {
         times
     };
     let ((), times) = tokio::join!(turns, edits);
-    stage.host.settle(Duration::from_secs(1)).await;
+    stage.host.rest().await;
     for object in stage.ns.list::<sample::Chameleon>().await {
         let map = stage.ns.get(of::<ConfigMap>(&name_of(&object))).await;
         assert_eq!((&map["data"]["text"], &map["data"]["value"]), (&object["spec"]["text"], &json!("v0")));
