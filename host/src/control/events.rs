@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::cluster::{ApiError, Cluster, Served};
+use super::pace::REST;
 use crate::plan::check::{Scope, shorten};
 use crate::plan::contract::{Event, ObjectRef, TypeMeta};
 use crate::telemetry::metrics;
@@ -19,9 +20,7 @@ use crate::telemetry::metrics;
 /// Events that wait to be sent; what comes on top is counted and dropped. Some hundred bytes each.
 const WAITING: usize = 20_000;
 
-/// After each Event that is no warning nothing is sent for so many times as long as it took, but not for longer than this:
-/// while the API server is busy, what people wait for comes first.
-const REST: u32 = 4;
+/// After an Event the next one that is no warning comes after a [`REST`], which is at most so long.
 const LONGEST_REST: Duration = Duration::from_millis(200);
 
 /// events.k8s.io/v1: `note` is at most 1 kB.

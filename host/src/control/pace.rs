@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Between two turns is time for so many more writes: those that have a turn take a fifth of one connection.
-const REST: u32 = 4;
+/// After a write that can wait is time for so many more: all of them together take a fifth of one connection.
+pub const REST: u32 = 4;
 
 /// What a write is taken to need while none was made.
 const FIRST: Duration = Duration::from_millis(5);
