@@ -73,6 +73,7 @@ async fn run(options: Options) -> Result<()> {
     let host = Host::start("first").await?;
     host.install(&bench.api, &WEB, json!({})).await?;
     bench.api.create_namespace(NAMESPACE).await?;
+    bench.collected().await?;
     let (elapsed, cpu) = bench.fleet(&host).await?;
     let after = bench.bare("bare-after").await?;
     bench.compare(elapsed, before, after);

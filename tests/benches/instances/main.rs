@@ -61,6 +61,7 @@ async fn run(options: Options) -> Result<()> {
     bench.api.create_namespace(NAMESPACE).await?;
     instance::create_template(&bench.api, NAMESPACE).await?;
     let host = Host::start("second").await?;
+    bench.collected().await?;
     idle(&host).await?;
     let rendered = renders(&host)?;
     let (elapsed, _) = bench.fleet(&host).await?;

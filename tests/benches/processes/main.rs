@@ -58,6 +58,7 @@ async fn run(options: Options) -> Result<()> {
     bench.api.create_namespace(NAMESPACE).await?;
     dependents::create(&bench.api, NAMESPACE).await?;
     host.install(&bench.api, &PROCESS, spec.clone()).await?;
+    bench.collected().await?;
     let (elapsed, _) = bench.fleet(&host).await?;
     let after = bench.bare("bare-after").await?;
     bench.compare(elapsed, before, after);

@@ -94,6 +94,14 @@ impl Api {
         Ok(())
     }
 
+    /// Deletes an object after everything that it owns.
+    pub(crate) async fn delete_in_foreground(&self, path: &str) -> Result<()> {
+        let options = json!({ "kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Foreground" });
+        let (status, text) = self.send(Method::DELETE, path, JSON, options.to_string()).await?;
+        ensure!(status.is_success(), "deleting {path}: {text}");
+        Ok(())
+    }
+
     /// One object or list; none when it is not there.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>> {
         let (status, text) = self.send(Method::GET, path, JSON, String::new()).await?;

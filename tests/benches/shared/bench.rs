@@ -53,6 +53,9 @@ pub(crate) struct Bars {
 /// Primaries of a first, small run of the bare client: the first requests for a kind are slower than all others.
 const WARM_UP: usize = 25;
 
+/// The garbage collector looks for new kinds every 30 s.
+const COLLECTED_WITHIN: Duration = Duration::from_secs(120);
+
 /// The longest that looking at all primaries with a new version may take.
 const SWAP: Duration = Duration::from_secs(300);
 
@@ -122,6 +125,24 @@ impl Bench {
         self.report.figure(&format!("{name}_all_ready_s"), outcome.all_ready());
         self.report.figure(&format!("{name}_control_plane_cpu_s"), cpu);
         Ok(Some(Outcome { control_plane_cpu: cpu, ..outcome }))
+    }
+
+    /// Waits until the garbage collector follows the primaries, whose kind is new: until then it asks the API server for
+    /// each owner of a child, again and again. The bare client's owners are of a kind that it knows. Only the collector
+    /// ends a deletion in the foreground.
+    pub(crate) async fn collected(&mut self) -> Result<()> {
+        let collection = self.workload.primaries.collection(NAMESPACE);
+        let name = format!("{}-first", self.workload.plugin);
+        let first = (self.workload.primary)(NAMESPACE, &name, 0);
+        self.api.create(&collection, first.to_string()).await?;
+        let path = format!("{collection}/{name}");
+        self.api.delete_in_foreground(&path).await?;
+        let deadline = Instant::now() + COLLECTED_WITHIN;
+        while self.api.get::<serde::de::IgnoredAny>(&path).await?.is_some() {
+            ensure!(Instant::now() < deadline, "{name} is still there after {COLLECTED_WITHIN:?}");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        self.settle().await.map(drop)
     }
 
     /// The primaries, with the host at work. Returns its CPU seconds, too.
