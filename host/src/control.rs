@@ -16,5 +16,6 @@ mod overlays;
 pub mod pace;
 pub mod queue;
 pub mod reconcile;
+mod refusals;
 pub mod serving;
 pub mod watch;

@@ -13,7 +13,6 @@ mod artifact;
 pub(crate) mod client;
 mod clock;
 mod engine;
-pub(crate) mod glob;
 pub(crate) mod grants;
 mod grpc;
 mod http;

@@ -12,7 +12,6 @@ pub mod change;
 pub mod guard;
 pub mod json;
 mod lay;
-pub mod path;
 pub mod policy;
 pub mod schema;
 pub mod store;

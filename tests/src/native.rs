@@ -59,6 +59,7 @@ pub fn request(request: &wire::Request) -> host::Request {
         children: request.children.iter().map(observed).collect(),
         answers: request.answers.iter().map(answered).collect(),
         calls: Vec::new(),
+        refusals: Vec::new(),
         config: request.config.clone(),
         round: request.round,
     }

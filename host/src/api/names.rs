@@ -20,6 +20,10 @@ pub const KEEP_ANNOTATION: &str = "transom.dev/keep";
 /// Helm's word for the same, honoured on prune.
 pub const HELM_KEEP_ANNOTATION: &str = "helm.sh/resource-policy";
 
+/// On a child, by its plugin or a chart: fields that are written when it is created, and then belong to others. Paths such
+/// as `spec.replicas`, with commas between them.
+pub const SET_ONCE_ANNOTATION: &str = "transom.dev/set-once";
+
 /// On a held child in a plan, for people: what it waits for. Written to no object.
 pub const WAITS_FOR_ANNOTATION: &str = "transom.dev/waits-for";
 
@@ -37,6 +41,9 @@ pub const SYNCED: &str = "Synced";
 
 /// Condition of every primary, kept by the plugin; the host writes it only where the plugin could not.
 pub const READY: &str = "Ready";
+
+/// Reason of `Ready` while a primary is being deleted and something of it is still there.
+pub const TERMINATING: &str = "Terminating";
 
 /// Condition of a primary that overlays are for, kept by the host: are all of them part of what is applied?
 pub const OVERLAY_APPLIED: &str = "OverlayApplied";

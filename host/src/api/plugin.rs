@@ -1,6 +1,6 @@
 //! The `Plugin` record: which component serves which kinds, and within which bounds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -63,6 +63,11 @@ pub struct PluginSpec {
     /// What overlays of tenants may do to children of this plugin.
     #[serde(default, skip_serializing_if = "OverlayRules::is_default")]
     pub overlays: OverlayRules,
+    /// Fields of the plugin's children that are written when an object is created, and then belong to others: what another
+    /// controller makes of them is no drift. A child can say the same of itself, by the annotation `transom.dev/set-once`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub set_once: Vec<SetOnceRule>,
     /// The ServiceAccount that the plugin acts as: RBAC decides what it may read and write. Without one the host's own
     /// rights count.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -78,6 +83,22 @@ pub struct PluginSpec {
     /// How the API server asks the plugin before it stores objects, if the plugin takes part in admission.
     #[serde(default, skip_serializing_if = "Webhooks::is_default")]
     pub webhooks: Webhooks,
+}
+
+/// Fields of one kind that are written once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SetOnceRule {
+    /// API group; empty for the core group.
+    #[serde(default)]
+    #[schemars(length(max = 253))]
+    pub group: String,
+    /// `Deployment`, or `*` for all kinds of the group.
+    #[schemars(length(min = 1, max = 63))]
+    pub kind: String,
+    /// Paths: `spec.replicas`, `webhooks[*].clientConfig.caBundle`, `data[tls.crt]`. A path stands for all below it.
+    #[schemars(length(min = 1, max = 64))]
+    pub fields: Vec<String>,
 }
 
 /// What the API server does about the plugin's admission webhooks.
@@ -565,6 +586,14 @@ impl KindRef {
     #[must_use]
     pub fn type_meta(&self) -> TypeMeta {
         TypeMeta::new(self.api_version.clone(), self.kind.clone())
+    }
+
+    /// Of several versions of one kind the first one, since their objects are the same; sorted.
+    #[must_use]
+    pub fn one_of_each(kinds: &[Self]) -> Vec<Self> {
+        let mut known = BTreeSet::new();
+        let first = |kind: &&Self| known.insert(kind.type_meta().group_kind());
+        kinds.iter().filter(first).cloned().collect::<BTreeSet<_>>().into_iter().collect()
     }
 }
 

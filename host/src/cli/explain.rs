@@ -11,11 +11,12 @@ use super::record::{self, DEFAULT_HOST};
 use super::subject::Subject;
 use crate::api::names;
 use crate::control::serving;
-use crate::overlay::path::{Part, Path};
 use crate::overlay::{Laid, Trace};
 use crate::plan::check::Scope;
 use crate::plan::contract::{Answer, Child, Disposition, ObjectRef};
 use crate::plan::diff;
+use crate::plan::owners::Owned;
+use crate::plan::path::{Part, Path};
 use crate::record::{Bundle, Outcome};
 
 /// Arguments.
@@ -223,8 +224,8 @@ async fn field(subject: &Subject, bundle: Option<&Bundle>, child: &str, path: &s
         (Some(_), Some(wanted), Some(value)) if wanted == value => "as asked",
         (Some(_), Some(_), _) if is_held => "held as it is, and asked for later",
         (Some(object), Some(_), _) => {
-            let contains = |drift: &String| drift == path || path.starts_with(drift.as_str());
-            let drifted = diff::object_drift(object, &live).iter().any(contains);
+            let differences = diff::differences(object, &live, Owned::No, usize::MAX);
+            let drifted = differences.iter().any(|difference| is_at(&difference.path, &steps, object));
             if drifted { "drifted" } else { "normalised by the API server" }
         }
     };

@@ -251,7 +251,7 @@ impl World {
             }
         })?;
         let scope = |kind: &TypeMeta| Some(self.scope(kind));
-        let checker = Checker { plugin: &manifest.name, manifest, bounds: &bounds, scope: &scope };
+        let checker = Checker { plugin: &manifest.name, manifest, bounds: &bounds, set_once: &[], scope: &scope };
         let mut checked =
             checker.check(snapshot, &plan).map_err(|e| anyhow::anyhow!("plan refused: {}: {e}", e.reason))?;
         let layer = Layer { given: &self.overlays, rails: &self.rails, rejected: &|_| None };

@@ -35,7 +35,9 @@ impl Subject {
         let mut found = Children::new();
         for (kind, objects) in children(&cluster, &serving, &primary.uid).await {
             let objects = objects.with_context(|| kind.to_string())?;
-            found.extend(objects.into_iter().map(|object| (object.reference(&kind), Arc::new(object))));
+            for object in objects {
+                found.insert(object.reference(&kind), Arc::new(object));
+            }
         }
         // hosts split by selector can have several records for a kind: the children say which
         let made_by = found.values().find_map(|child| label(child, names::PLUGIN_LABEL));
@@ -66,11 +68,11 @@ pub(super) async fn children(
     serving: &[Plugin],
     uid: &str,
 ) -> Vec<(TypeMeta, Result<Vec<Object>, ApiError>)> {
-    let kinds = serving.iter().filter_map(|plugin| plugin.status.as_ref()).flat_map(|status| &status.child_kinds);
+    let statuses = serving.iter().filter_map(|plugin| plugin.status.as_ref());
+    let kinds: Vec<KindRef> = statuses.flat_map(|status| status.child_kinds.iter().cloned()).collect();
     let selector = format!("{}={uid}", names::OWNER_LABEL);
     let mut found = Vec::new();
-    for kind in kinds.collect::<BTreeSet<_>>() {
-        let kind = TypeMeta::new(kind.api_version.clone(), kind.kind.clone());
+    for kind in KindRef::one_of_each(&kinds).iter().map(KindRef::type_meta) {
         match cluster.list(&kind, None, &selector, 500).await {
             Err(ApiError::NotServed(_)) => {}
             result => found.push((kind, result.map(|(objects, _)| objects))),

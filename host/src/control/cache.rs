@@ -99,6 +99,26 @@ impl Cache {
         gone.iter().filter_map(|key| inner.take(key)).collect()
     }
 
+    /// These are all objects as of a resource version, read in another version of their kind: whatever was known is
+    /// replaced. Returns what there is now, and what is gone.
+    pub fn replace(&self, objects: Vec<Object>, version: u64) -> (Vec<Arc<Object>>, Vec<Arc<Object>>) {
+        let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::take(&mut inner.objects);
+        inner.by_owner.clear();
+        inner.passed = inner.passed.max(version);
+        objects.into_iter().for_each(|object| drop(inner.put(object)));
+        let gone = before.into_iter().filter(|(key, _)| !inner.objects.contains_key(key)).map(|(_, object)| object);
+        let gone = gone.collect();
+        (inner.objects.values().cloned().collect(), gone)
+    }
+
+    /// There are no objects of this kind any more. Returns those that there were.
+    pub fn clear(&self) -> Vec<Arc<Object>> {
+        let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
+        inner.by_owner.clear();
+        std::mem::take(&mut inner.objects).into_values().collect()
+    }
+
     /// Takes out the object with this UID; what has the name since then stays.
     pub fn remove(&self, object: &Object) -> Option<Arc<Object>> {
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
@@ -210,6 +230,19 @@ mod tests {
         cache.passed(4);
         assert_eq!(cache.put_answer(object("v", 4, Some("o"))), Put::Old);
         assert_eq!(cache.len(), 1);
+    }
+
+    #[test]
+    fn objects_in_another_version_replace_what_is_known_at_once() {
+        let cache = Cache::default();
+        cache.put(Object { name: "gone".into(), ..object("w", 1, Some("o")) });
+        cache.put(object("u", 2, Some("o")));
+        let other = Object { json: "{}".into(), ..object("u", 2, Some("o")) };
+        let (now, gone) = cache.replace(vec![other.clone()], 3);
+        assert_eq!((now, gone.len()), (vec![Arc::new(other)], 1));
+        assert_eq!(cache.owned_by("o").len(), 1);
+        assert_eq!(cache.clear().len(), 1);
+        assert!(cache.is_empty() && cache.owned_by("o").is_empty());
     }
 
     #[test]

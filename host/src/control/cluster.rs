@@ -147,6 +147,7 @@ pub struct Applied {
 }
 
 /// The API server. Cheap to share.
+#[derive(Clone)]
 pub struct Cluster {
     client: kube::Client,
     /// In whose name; the host's own when there is none.
@@ -244,6 +245,45 @@ impl Cluster {
         self.known(kind).ok_or_else(|| ApiError::NotServed(kind.clone()))
     }
 
+    /// What is known of how a kind is served may be out of date.
+    pub fn forget(&self, kind: &TypeMeta) {
+        self.kinds.write().unwrap_or_else(PoisonError::into_inner).remove(kind);
+    }
+
+    /// How a kind is served in this version, or else in the one of its other versions that the API server prefers.
+    ///
+    /// # Errors
+    /// [`ApiError::NotServed`] when it is served in none, or what kept the API server from answering.
+    pub async fn served_in_any_version(&self, kind: &TypeMeta) -> Result<Served, ApiError> {
+        match self.served(kind).await {
+            Err(ApiError::NotServed(_)) => {}
+            answer => return answer,
+        }
+        for version in self.versions(kind.group()).await? {
+            let api_version = match kind.group() {
+                "" => version,
+                group => format!("{group}/{version}"),
+            };
+            match self.served(&TypeMeta::new(api_version, kind.kind.clone())).await {
+                Err(ApiError::NotServed(_)) => {}
+                answer => return answer,
+            }
+        }
+        Err(ApiError::NotServed(kind.clone()))
+    }
+
+    /// Versions of an API group, in the order of the API server's preference; none when it does not serve the group.
+    async fn versions(&self, group: &str) -> Result<Vec<String>, ApiError> {
+        if group.is_empty() {
+            return Ok(self.client.list_core_api_versions().await?.versions);
+        }
+        let groups = self.client.list_api_groups().await?.groups;
+        let Some(group) = groups.into_iter().find(|known| known.name == group) else { return Ok(Vec::new()) };
+        let preferred = group.preferred_version.map(|preferred| preferred.version);
+        let others = group.versions.into_iter().map(|one| one.version).filter(|one| Some(one) != preferred.as_ref());
+        Ok(preferred.iter().cloned().chain(others).collect())
+    }
+
     /// Asks how the kinds in a plan are served that are not known yet: the API server did not serve them when the version
     /// was loaded, or the plugin has not named them.
     pub async fn discover(&self, manifest: &Manifest, plan: &Plan) {
@@ -282,7 +322,13 @@ impl Cluster {
         let served = self.served(&reference.kind).await?;
         let path = served.path(&reference.namespace, &reference.name);
         let uri = format!("{path}?fieldManager={}&force=true", encode(manager));
-        let (status, text) = self.send("apply", Method::PATCH, &uri, APPLY, body).await?;
+        let sent = self.send("apply", Method::PATCH, &uri, APPLY, body).await;
+        // a namespace that is missing, or a kind that is not served (any more)
+        let (status, text) = sent.inspect_err(|error| {
+            if error.code() == 404 {
+                self.forget(&reference.kind);
+            }
+        })?;
         Ok(Applied { created: status == StatusCode::CREATED, object: parse(&text)? })
     }
 
@@ -372,6 +418,20 @@ impl Cluster {
         let path = served.path(&reference.namespace, &reference.name);
         match self.send("get", Method::GET, &path, JSON, String::new()).await {
             Ok((_, text)) => parse(&text).map(Some),
+            Err(error) if error.code() == 404 => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// One object as it is, with `managedFields`; none when it is not there.
+    ///
+    /// # Errors
+    /// When the API server refuses it or cannot be asked.
+    pub async fn get_value(&self, reference: &ObjectRef) -> Result<Option<Value>, ApiError> {
+        let served = self.served(&reference.kind).await?;
+        let path = served.path(&reference.namespace, &reference.name);
+        match self.send("get", Method::GET, &path, JSON, String::new()).await {
+            Ok((_, text)) => serde_json::from_str(&text).map(Some).map_err(|error| ApiError::Malformed(error.into())),
             Err(error) if error.code() == 404 => Ok(None),
             Err(error) => Err(error),
         }

@@ -22,7 +22,7 @@ use super::watch::{Change, Selection, Watch, Watches};
 use crate::lookup::{Grants, Lookups, Places};
 use crate::overlay::guard::Rails;
 use crate::overlay::store::Store;
-use crate::plan::check::Known;
+use crate::plan::check::{Known, SetOnce};
 use crate::plan::contract::{CallResult, Manifest, ObjectRef, TypeMeta};
 use crate::plan::object::Object;
 use crate::plan::request::Children;
@@ -65,6 +65,8 @@ pub struct Active {
     pub grants: Grants,
     /// What overlays may do to its children.
     pub rails: Arc<Rails>,
+    /// Fields of its children that are left to others once they are set.
+    pub set_once: Arc<[SetOnce]>,
     /// Kinds that it serves.
     pub primary_watches: Vec<Arc<Watch>>,
     /// Kinds that it, or another version, makes; those that the API server did not serve at first come later. All versions
@@ -104,22 +106,31 @@ impl Active {
         self.primary_watches.iter().find(|watch| *watch.kind == *kind)
     }
 
-    /// The watch of one kind of child.
+    /// The watch of one kind of child, in this version or another one.
     #[must_use]
     pub fn child_watch(&self, kind: &TypeMeta) -> Option<Arc<Watch>> {
-        let watches = self.child_watches.read().unwrap_or_else(PoisonError::into_inner);
-        watches.iter().find(|watch| *watch.kind == *kind).cloned()
+        self.watches_of_children().into_iter().find(|watch| watch.kind.is_same_kind(kind))
+    }
+
+    /// One for each kind of child: in the version that this version of the plugin names, where another one names another.
+    fn watches_of_children(&self) -> Vec<Arc<Watch>> {
+        let mut watches = self.child_watches.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let is_named = |watch: &Arc<Watch>| self.manifest.child_kinds().any(|kind| *kind == *watch.kind);
+        // stable
+        watches.sort_by_key(|watch| !is_named(watch));
+        let mut known = BTreeSet::new();
+        watches.retain(|watch| known.insert(watch.kind.group_kind()));
+        watches
     }
 
     /// Children of one primary as the caches have them.
     #[must_use]
     pub fn children(&self, uid: &str) -> Children {
-        let watches = self.child_watches.read().unwrap_or_else(PoisonError::into_inner);
-        let of_kind = |watch: &Arc<Watch>| {
-            let kind = watch.kind.clone();
+        let of_kind = |watch: Arc<Watch>| {
+            let kind = watch.read_as();
             watch.cache.owned_by(uid).into_iter().map(move |object| (object.reference(&kind), object))
         };
-        watches.iter().flat_map(of_kind).collect()
+        self.watches_of_children().into_iter().flat_map(of_kind).collect()
     }
 }
 
@@ -211,7 +222,7 @@ impl Controller {
         let filled = tokio::time::timeout(FILLED_WITHIN, watch.synced()).await;
         filled.map_err(|_| ApiError::DeadlineExceeded(FILLED_WITHIN))?;
         let mut watches = active.child_watches.write().unwrap_or_else(PoisonError::into_inner);
-        if !watches.iter().any(|known| *known.kind == *kind) {
+        if !watches.iter().any(|known| known.kind.is_same_kind(kind)) {
             watches.push(watch);
         }
         Ok(())
@@ -414,6 +425,7 @@ impl Controller {
             recording: None,
             overlaid: None,
             known: Known::default(),
+            refused: Vec::new(),
         };
         let outcome = match refusal {
             None => reconcile.run().instrument(span).await,

@@ -51,7 +51,7 @@ impl Kinds {
         let mut recorded = self.recorded.subscribe();
         let room = {
             let known = recorded.borrow();
-            if known.contains(kind) {
+            if has(&known, kind) {
                 return Ok(());
             }
             MAX_KINDS.saturating_sub(known.len())
@@ -64,7 +64,7 @@ impl Kinds {
             asked.insert(kind.clone());
         }
         self.wake.notify_one();
-        let written = recorded.wait_for(|known| known.contains(kind));
+        let written = recorded.wait_for(|known| has(known, kind));
         match tokio::time::timeout(RECORDED_WITHIN, written).await {
             Ok(Ok(_)) => Ok(()),
             _ => Err(KindError::NotRecorded),
@@ -89,13 +89,18 @@ impl Kinds {
 
     /// These, and no others, are on record.
     pub fn are(&self, kinds: BTreeSet<TypeMeta>) {
-        self.asked.lock().unwrap_or_else(PoisonError::into_inner).retain(|kind| !kinds.contains(kind));
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).retain(|kind| !has(&kinds, kind));
         self.recorded.send_if_modified(|known| {
             let changed = *known != kinds;
             *known = kinds;
             changed
         });
     }
+}
+
+/// Is the kind among these, in whatever version? Its objects are the same.
+fn has(kinds: &BTreeSet<TypeMeta>, kind: &TypeMeta) -> bool {
+    kinds.contains(kind) || kinds.iter().any(|known| known.is_same_kind(kind))
 }
 
 #[cfg(test)]

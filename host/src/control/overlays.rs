@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::cluster::ApiError;
 use super::reconcile::{Reconcile, ReconcileError};
+use super::refusals::is_schema_error;
 use crate::overlay::{Given, Laid, Layer, Overlaid, condition, lay};
 use crate::plan::check::{Checked, Desired};
 use crate::plan::contract::ObjectRef;
@@ -104,8 +105,7 @@ impl Reconcile<'_> {
     }
 }
 
-/// The API server does not want the object as it is. A field of the wrong type is an internal error to it.
+/// The API server does not want the object as it is.
 fn is_refusal(error: &ApiError) -> bool {
-    matches!(error.code(), 400 | 403 | 413 | 422)
-        || matches!(error, ApiError::Status { code: 500, message, .. } if message.contains("typed patch object"))
+    matches!(error.code(), 400 | 403 | 413 | 422) || is_schema_error(error)
 }

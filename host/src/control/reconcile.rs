@@ -12,7 +12,7 @@
 //! Every child carries its owner's UID from the request that creates it, so nothing can be made and then forgotten.
 //! Status is published only when nothing is left to write, or on failure: it never claims what is not there yet.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,17 +28,21 @@ use super::damper::Damper;
 use super::key::PrimaryKey;
 use super::kinds::KindError;
 use super::overlays::Rejected;
+use super::refusals::{self, Refusals, Refused};
 use crate::api::names;
 use crate::api::plugin::Bounds;
 use crate::lookup::{Asker, Lookups};
 use crate::overlay::{Basis, Overlaid};
 use crate::plan::check::{Checked, Checker, Desired, Known, PlanError, digest, shorten};
 use crate::plan::contract::{
-    Answered, Call, CallResult, Disposition, Event, Failure, Lookup, ObjectRef, Problem, Request, Step, Truth, TypeMeta,
+    Answered, Call, CallResult, Disposition, Event, Failure, Lookup, ObjectRef, Problem, Refusal, Request, Step, Truth,
+    TypeMeta,
 };
 use crate::plan::decide::{self, Apply, Experience, Prune, Writes};
+use crate::plan::diff;
 use crate::plan::object::Object;
 use crate::plan::request::{Snapshot, owns_namespace};
+use crate::plan::review::{Review, review};
 use crate::plan::rounds::{self, Conversation, NoPlan, RoundsError, Session};
 use crate::plan::status::{self, INVALID, Report, Synced};
 use crate::plugin::CallError;
@@ -57,6 +61,9 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 /// children of others come first while the API server is busy, and often the object is Ready by then. Readiness itself,
 /// its end and failures are written at once.
 pub const STEPS_WITHIN: Duration = Duration::from_secs(60);
+
+/// Children of a primary that is being deleted are usually gone by then: what is waited for is not worth a write.
+const REMOVED_WITHIN: Duration = Duration::from_secs(3);
 
 /// Applies of one tier that are on their way at the same time.
 const PARALLEL_WRITES: usize = 8;
@@ -147,6 +154,9 @@ pub enum ReconcileError {
         /// What was answered.
         problem: Problem,
     },
+    /// A child was refused a moment ago, and the plugin, which has seen it, still asks for it.
+    #[error("{}", .0.message)]
+    Refused(Refusal),
     /// The primary itself could not be written.
     #[error("could not write {what} of the object")]
     Primary {
@@ -186,6 +196,7 @@ impl ReconcileError {
             Self::Prune { .. } => "PruneFailed",
             Self::Outside { problem, .. } if problem.reason == calls::DENIED => calls::DENIED,
             Self::Outside { .. } => "CallFailed",
+            Self::Refused(refusal) => &refusal.reason,
             Self::Primary { .. } => "StatusFailed",
             Self::Pinned { .. } => "PinnedVersionMissing",
             Self::Unstable(_) => "Unstable",
@@ -235,11 +246,16 @@ pub struct Memory {
     turn: Option<tokio::time::Instant>,
     /// Children that were compared and found to be as desired.
     agreed: Vec<u64>,
+    /// By desired state and UID of a child: fields that the API server makes something else of, where there are any.
+    differing: HashMap<u64, Vec<String>>,
+    /// All children were compared since this process began: one without an entry in `differing` has no such fields.
+    compared: bool,
     /// Generation and digest of the plugin whose plan was carried out last.
     wanted: Option<(i64, String)>,
     damper: Damper,
     settled: Option<Settled>,
     calls: Calls,
+    refusals: Refusals,
     /// Overlays that the API server would not take.
     pub(super) rejected: Rejected,
 }
@@ -268,6 +284,20 @@ impl Memory {
             .unzip();
         self.agreed = agreed;
         self.normalised.retain(|normalised| current.contains(normalised));
+        let live = |desired: &Arc<Desired>| Some(identity(desired, snapshot.children.get(&desired.reference)?));
+        let identities: Vec<u64> = checked.children.iter().filter_map(live).collect();
+        self.differing.retain(|child, _| identities.contains(child));
+        self.compared = true;
+    }
+
+    /// This is what the API server makes of a desired state.
+    fn normalise(&mut self, desired: &Desired, live: &Object) {
+        self.normalised.push(normalisation(desired, live));
+        self.agreed.push(agreement(desired, live));
+        let paths = diff::object_drift(&desired.body, &live.value());
+        if !paths.is_empty() {
+            self.differing.insert(identity(desired, live), paths);
+        }
     }
 }
 
@@ -279,6 +309,20 @@ impl Experience for Memory {
     fn is_normalised(&self, desired: &Desired, live: &Object) -> bool {
         self.normalised.contains(&normalisation(desired, live))
     }
+
+    fn is_drift(&self, desired: &Desired, live: &Object, paths: &[String]) -> bool {
+        match self.differing.get(&identity(desired, live)) {
+            Some(known) => paths.iter().any(|path| !known.contains(path)),
+            None => self.compared,
+        }
+    }
+}
+
+/// Desired state of one child, and which object it is.
+fn identity(desired: &Desired, live: &Object) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (&desired.digest, &live.uid).hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Desired and live state of one child.
@@ -338,14 +382,26 @@ pub struct Reconcile<'a> {
     pub overlaid: Option<Overlaid>,
     /// Children of the looks before.
     pub known: Known,
+    /// Children that were refused in the look in progress.
+    pub(super) refused: Vec<Refused>,
 }
 
 /// What one look led to.
 enum Pass {
     /// Something was written.
     Wrote(String),
+    /// A child was refused, which the plugin has not seen yet.
+    Refused(ReconcileError),
     /// Live state is as desired.
     Settled(Option<Duration>),
+}
+
+/// What reading a live object showed.
+enum Reviewed {
+    /// It is to be written.
+    Apply(Box<Apply>),
+    /// It is not.
+    InSync(Arc<Desired>, Arc<Object>),
 }
 
 /// What became of a status.
@@ -366,16 +422,21 @@ impl Reconcile<'_> {
         let mut result = Err(ReconcileError::Unstable(String::new()));
         let uid = self.asker().uid;
         self.memory.calls.begin(&uid);
+        let generation = self.active.primary(self.key).map_or(0, |primary| primary.generation);
+        self.memory.refusals.begin((uid, generation, self.active.revision.to_string()));
         for _ in 0..MAX_PASSES {
             let pass = self.pass().await;
             self.keep_recording(pass.as_ref().err());
+            let refused = std::mem::take(&mut self.refused);
             let pass = match pass {
                 Err(error) if self.reject_overlays(&error).await => Ok(Pass::Wrote("left overlays out".into())),
+                Err(error) if self.note(refused) => Ok(Pass::Refused(error)),
                 Err(error) => self.or_force(error).await,
                 pass => pass,
             };
             match pass {
                 Ok(Pass::Wrote(what)) => last = what,
+                Ok(Pass::Refused(error)) => result = Err(error),
                 Ok(Pass::Settled(again)) => {
                     result = Ok(again);
                     break;
@@ -405,6 +466,13 @@ impl Reconcile<'_> {
             Err(error) => Some(self.failed(&error).await),
         };
         Outcome { written: self.written, again, rest }
+    }
+
+    /// Remembers children that were refused. Returns whether the plugin has yet to see one of them.
+    fn note(&mut self, refused: Vec<Refused>) -> bool {
+        let is_news = refused.iter().any(|one| !self.memory.refusals.knows(one));
+        refused.into_iter().for_each(|one| self.memory.refusals.note(one));
+        is_news
     }
 
     /// Leaves everything as it is and says why.
@@ -444,7 +512,7 @@ impl Reconcile<'_> {
             };
         }
         if snapshot.primary.deleting && !self.active.manifest.finalizes {
-            return self.finalize(&snapshot).await;
+            return self.finalize(&snapshot, None).await;
         }
         if self.active.manifest.finalizes && !ours {
             self.set_finalizer(&snapshot, true).await?;
@@ -453,6 +521,7 @@ impl Reconcile<'_> {
         let manifest = &self.active.manifest;
         let mut request = snapshot.request(manifest, self.lookups().last(&self.asker()).await);
         request.calls = self.memory.calls.results();
+        request.refusals = self.memory.refusals.list();
         let inputs = snapshot.digest(&request);
         let overlays = self.controller.overlays.selected(&self.key.kind, &snapshot.primary);
         let basis = Basis::of(&overlays, &self.active.rails);
@@ -478,35 +547,38 @@ impl Reconcile<'_> {
             if snapshot.children.is_empty() {
                 checked.events.into_iter().for_each(|event| self.event(&snapshot, event));
             }
-            return self.finalize(&snapshot).await;
+            let report = Report { fields: checked.status, conditions: checked.conditions };
+            return self.finalize(&snapshot, Some(report)).await;
         }
         if !ours && needs_finalizer(&snapshot, &checked) {
             self.set_finalizer(&snapshot, true).await?;
             return Ok(Pass::Wrote("finalizer".into()));
         }
+        self.memory.refusals.plan(&checked);
         let writes = decide::writes(&checked, &snapshot.children, self.memory);
+        let mut writes = self.review(writes).await?;
+        let withheld = self.withhold(&mut writes);
         let changes_in = self.lookups().keep(self.key, &used);
+        let mut failed = withheld;
         if !writes.is_empty() {
             if let Some(recording) = &mut self.recording {
                 recording.carried_out.writes = Write::all(&writes);
             }
-            let what = self.carry_out(&snapshot, &checked, writes).await?;
-            return Ok(Pass::Wrote(what));
+            match self.carry_out(&snapshot, &checked, writes).await {
+                Ok(what) => return Ok(Pass::Wrote(what)),
+                Err(error) if self.has_seen_refusals() => failed = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        let report = Report { fields: checked.status.clone(), conditions: checked.conditions.clone() };
+        if let Some(error) = failed {
+            return Err(self.fail_with(&snapshot, &report, error).await);
         }
         self.memory.agree(&checked, &snapshot);
-        let called = self.make_calls(&checked).await;
-        if let Ok(Some(what)) = called {
-            return Ok(Pass::Wrote(what));
-        }
-        let report = Report { fields: checked.status, conditions: checked.conditions };
-        if let Err(error) = called {
-            // the plugin has seen the failure, so what it says is up to date
-            let synced = Synced::failed(error.reason(), error.chain());
-            if let Published::Written = self.publish(&snapshot, Some(&report), &synced).await? {
-                let note = error.chain();
-                self.event(&snapshot, Event { warning: true, reason: error.reason().to_owned(), note });
-            }
-            return Err(error);
+        match self.make_calls(&checked).await {
+            Ok(Some(what)) => return Ok(Pass::Wrote(what)),
+            Ok(None) => {}
+            Err(error) => return Err(self.fail_with(&snapshot, &report, error).await),
         }
         let mut later = None;
         match self.publish(&snapshot, Some(&report), &Synced::applied()).await? {
@@ -521,6 +593,99 @@ impl Reconcile<'_> {
             self.memory.settled = Some(Settled { inputs, plugin, primary, overlays: basis, requeue });
         }
         Ok(Pass::Settled([requeue, changes_in, later].into_iter().flatten().min()))
+    }
+
+    /// Publishes what a plugin says that has seen the failure, and the failure itself.
+    async fn fail_with(&mut self, snapshot: &Snapshot, report: &Report, error: ReconcileError) -> ReconcileError {
+        let synced = Synced::failed(error.reason(), error.chain());
+        match self.publish(snapshot, Some(report), &synced).await {
+            Ok(Published::Written) => {
+                let note = error.chain();
+                self.event(snapshot, Event { warning: true, reason: error.reason().to_owned(), note });
+                error
+            }
+            Ok(_) => error,
+            Err(unpublished) => unpublished,
+        }
+    }
+
+    /// Were children refused in the look in progress, and does the plugin know all of it?
+    fn has_seen_refusals(&self) -> bool {
+        !self.refused.is_empty() && self.refused.iter().all(|one| self.memory.refusals.knows(one))
+    }
+
+    /// Reads the live objects whose field managers decide on what is to be written, and takes out what is in sync.
+    async fn review(&mut self, mut writes: Writes) -> Result<Writes, ReconcileError> {
+        for tier in &mut writes.tiers {
+            let mut requests = Vec::with_capacity(tier.len());
+            for apply in std::mem::take(tier) {
+                requests.push(self.review_one(apply));
+            }
+            let reviewed: Vec<_> = futures::stream::iter(requests).buffered(PARALLEL_WRITES).collect().await;
+            for reviewed in reviewed {
+                match reviewed? {
+                    Reviewed::Apply(apply) => tier.push(*apply),
+                    Reviewed::InSync(desired, live) => self.memory.normalise(&desired, &live),
+                }
+            }
+        }
+        writes.tiers.retain(|tier| !tier.is_empty());
+        Ok(writes)
+    }
+
+    async fn review_one(&self, mut apply: Apply) -> Result<Reviewed, ReconcileError> {
+        let Some(live) = apply.live.clone().filter(|_| apply.needs_review) else {
+            return Ok(Reviewed::Apply(Box::new(apply)));
+        };
+        let desired = apply.desired.clone();
+        let there = match self.active.cluster.get_value(&desired.reference).await {
+            Ok(there) => there,
+            // the apply has the same words
+            Err(error) if refusals::is_about_object(&error) => return Ok(Reviewed::Apply(Box::new(apply))),
+            Err(source) => return Err(ReconcileError::Apply { child: desired.reference.clone(), source }),
+        };
+        let is_same = |there: &Value| there.pointer("/metadata/uid").and_then(Value::as_str) == Some(&live.uid);
+        let Some(there) = there.filter(is_same) else {
+            return Ok(Reviewed::Apply(Box::new(apply))); // gone meanwhile: the next look finds out
+        };
+        match review(&desired, &there, &self.active.field_manager, apply.is_unchanged()) {
+            None => Ok(Reviewed::InSync(desired, live)),
+            Some(Review { drift, body }) => {
+                (apply.drift, apply.body) = (drift, body);
+                Ok(Reviewed::Apply(Box::new(apply)))
+            }
+        }
+    }
+
+    /// Takes out of the writes what was refused a moment ago, and what comes only after it.
+    fn withhold(&self, writes: &mut Writes) -> Option<ReconcileError> {
+        let refusal = |apply: &Apply| {
+            let desired = &apply.desired;
+            self.memory.refusals.tried(&desired.reference.id(), &desired.digest).cloned()
+        };
+        let blocked = writes.tiers.iter().position(|tier| tier.iter().any(|apply| refusal(apply).is_some()))?;
+        writes.tiers.truncate(blocked + 1);
+        writes.prunes.clear();
+        let tier = writes.tiers.last_mut()?;
+        let first = tier.iter().find_map(refusal);
+        tier.retain(|apply| refusal(apply).is_none());
+        writes.tiers.retain(|tier| !tier.is_empty());
+        first.map(ReconcileError::Refused)
+    }
+
+    /// Notes that a child was refused, if that is what the failure is.
+    fn refuse_child(&mut self, digest: &str, error: &ReconcileError) {
+        let (child, is_final) = match error {
+            ReconcileError::Apply { child, source } if refusals::is_about_object(source) => {
+                (child, refusals::is_final(source))
+            }
+            ReconcileError::Immutable { child, .. } | ReconcileError::Conflict { child, .. } => (child, true),
+            ReconcileError::Kind { child, source: KindError::TooMany } => (child, true),
+            _ => return,
+        };
+        let (reason, message) = (error.reason().to_owned(), error.chain());
+        let refusal = Refusal { child: child.clone(), reason, message, is_final };
+        self.refused.push(Refused { digest: digest.to_owned(), refusal });
     }
 
     fn lookups(&self) -> &Lookups {
@@ -571,10 +736,30 @@ impl Reconcile<'_> {
         };
         self.active.cluster.discover(&self.active.manifest, &plan).await;
         let scope = |kind: &TypeMeta| active.cluster.known(kind).map(|served| served.scope);
-        let checker = Checker { plugin: &active.name, manifest, bounds: &bounds, scope: &scope };
+        let checker =
+            Checker { plugin: &active.name, manifest, bounds: &bounds, set_once: &active.set_once, scope: &scope };
         let checked = checker.check_again(snapshot, &plan, &mut self.known);
+        let report = if checked.is_err() { Checker::report(&plan) } else { None };
         self.recording = record(Said::Planned(Box::new(plan)));
-        Ok((checked?, used))
+        match checked {
+            Ok(checked) => Ok((checked, used)),
+            Err(error) => Err(self.refuse_plan(snapshot, report, error).await),
+        }
+    }
+
+    /// A plan may not be carried out: the plugin sees why where it is about one child, and what it says then is published.
+    async fn refuse_plan(&mut self, snapshot: &Snapshot, report: Option<Report>, error: PlanError) -> ReconcileError {
+        let Some((mut child, digest)) = error.child.clone().map(|named| *named) else { return error.into() };
+        if child.namespace.is_empty() {
+            child.namespace.clone_from(&snapshot.primary.namespace);
+        }
+        let error = ReconcileError::from(error);
+        let (reason, message) = (error.reason().to_owned(), error.chain());
+        self.refused.push(Refused { digest, refusal: Refusal { child, reason, message, is_final: true } });
+        match report.filter(|_| self.has_seen_refusals()) {
+            Some(report) => self.fail_with(snapshot, &report, error).await,
+            None => error,
+        }
     }
 
     /// Puts what this look did into the host's recordings.
@@ -648,15 +833,19 @@ impl Reconcile<'_> {
                 requests.push(self.apply(apply));
             }
             let requests = futures::stream::iter(requests);
-            let results: Vec<_> = requests.buffer_unordered(PARALLEL_WRITES).collect().await;
+            // in their order, so that the first failure is the same one each time
+            let results: Vec<_> = requests.buffered(PARALLEL_WRITES).collect().await;
             let mut failure = None;
-            for result in results {
+            for (result, apply) in results.into_iter().zip(tier) {
                 match result {
                     Ok(Written { apply, object, what }) => {
-                        done.add(what);
+                        what.into_iter().for_each(|what| done.add(what));
                         self.remember(apply, object);
                     }
-                    Err(error) => failure = failure.or(Some(error)),
+                    Err(error) => {
+                        self.refuse_child(&apply.desired.digest, &error);
+                        failure = failure.or(Some(error));
+                    }
                 }
             }
             failure.map_or(Ok(()), Err)?;
@@ -688,7 +877,7 @@ impl Reconcile<'_> {
         let desired = &apply.desired;
         let (child, manager) = (&desired.reference, &self.active.field_manager);
         // nothing is made that would not be seen again
-        if !self.active.manifest.child_kinds().any(|kind| *kind == child.kind) {
+        if !self.active.manifest.child_kinds().any(|kind| kind.is_same_kind(&child.kind)) {
             let recorded = self.active.kinds.record(&child.kind).await;
             recorded.map_err(|source| ReconcileError::Kind { child: child.clone(), source })?;
         }
@@ -696,14 +885,17 @@ impl Reconcile<'_> {
         watched.map_err(|source| ReconcileError::Apply { child: child.clone(), source })?;
         let new = apply.live.is_none() && !desired.adopt;
         let (cluster, started) = (&self.active.cluster, Instant::now());
-        let applied = if new {
-            cluster.apply_new(child, manager, &desired.body).await
-        } else {
-            cluster.apply(child, manager, &desired.body).await
-        };
+        let body = apply.body.as_ref().unwrap_or(&desired.body);
+        let applied =
+            if new { cluster.apply_new(child, manager, body).await } else { cluster.apply(child, manager, body).await };
         self.controller.steps.wrote(started.elapsed());
         match applied {
-            Ok(Applied { created, object }) => Ok(Written { apply, object, what: describe(apply, created) }),
+            Ok(Applied { created, object }) => {
+                // the API server writes nothing where nothing changes
+                let is_same = apply.live.as_ref().is_some_and(|live| live.resource_version == object.resource_version);
+                let what = (!is_same).then(|| describe(apply, created));
+                Ok(Written { apply, object: self.as_watched(child, object).await?, what })
+            }
             Err(error) if new && error.code() == 409 => self.claim(apply, error).await,
             Err(error) if is_immutable(&error) => self.replace(apply, error).await,
             Err(source) => Err(ReconcileError::Apply { child: child.clone(), source }),
@@ -730,7 +922,18 @@ impl Reconcile<'_> {
             return Err(ReconcileError::Conflict { child: child.clone(), managers });
         }
         let object = cluster.apply(child, manager, &apply.desired.body).await.map_err(failed)?.object;
-        Ok(Written { apply, object, what: describe(apply, false) })
+        Ok(Written { apply, object: self.as_watched(child, object).await?, what: Some(describe(apply, false)) })
+    }
+
+    /// An object that was written, in the version that its kind is watched in.
+    async fn as_watched(&self, child: &ObjectRef, object: Object) -> Result<Object, ReconcileError> {
+        let watched =
+            self.active.child_watch(&child.kind).map(|watch| watch.read_as()).filter(|kind| **kind != child.kind);
+        let Some(kind) = watched else { return Ok(object) };
+        let failed = |source| ReconcileError::Apply { child: child.clone(), source };
+        let reference = ObjectRef { kind: (*kind).clone(), ..child.clone() };
+        let there = self.active.cluster.get(&reference).await.map_err(failed)?;
+        Ok(there.unwrap_or(object)) // deleted meanwhile: the watch says so
     }
 
     /// Deletes what cannot be changed, where the plugin allows it; when it is gone it is made again.
@@ -743,15 +946,15 @@ impl Reconcile<'_> {
         self.active.cluster.delete(child, &live.uid).await.map_err(failed)?;
         let mut going = (**live).clone();
         going.deleting = true;
-        Ok(Written { apply, object: going, what: ("Replaced", format!("deleted {child} to make it again")) })
+        Ok(Written { apply, object: going, what: Some(("Replaced", format!("deleted {child} to make it again"))) })
     }
 
     /// Puts what the API server answered into the cache, and notes that it is the answer to what was sent.
     fn remember(&mut self, apply: &Apply, object: Object) {
         let desired = &apply.desired;
+        self.memory.refusals.taken(&desired.reference.id());
         if !object.deleting {
-            self.memory.normalised.push(normalisation(desired, &object));
-            self.memory.agreed.push(agreement(desired, &object));
+            self.memory.normalise(desired, &object);
         }
         self.written.push(object.resource_version);
         if let Some(watch) = self.active.child_watch(&desired.reference.kind) {
@@ -786,8 +989,8 @@ impl Reconcile<'_> {
         Ok(())
     }
 
-    /// Removes what is left of a primary that goes, and then the finalizer.
-    async fn finalize(&mut self, snapshot: &Snapshot) -> Result<Pass, ReconcileError> {
+    /// Removes what is left of a primary that goes, and then the finalizer. `report` is what the plugin says meanwhile.
+    async fn finalize(&mut self, snapshot: &Snapshot, report: Option<Report>) -> Result<Pass, ReconcileError> {
         let remains = decide::remains(&snapshot.children);
         if remains.is_empty() && snapshot.children.is_empty() {
             self.set_finalizer(snapshot, false).await?;
@@ -798,16 +1001,33 @@ impl Reconcile<'_> {
             self.remove(snapshot, prune).await?;
         }
         if snapshot.children.values().any(|child| !child.keep) {
-            return Ok(Pass::Settled(None)); // their watches tell when they are gone
+            // their watches tell when they are gone
+            return self.publish_removal(snapshot, report).await.map(Pass::Settled);
         }
         Ok(Pass::Wrote("released children".into()))
     }
 
+    /// A deletion that lasts says what it waits for. Returns when it has lasted long enough for that.
+    async fn publish_removal(
+        &mut self,
+        snapshot: &Snapshot,
+        report: Option<Report>,
+    ) -> Result<Option<Duration>, ReconcileError> {
+        let lasted = deleted_for(snapshot).unwrap_or_default();
+        if lasted < REMOVED_WITHIN {
+            return Ok(Some(REMOVED_WITHIN - lasted));
+        }
+        let mut report = report.unwrap_or_else(|| Report::of(&snapshot.primary.status()));
+        report.not_ready(names::TERMINATING, format!("waiting for {}", decide::awaited(&snapshot.children)));
+        match self.publish(snapshot, Some(&report), &Synced::applied()).await? {
+            Published::Later(wait) => Ok(Some(wait)),
+            Published::Written | Published::Unchanged => Ok(None),
+        }
+    }
+
     /// How long the plugin still has to clean up after a primary that is being deleted; none when it is not.
     fn overdue(&self, snapshot: &Snapshot) -> Option<Duration> {
-        let since = jiff::Timestamp::now().duration_since(snapshot.primary.deleted_at()?);
-        let since = Duration::try_from(since).unwrap_or_default();
-        Some(self.active.deletion_timeout.saturating_sub(since))
+        Some(self.active.deletion_timeout.saturating_sub(deleted_for(snapshot)?))
     }
 
     /// A plugin that has failed for too long must not keep a primary from being deleted.
@@ -826,7 +1046,7 @@ impl Reconcile<'_> {
     /// Deletes what is left of a primary without its plugin, and lets it go.
     async fn force(&mut self, snapshot: &Snapshot, why: &str) -> Result<Pass, ReconcileError> {
         let last = snapshot.children.is_empty();
-        let pass = self.finalize(snapshot).await?;
+        let pass = self.finalize(snapshot, None).await?;
         if last {
             let waited = self.active.deletion_timeout.as_secs();
             tracing::warn!(why, "deleted without its plugin");
@@ -883,7 +1103,7 @@ impl Reconcile<'_> {
             self.memory.turn = None;
             return Ok(Published::Unchanged);
         }
-        if report.is_some() {
+        if report.is_some() && synced.status == Truth::True {
             let wait = self.memory.status_at.map_or(Duration::ZERO, |at| PROGRESS_EVERY.saturating_sub(at.elapsed()));
             if !wait.is_zero() && status::is_progress(&live, &next) {
                 return Ok(Published::Later(wait));
@@ -1004,6 +1224,12 @@ fn plugin_failure(failure: Failure) -> ReconcileError {
     }
 }
 
+/// How long ago the deletion of the primary began; none when it is not being deleted.
+fn deleted_for(snapshot: &Snapshot) -> Option<Duration> {
+    let since = jiff::Timestamp::now().duration_since(snapshot.primary.deleted_at()?);
+    Some(Duration::try_from(since).unwrap_or_default())
+}
+
 /// Children that no owner reference can clean up need the host.
 fn needs_finalizer(snapshot: &Snapshot, checked: &Checked) -> bool {
     let home = &snapshot.primary.namespace;
@@ -1020,7 +1246,7 @@ fn is_immutable(error: &ApiError) -> bool {
 type What = (&'static str, String);
 
 fn describe(apply: &Apply, created: bool) -> What {
-    let Apply { desired, live, drift } = apply;
+    let Apply { desired, live, drift, .. } = apply;
     let child = &desired.reference;
     match live {
         None if created => ("Created", format!("created {child}")),
@@ -1036,7 +1262,8 @@ fn describe(apply: &Apply, created: bool) -> What {
 struct Written<'a> {
     apply: &'a Apply,
     object: Object,
-    what: What,
+    /// None when the API server found nothing to change.
+    what: Option<What>,
 }
 
 /// What was written, by event reason.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::account::Account;
 use super::backoff;
 use super::cache::{Cache, Put};
-use super::cluster::{Cluster, Served};
+use super::cluster::{ApiError, Cluster, Served};
 use crate::api::names;
 use crate::plan::check::Scope;
 use crate::plan::contract::TypeMeta;
@@ -64,10 +64,12 @@ pub type Observe = dyn Fn(&Arc<TypeMeta>, Selection, Change) + Send + Sync;
 
 /// One watch; ends when it is dropped.
 pub struct Watch {
-    /// The kind.
+    /// The kind, in the version that was asked for.
     pub kind: Arc<TypeMeta>,
     /// What is known.
     pub cache: Arc<Cache>,
+    /// The kind, in the version that objects are read in.
+    read_as: Arc<RwLock<Arc<TypeMeta>>>,
     synced: watch::Receiver<bool>,
     task: AbortHandle,
 }
@@ -77,6 +79,12 @@ impl Watch {
     pub async fn synced(&self) {
         // an error means that the watch has ended, which only happens when the host does
         let _ = self.synced.clone().wait_for(|synced| *synced).await;
+    }
+
+    /// The kind in the version that objects are read in: another one than was asked for once that is served no more.
+    #[must_use]
+    pub fn read_as(&self) -> Arc<TypeMeta> {
+        self.read_as.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The first list is complete.
@@ -121,9 +129,18 @@ impl Watches {
         let cache = Arc::new(Cache::default());
         let (done, synced) = watch::channel(false);
         let (api, observe) = (api(cluster, served, selection), self.observe.clone());
-        let follower = Follower { api, selection, kind: kind.clone(), cache: cache.clone(), observe };
+        let read_as = Arc::new(RwLock::new(kind.clone()));
+        let follower = Follower {
+            cluster: cluster.clone(),
+            api,
+            selection,
+            kind: kind.clone(),
+            read_as: read_as.clone(),
+            cache: cache.clone(),
+            observe,
+        };
         let task = tokio::spawn(follower.run(done)).abort_handle();
-        let watch = Arc::new(Watch { kind, cache, synced, task });
+        let watch = Arc::new(Watch { kind, cache, read_as, synced, task });
         open.insert(key, Arc::downgrade(&watch));
         watch
     }
@@ -143,16 +160,18 @@ fn api(cluster: &Cluster, served: &Served, selection: Selection) -> Api<Watched>
 
 /// Keeps a cache as the API server has it: lists, then hears of every change from that version on.
 struct Follower {
+    cluster: Cluster,
     api: Api<Watched>,
     selection: Selection,
     kind: Arc<TypeMeta>,
+    read_as: Arc<RwLock<Arc<TypeMeta>>>,
     cache: Arc<Cache>,
     observe: Arc<Observe>,
 }
 
 impl Follower {
     /// Never ends. `done` hears of the first list.
-    async fn run(self, done: watch::Sender<bool>) {
+    async fn run(mut self, done: watch::Sender<bool>) {
         let (mut version, mut failures) = (None, 0);
         loop {
             let started = Instant::now();
@@ -167,6 +186,9 @@ impl Follower {
                 Err(kube::Error::Api(status)) if status.code == 410 => {
                     tracing::debug!(kind = %self.kind, status.message, "watch is too far behind");
                     version = None;
+                }
+                Err(kube::Error::Api(status)) if status.code == 404 && self.selection == Selection::Children => {
+                    version = self.read_otherwise().await;
                 }
                 Err(error) => {
                     metrics().watch_error(&self.kind.kind);
@@ -215,22 +237,51 @@ impl Follower {
     /// Everything as of one version, which is returned.
     async fn list(&self) -> Result<u64, kube::Error> {
         let mut listed = BTreeSet::new();
-        let mut parameters = ListParams { label_selector: self.labels(), limit: Some(PAGE), ..ListParams::default() };
-        loop {
-            let page = self.api.list(&parameters).await?;
-            for Watched { object, .. } in page.items {
-                listed.insert((object.namespace.clone(), object.name.clone()));
-                self.put(object);
-            }
-            parameters.continue_token = page.metadata.continue_.filter(|token| !token.is_empty());
-            if parameters.continue_token.is_none() {
-                let version = page.metadata.resource_version.and_then(|v| v.parse().ok()).unwrap_or_default();
-                for gone in self.cache.listed(&listed, version) {
-                    (self.observe)(&self.kind, self.selection, Change::Gone(gone));
-                }
-                return Ok(version);
-            }
+        let version = each_page(&self.api, self.labels(), |object| {
+            listed.insert((object.namespace.clone(), object.name.clone()));
+            self.put(object);
+        });
+        let version = version.await?;
+        for gone in self.cache.listed(&listed, version) {
+            (self.observe)(&self.kind, self.selection, Change::Gone(gone));
         }
+        Ok(version)
+    }
+
+    /// The kind is not served in this version (any more): reads its objects in another one from now on. Where there is
+    /// none its definition is gone, and with it all objects. Returns the version to go on from.
+    async fn read_otherwise(&mut self) -> Option<u64> {
+        let read_as = self.read_as.read().unwrap_or_else(PoisonError::into_inner).clone();
+        self.cluster.forget(&read_as);
+        let served = match self.cluster.served_in_any_version(&self.kind).await {
+            Ok(served) => served,
+            Err(error) => {
+                if matches!(error, ApiError::NotServed(_)) {
+                    tracing::debug!(kind = %self.kind, "the kind is not served any more");
+                    for gone in self.cache.clear() {
+                        (self.observe)(&self.kind, self.selection, Change::Gone(gone));
+                    }
+                }
+                return None;
+            }
+        };
+        if served.kind == *read_as {
+            return None; // it is back
+        }
+        let (api, mut objects) = (api(&self.cluster, &served, self.selection), Vec::new());
+        let version = each_page(&api, self.labels(), |object| objects.push(object)).await.ok()?;
+        tracing::info!(from = %read_as, to = %served.kind, "children are read in another version");
+        self.api = api;
+        // at once: nobody may see a part of them
+        let (now, gone) = self.cache.replace(objects, version);
+        *self.read_as.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(served.kind);
+        for gone in gone {
+            (self.observe)(&self.kind, self.selection, Change::Gone(gone));
+        }
+        for now in now {
+            (self.observe)(&self.kind, self.selection, Change::Put { before: None, now });
+        }
+        Some(version)
     }
 
     fn put(&self, object: Object) {
@@ -246,6 +297,23 @@ impl Follower {
         match self.selection {
             Selection::Primaries | Selection::Overlays => None,
             Selection::Children => Some(names::OWNER_LABEL.into()),
+        }
+    }
+}
+
+/// Lists all objects, a page at a time. Returns the version that they are of.
+async fn each_page(
+    api: &Api<Watched>,
+    labels: Option<String>,
+    mut see: impl FnMut(Object),
+) -> Result<u64, kube::Error> {
+    let mut parameters = ListParams { label_selector: labels, limit: Some(PAGE), ..ListParams::default() };
+    loop {
+        let page = api.list(&parameters).await?;
+        page.items.into_iter().for_each(|Watched { object, .. }| see(object));
+        parameters.continue_token = page.metadata.continue_.filter(|token| !token.is_empty());
+        if parameters.continue_token.is_none() {
+            return Ok(page.metadata.resource_version.and_then(|v| v.parse().ok()).unwrap_or_default());
         }
     }
 }

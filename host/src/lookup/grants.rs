@@ -7,10 +7,10 @@ use http::Uri;
 use sha2::{Digest as _, Sha256};
 
 use super::engine::Runner;
-use super::glob;
 use crate::api::plugin::{EndpointSpec, SecretRef};
 use crate::control::account::Account;
 use crate::plan::contract::{Answer, Manifest};
+use crate::plan::glob;
 
 /// What an endpoint speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::path::{Part, Path, said};
+use crate::plan::path::{Part, Path, said};
 
 /// One difference.
 #[derive(Clone, Debug, PartialEq)]

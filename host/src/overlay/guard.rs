@@ -10,11 +10,11 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::Value;
 
 use super::change::Change;
-use super::path::{Part, Path, Pattern, said};
 use crate::api::names;
 use crate::api::overlay::{OverlayRules, PathRule, Permission, ValueLimit};
-use crate::lookup::glob;
 use crate::plan::contract::TypeMeta;
+use crate::plan::glob;
+use crate::plan::path::{Part, Path, Pattern, said};
 use crate::plan::quantity;
 
 /// Why a change is refused.

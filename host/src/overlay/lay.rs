@@ -8,15 +8,15 @@ use serde_json::Value;
 
 use super::change::{self, Change};
 use super::guard::{self, Context, Rails};
-use super::path::Path;
 use super::schema::Type;
 use super::{json, strategic};
 use crate::api::names;
 use crate::api::overlay::{Operator, Overlay, OverlayRules, OverlaySpec, PatchSpec, PatchType, Selector};
-use crate::lookup::glob;
 use crate::plan::check::{Desired, digest, shorten};
 use crate::plan::contract::{Child, Condition, Disposition, ObjectRef, Plan, Problem, Truth, TypeMeta};
+use crate::plan::glob;
 use crate::plan::object::Object;
+use crate::plan::path::Path;
 
 /// Overlays of one primary; those beyond are refused.
 pub const MAX_OVERLAYS: usize = 32;
@@ -261,6 +261,7 @@ fn planned(child: &Child, namespace: &str) -> Option<Arc<Desired>> {
         keep: child.keep,
         adopt: child.adopt,
         replace: false,
+        set_once: Vec::new(),
     }))
 }
 

@@ -8,7 +8,10 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::contract::{Call, Child, Condition, Disposition, Event, Manifest, ObjectRef, Plan, TypeMeta};
+use super::filled_in;
+use super::path::Pattern;
 use super::request::{Snapshot, owns_namespace};
+use super::status::Report;
 use crate::api::names;
 use crate::api::plugin::Bounds;
 
@@ -29,10 +32,31 @@ pub struct PlanError {
     pub reason: &'static str,
     /// What is wrong where.
     pub message: String,
+    /// The child that it is about, where it is about one that has a name, and the digest of its text.
+    pub child: Option<Box<(ObjectRef, String)>>,
 }
 
 fn refuse<T>(reason: &'static str, message: impl Into<String>) -> Result<T, PlanError> {
-    Err(PlanError { reason, message: message.into() })
+    Err(PlanError { reason, message: message.into(), child: None })
+}
+
+/// The object that a text names, without any check.
+fn named(text: &str) -> Option<ObjectRef> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Named {
+        #[serde(flatten)]
+        kind: TypeMeta,
+        metadata: Metadata,
+    }
+    #[derive(serde::Deserialize)]
+    struct Metadata {
+        name: String,
+        #[serde(default)]
+        namespace: Option<String>,
+    }
+    let Named { kind, metadata: Metadata { name, namespace } } = serde_json::from_str(text).ok()?;
+    Some(ObjectRef { kind, namespace: namespace.unwrap_or_default(), name })
 }
 
 /// One object that should be, complete as the host applies it.
@@ -52,6 +76,8 @@ pub struct Desired {
     pub adopt: bool,
     /// Delete and create again when an immutable field changes.
     pub replace: bool,
+    /// Fields that are written when it is created, and then belong to others.
+    pub set_once: Vec<Pattern>,
 }
 
 /// A plan that was checked.
@@ -73,6 +99,23 @@ pub struct Checked {
     pub finalized: bool,
 }
 
+/// Fields of a kind that are written when an object is created, and then belong to others.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SetOnce {
+    /// API group; empty for the core group.
+    pub group: String,
+    /// `Deployment`, or `*` for all kinds of the group.
+    pub kind: String,
+    /// Which fields.
+    pub fields: Vec<Pattern>,
+}
+
+impl SetOnce {
+    fn is_for(&self, kind: &TypeMeta) -> bool {
+        self.group == kind.group() && (self.kind == "*" || self.kind == kind.kind)
+    }
+}
+
 /// Who asks, and within which bounds.
 #[derive(Clone, Copy)]
 pub struct Checker<'a> {
@@ -82,6 +125,8 @@ pub struct Checker<'a> {
     pub manifest: &'a Manifest,
     /// What the record allows.
     pub bounds: &'a Bounds,
+    /// Fields that the `Plugin` resource leaves to others once they are set.
+    pub set_once: &'a [SetOnce],
     /// Scope of a kind; none when the API server does not serve it.
     pub scope: &'a (dyn Fn(&TypeMeta) -> Option<Scope> + Sync),
 }
@@ -152,9 +197,12 @@ impl Checker<'_> {
         for (index, child) in plan.children.iter().enumerate() {
             let desired = match known.get(snapshot, index, child) {
                 Some(desired) => desired,
-                None => Arc::new(self.child(snapshot, plan, index, child)?),
+                None => Arc::new(self.child(snapshot, plan, index, child).map_err(|error| PlanError {
+                    child: named(&child.object).map(|named| Box::new((named, digest_of(&child.object)))),
+                    ..error
+                })?),
             };
-            if !seen.insert(desired.reference.clone()) {
+            if !seen.insert(desired.reference.id()) {
                 return refuse("DuplicateChild", format!("{} is in the plan twice", desired.reference));
             }
             children.push(desired);
@@ -168,6 +216,12 @@ impl Checker<'_> {
             requeue_after_ms: plan.requeue_after_ms.map(|ms| ms.max(MIN_REQUEUE_MS)),
             finalized: plan.finalized,
         })
+    }
+
+    /// What a plan says of the status, without its children; none when it may not be said.
+    #[must_use]
+    pub fn report(plan: &Plan) -> Option<Report> {
+        Some(Report { fields: status_fields(plan).ok()?, conditions: conditions(plan).ok()? })
     }
 
     fn child(&self, snapshot: &Snapshot, plan: &Plan, index: usize, child: &Child) -> Result<Desired, PlanError> {
@@ -210,7 +264,9 @@ impl Checker<'_> {
         let namespace = self.namespace(snapshot, &kind, &name, scope, &text("namespace"))?;
         let reference = ObjectRef { kind, namespace, name };
         self.finish_metadata(snapshot, &reference, child.keep, &mut metadata)?;
+        let set_once = self.set_once(&reference, &metadata)?;
         body.insert("metadata".into(), Value::Object(metadata));
+        filled_in::strip(&reference.kind, &mut body);
         let mut body = Value::Object(body);
         let digest = digest(&body);
         if let Some(Value::Object(annotations)) = body.pointer_mut("/metadata/annotations") {
@@ -224,7 +280,20 @@ impl Checker<'_> {
             keep: child.keep,
             adopt: child.adopt,
             replace: child.replace,
+            set_once,
         })
+    }
+
+    /// By the child's own annotation, and by the `Plugin` resource.
+    fn set_once(&self, reference: &ObjectRef, metadata: &Map<String, Value>) -> Result<Vec<Pattern>, PlanError> {
+        let annotation = names::SET_ONCE_ANNOTATION;
+        let text = metadata.get("annotations").and_then(|a| a.get(annotation)).and_then(Value::as_str);
+        let paths = text.unwrap_or_default().split(',').map(str::trim).filter(|path| !path.is_empty());
+        let own = paths.map(Pattern::parse).collect::<Result<Vec<_>, _>>().or_else(|error| {
+            refuse("MalformedChild", format!("{reference}: metadata.annotations[{annotation}]: {error}"))
+        })?;
+        let granted = self.set_once.iter().filter(|rule| rule.is_for(&reference.kind));
+        Ok(own.into_iter().chain(granted.flat_map(|rule| rule.fields.iter().cloned())).collect())
     }
 
     /// Namespaced primaries own children in their own namespace, and in namespaces that they own themselves.
@@ -312,8 +381,13 @@ fn defined_scope(plan: &Plan, kind: &TypeMeta) -> Option<Scope> {
 /// First 128 bits of SHA-256 over the canonical text (sorted keys), in hexadecimal.
 #[must_use]
 pub fn digest(value: &Value) -> String {
+    digest_of(&value.to_string())
+}
+
+/// The same of a text.
+fn digest_of(text: &str) -> String {
     use std::fmt::Write as _;
-    let hash = Sha256::digest(value.to_string().as_bytes());
+    let hash = Sha256::digest(text.as_bytes());
     hash.iter().take(16).fold(String::with_capacity(32), |mut text, byte| {
         let _ = write!(text, "{byte:02x}"); // a String takes everything
         text
@@ -458,7 +532,8 @@ mod tests {
             _ => Some(Scope::Namespaced),
         };
         let (manifest, bounds) = (manifest(), Bounds { children: 3, ..Bounds::default() });
-        Checker { plugin: "p", manifest: &manifest, bounds: &bounds, scope: &scope }.check(&snapshot(), plan)
+        Checker { plugin: "p", manifest: &manifest, bounds: &bounds, set_once: &[], scope: &scope }
+            .check(&snapshot(), plan)
     }
 
     fn children(objects: &[&str]) -> Plan {
@@ -469,7 +544,7 @@ mod tests {
     fn what_was_checked_is_not_read_again_but_for_another_primary_or_in_other_words() {
         let (manifest, bounds) = (manifest(), Bounds::default());
         let scope = |_: &TypeMeta| Some(Scope::Namespaced);
-        let checker = Checker { plugin: "p", manifest: &manifest, bounds: &bounds, scope: &scope };
+        let checker = Checker { plugin: "p", manifest: &manifest, bounds: &bounds, set_once: &[], scope: &scope };
         let plan = |data: &str| Plan {
             children: vec![child(&format!(
                 r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"name":"c"}},{data}}}"#
@@ -533,7 +608,8 @@ mod tests {
         let mut manifest = manifest();
         manifest.children = [definition.clone(), widget].map(|kind| (kind, Delivery::Full)).to_vec();
         let scope = |kind: &TypeMeta| (*kind == definition).then_some(Scope::Cluster);
-        let checker = Checker { plugin: "p", manifest: &manifest, bounds: &Bounds::default(), scope: &scope };
+        let checker =
+            Checker { plugin: "p", manifest: &manifest, bounds: &Bounds::default(), set_once: &[], scope: &scope };
         let used = r#"{"apiVersion":"x.dev/v1","kind":"Widget","metadata":{"name":"w"}}"#;
         let defined = r#"{"apiVersion":"apiextensions.k8s.io/v1","kind":"CustomResourceDefinition","metadata":
             {"name":"widgets.x.dev"},"spec":{"group":"x.dev","scope":"Namespaced","names":{"kind":"Widget"},

@@ -63,7 +63,47 @@ pub struct ObjectRef {
     pub name: String,
 }
 
+/// A kind without its version: objects of it are the same objects in every version that is served.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupKind {
+    /// API group; empty for the core group.
+    pub group: String,
+    /// `Deployment`
+    pub kind: String,
+}
+
+impl TypeMeta {
+    /// The kind without its version.
+    #[must_use]
+    pub fn group_kind(&self) -> GroupKind {
+        GroupKind { group: self.group().into(), kind: self.kind.clone() }
+    }
+
+    /// Is it the same kind, in whatever version?
+    #[must_use]
+    pub fn is_same_kind(&self, other: &Self) -> bool {
+        self.kind == other.kind && self.group() == other.group()
+    }
+}
+
+/// Identity of an object in the cluster: never its API version, since one object is served in several.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectId {
+    /// API group and kind.
+    pub kind: GroupKind,
+    /// Empty for cluster-scoped objects.
+    pub namespace: String,
+    /// `metadata.name`
+    pub name: String,
+}
+
 impl ObjectRef {
+    /// The object that it refers to, whatever the version.
+    #[must_use]
+    pub fn id(&self) -> ObjectId {
+        ObjectId { kind: self.kind.group_kind(), namespace: self.namespace.clone(), name: self.name.clone() }
+    }
+
     /// Is it the namespace of this name?
     #[must_use]
     pub fn is_namespace(&self, name: &str) -> bool {
@@ -210,7 +250,9 @@ impl Manifest {
     /// How much of children of a kind the plugin is shown; none when plans may not contain them.
     #[must_use]
     pub fn delivery(&self, kind: &TypeMeta) -> Option<Delivery> {
-        let named = self.children.iter().find(|(declared, _)| declared == kind);
+        let exact = self.children.iter().find(|(declared, _)| declared == kind);
+        // the API server may serve a child in another version than was asked for
+        let named = exact.or_else(|| self.children.iter().find(|(declared, _)| declared.is_same_kind(kind)));
         named.or_else(|| self.children.iter().find(|(declared, _)| declared.kind == ANY)).map(|(_, delivery)| *delivery)
     }
 }
@@ -246,6 +288,22 @@ pub enum CallOutcome {
     Failed(Problem),
 }
 
+/// A child of the last plan that was not taken, by the API server or by the host's check of the plan. Part of
+/// `request.ext`; see `wit/plugin.wit`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Refusal {
+    /// Which child.
+    #[serde(flatten)]
+    pub child: ObjectRef,
+    /// Stable word: that of the condition `Synced`.
+    pub reason: String,
+    /// The object and the API server's words.
+    pub message: String,
+    /// Sending the same object again does not help.
+    pub is_final: bool,
+}
+
 /// Input of one call.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
@@ -260,6 +318,9 @@ pub struct Request {
     /// Of the last plan, sorted by key.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub calls: Vec<CallResult>,
+    /// Children of the last plan that were not taken, sorted by object.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refusals: Vec<Refusal>,
     /// `spec.config` of the plugin record.
     pub config: Json,
     /// 0 for the first call of a reconcile.

@@ -3,11 +3,14 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use super::check::{Checked, Desired};
-use super::contract::{Disposition, ObjectRef};
+use super::contract::{Disposition, ObjectId, ObjectRef};
 use super::diff;
 use super::object::Object;
 use super::request::Children;
+use super::review;
 
 /// One object to be applied.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,6 +21,19 @@ pub struct Apply {
     pub live: Option<Arc<Object>>,
     /// Why: paths where live state differs. Empty for a creation and for a field that is no longer set.
     pub drift: Vec<String>,
+    /// What is applied, where it is not the desired object as it is.
+    pub body: Option<Value>,
+    /// Whether anything is to be written is known only when the live object was read with its field managers, and in the
+    /// version of the desired one ([`super::review`]).
+    pub needs_review: bool,
+}
+
+impl Apply {
+    /// Was the same object applied before?
+    #[must_use]
+    pub fn is_unchanged(&self) -> bool {
+        self.live.as_ref().is_some_and(|live| live.applied.as_deref() == Some(self.desired.digest.as_str()))
+    }
 }
 
 /// One object to be removed.
@@ -56,6 +72,9 @@ pub trait Experience {
     /// Has the API server turned this desired state into this live state before? Some fields are normalised on the way,
     /// and comparing again would find the same difference for ever.
     fn is_normalised(&self, desired: &Desired, live: &Object) -> bool;
+
+    /// Is one of these differences known to be none that the API server makes of this desired state?
+    fn is_drift(&self, desired: &Desired, live: &Object, paths: &[String]) -> bool;
 }
 
 /// What has to be written so that live state is as planned.
@@ -64,7 +83,7 @@ pub fn writes(checked: &Checked, live: &Children, experience: &dyn Experience) -
     let mut writes = Writes::default();
     let mut tiers: [Vec<Apply>; 2] = Default::default();
     for desired in &checked.children {
-        if let Some(apply) = apply(desired, live.get(&desired.reference), experience) {
+        if let Some(apply) = apply(desired, live.find(&desired.reference), experience) {
             let [first, second] = &mut tiers;
             if comes_first(&desired.reference) { first.push(apply) } else { second.push(apply) }
         }
@@ -74,10 +93,10 @@ pub fn writes(checked: &Checked, live: &Children, experience: &dyn Experience) -
         tier.sort_by_key(|apply| install_order(&apply.desired.reference.kind.kind));
     }
     writes.tiers = tiers.into_iter().filter(|tier| !tier.is_empty()).collect();
-    let wanted: BTreeSet<&ObjectRef> = checked.children.iter().map(|desired| &desired.reference).collect();
+    let wanted: BTreeSet<ObjectId> = checked.children.iter().map(|desired| desired.reference.id()).collect();
     writes.prunes = live
         .iter()
-        .filter(|(reference, object)| !wanted.contains(reference) && !object.deleting)
+        .filter(|(reference, object)| !wanted.contains(&reference.id()) && !object.deleting)
         .map(|(reference, object)| prune(reference, object))
         .collect();
     writes
@@ -89,31 +108,80 @@ pub fn remains(live: &Children) -> Vec<Prune> {
     live.iter().filter(|(_, object)| !object.deleting).map(|(reference, object)| prune(reference, object)).collect()
 }
 
+/// At most this many objects are named.
+const MAX_AWAITED: usize = 3;
+
+/// What keeps a primary from being gone, and why: `Namespace a (NamespaceFinalizersRemaining: …)`.
+#[must_use]
+pub fn awaited(live: &Children) -> String {
+    let one = |(reference, object): (&ObjectRef, &Arc<Object>)| match obstacle(&object.value()) {
+        Some(why) => format!("{reference} ({why})"),
+        None => reference.to_string(),
+    };
+    let left: Vec<_> = live.iter().filter(|(_, object)| !object.keep).collect();
+    let more = left.len().saturating_sub(MAX_AWAITED);
+    let named = left.into_iter().take(MAX_AWAITED).map(one);
+    named.chain((more > 0).then(|| format!("{more} more"))).collect::<Vec<_>>().join(", ")
+}
+
+/// Why an object that is being deleted is still there: a namespace's conditions, else its finalizers.
+fn obstacle(object: &Value) -> Option<String> {
+    let text = |value: &Value, field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let conditions = object.pointer("/status/conditions").and_then(Value::as_array).into_iter().flatten();
+    let says = conditions.filter(|c| text(c, "type").starts_with("Namespace") && text(c, "status") == "True");
+    let says: Vec<String> = says.map(|c| format!("{}: {}", text(c, "type"), text(c, "message"))).collect();
+    if !says.is_empty() {
+        return Some(says.join("; "));
+    }
+    let finalizers = object.pointer("/metadata/finalizers").and_then(Value::as_array)?;
+    let finalizers: Vec<&str> = finalizers.iter().filter_map(Value::as_str).collect();
+    match *finalizers {
+        [] => None,
+        [one] => Some(format!("finalizer {one}")),
+        _ => Some(format!("finalizers {}", finalizers.join(", "))),
+    }
+}
+
 fn prune(reference: &ObjectRef, object: &Object) -> Prune {
     Prune { reference: reference.clone(), uid: object.uid.clone(), keep: object.keep }
 }
 
-fn apply(desired: &Arc<Desired>, live: Option<&Arc<Object>>, experience: &dyn Experience) -> Option<Apply> {
-    let drift = match (desired.disposition, live) {
-        (Disposition::Hold, _) | (Disposition::CreateOnce, Some(_)) => return None,
-        (_, None) => Vec::new(),
-        // it goes first; when it is gone the watch says so and it is made again
-        (Disposition::Apply, Some(object)) if object.deleting => return None,
-        (Disposition::Apply, Some(object)) if experience.agrees(desired, object) => return None,
-        (Disposition::Apply, Some(object)) => {
-            let drift = diff::object_drift(&desired.body, &object.value());
-            let unchanged = object.applied.as_deref() == Some(desired.digest.as_str());
-            let normalised = || {
-                // labels and annotations are stored as they are sent
-                !drift.iter().any(|path| path.starts_with("metadata")) && experience.is_normalised(desired, object)
-            };
-            if unchanged && (drift.is_empty() || normalised()) {
-                return None;
-            }
-            drift
-        }
+fn apply(
+    desired: &Arc<Desired>,
+    live: Option<(&ObjectRef, &Arc<Object>)>,
+    experience: &dyn Experience,
+) -> Option<Apply> {
+    let of = |live: Option<&Arc<Object>>| Apply {
+        desired: desired.clone(),
+        live: live.cloned(),
+        drift: Vec::new(),
+        body: None,
+        needs_review: false,
     };
-    Some(Apply { desired: desired.clone(), live: live.cloned(), drift })
+    let (reference, object) = match (desired.disposition, live) {
+        (Disposition::Hold, _) | (Disposition::CreateOnce, Some(_)) => return None,
+        (_, None) => return Some(of(None)),
+        // it goes first; when it is gone the watch says so and it is made again
+        (Disposition::Apply, Some((_, object))) if object.deleting => return None,
+        (Disposition::Apply, Some((_, object))) if experience.agrees(desired, object) => return None,
+        (Disposition::Apply, Some(live)) => live,
+    };
+    let found = of(Some(object));
+    if reference.kind != desired.reference.kind {
+        // fields of two versions cannot be compared
+        return Some(Apply { needs_review: true, ..found });
+    }
+    let drift = diff::object_drift(&desired.body, &object.value());
+    let is_unchanged = found.is_unchanged();
+    // labels and annotations are stored as they are sent
+    let may_be_normalised = !drift.iter().any(|path| path.starts_with("metadata"));
+    if is_unchanged && (drift.is_empty() || may_be_normalised && experience.is_normalised(desired, object)) {
+        return None;
+    }
+    let needs_review = drift.iter().any(|path| review::needs_owners(desired, path))
+        || !desired.set_once.is_empty()
+        || is_unchanged && may_be_normalised && !experience.is_drift(desired, object, &drift);
+    Some(Apply { drift, needs_review, ..found })
 }
 
 /// The order in which Helm installs kinds (`pkg/release/v1/util/kind_sorter.go`); kinds that it does not know come last.
@@ -181,6 +249,9 @@ mod tests {
         fn is_normalised(&self, _: &Desired, _: &Object) -> bool {
             self.0
         }
+        fn is_drift(&self, _: &Desired, _: &Object, _: &[String]) -> bool {
+            true
+        }
     }
 
     fn desired(name: &str, disposition: Disposition) -> Desired {
@@ -192,6 +263,7 @@ mod tests {
             keep: false,
             adopt: false,
             replace: false,
+            set_once: vec![],
         }
     }
 

@@ -54,6 +54,12 @@ pub fn same(a: &str, b: &str) -> bool {
     matches!((parse(a), parse(b)), (Some(a), Some(b)) if a == b)
 }
 
+/// Are both quantities, and is the first one less?
+#[must_use]
+pub fn is_less(a: &str, b: &str) -> bool {
+    matches!((parse(a), parse(b)), (Some(a), Some(b)) if a < b)
+}
+
 /// A size in whole bytes.
 #[must_use]
 pub fn bytes(text: &str) -> Option<u64> {

@@ -5,11 +5,74 @@ use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
-use super::contract::{Answered, Delivery, Manifest, ObjectRef, Observed, Request, TypeMeta};
+use super::contract::{Answered, Delivery, Manifest, ObjectId, ObjectRef, Observed, Request, TypeMeta};
 use super::object::{Fields, Object, push_field, push_name};
 
-/// Live children of one primary by reference, so that every use sees them in the same order.
-pub type Children = BTreeMap<ObjectRef, Arc<Object>>;
+/// Live children of one primary by identity, so that every use sees each of them once, and in the same order. The
+/// reference of each has the version that it was read in.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Children(BTreeMap<ObjectId, (ObjectRef, Arc<Object>)>);
+
+impl Children {
+    /// None.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Puts in a child, unless the same object is there, in whatever version.
+    pub fn insert(&mut self, reference: ObjectRef, object: Arc<Object>) {
+        self.0.entry(reference.id()).or_insert((reference, object));
+    }
+
+    /// The object that a reference means, in whatever version it was read.
+    #[must_use]
+    pub fn get(&self, reference: &ObjectRef) -> Option<&Arc<Object>> {
+        self.find(reference).map(|(_, object)| object)
+    }
+
+    /// As [`get`](Self::get), with a reference that has the version that it was read in.
+    #[must_use]
+    pub fn find(&self, reference: &ObjectRef) -> Option<(&ObjectRef, &Arc<Object>)> {
+        self.0.get(&reference.id()).map(|(reference, object)| (reference, object))
+    }
+
+    /// All of them, by group, kind, namespace and name.
+    pub fn iter(&self) -> impl Iterator<Item = (&ObjectRef, &Arc<Object>)> {
+        self.0.values().map(|(reference, object)| (reference, object))
+    }
+
+    /// Without the objects.
+    pub fn keys(&self) -> impl Iterator<Item = &ObjectRef> {
+        self.0.values().map(|(reference, _)| reference)
+    }
+
+    /// Without the references.
+    pub fn values(&self) -> impl Iterator<Item = &Arc<Object>> {
+        self.0.values().map(|(_, object)| object)
+    }
+
+    /// There are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl FromIterator<(ObjectRef, Arc<Object>)> for Children {
+    /// Of several versions of one object the first is kept.
+    fn from_iter<I: IntoIterator<Item = (ObjectRef, Arc<Object>)>>(objects: I) -> Self {
+        let mut children = Self::new();
+        objects.into_iter().for_each(|(reference, object)| children.insert(reference, object));
+        children
+    }
+}
+
+impl<const N: usize> From<[(ObjectRef, Arc<Object>); N]> for Children {
+    fn from(objects: [(ObjectRef, Arc<Object>); N]) -> Self {
+        objects.into_iter().collect()
+    }
+}
 
 /// Is the namespace of this name one of these children?
 #[must_use]
@@ -55,6 +118,7 @@ impl Snapshot {
                 .collect(),
             answers,
             calls: Vec::new(),
+            refusals: Vec::new(),
             config: self.config.clone(),
             round: 0,
         }
@@ -69,8 +133,8 @@ impl Snapshot {
         use std::hash::Hash as _;
         let mut hasher = Digester(Sha256::new());
         (&self.primary.uid, self.primary.generation, self.primary.deleting, self.primary.finalizer).hash(&mut hasher);
-        (&request.object, &request.config, &request.answers, &request.calls).hash(&mut hasher);
-        for (object_ref, object) in &self.children {
+        (&request.object, &request.config, &request.answers, &request.calls, &request.refusals).hash(&mut hasher);
+        for (object_ref, object) in self.children.iter() {
             (object_ref, &object.uid, &object.json).hash(&mut hasher);
         }
         hasher.0.finalize().into()
@@ -144,6 +208,7 @@ mod tests {
             children: vec![],
             answers: answers.iter().map(answer).collect(),
             calls: vec![],
+            refusals: vec![],
             config: "{}".into(),
             round: 0,
         };

@@ -190,6 +190,7 @@ mod tests {
             children: vec![],
             answers: vec![],
             calls: vec![],
+            refusals: vec![],
             config: "{}".into(),
             round: 0,
         };

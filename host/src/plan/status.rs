@@ -44,12 +44,31 @@ pub struct Report {
     pub conditions: Vec<Condition>,
 }
 
+impl Report {
+    /// What a status says already, without what is the host's.
+    #[must_use]
+    pub fn of(status: &Map<String, Value>) -> Self {
+        let own = |name: &&String| !matches!(name.as_str(), "conditions" | "observedGeneration");
+        let fields = status.iter().filter(|(name, _)| own(name)).map(|(n, v)| (n.clone(), v.clone())).collect();
+        let list = status.get("conditions").and_then(Value::as_array).into_iter().flatten();
+        let known = list.filter_map(|condition| serde_json::from_value::<Condition>(condition.clone()).ok());
+        let conditions = known.filter(|c| c.type_ != names::SYNCED && c.type_ != names::OVERLAY_APPLIED).collect();
+        Self { fields, conditions }
+    }
+
+    /// Says that the object is not ready, whatever it said before.
+    pub fn not_ready(&mut self, reason: &str, message: String) {
+        self.conditions.retain(|condition| condition.type_ != names::READY);
+        let (type_, reason) = (names::READY.to_owned(), reason.to_owned());
+        self.conditions.push(Condition { type_, status: Truth::False, reason, message });
+    }
+}
+
 /// The status as it should be. `live` is the status as it is, `now` RFC 3339 in seconds.
 ///
-/// Without a report (the plugin could not be asked, or failed) everything the plugin said before stays, so that a
-/// failing call does not make a running workload look broken; only `Ready` is filled in where it was never said, and
-/// set to False when the plugin called the object `Invalid`. `observedGeneration` then stays as well: `Ready` of an
-/// older generation must not be read as that of this one.
+/// `Ready` is False, with the reason and message of the failure, when the reconcile failed: `kubectl wait` and Argo CD look
+/// at nothing else. Without a report (the plugin could not be asked, or failed) everything else that the plugin said before
+/// stays. `observedGeneration` then stays as well: those fields are of an older generation.
 #[must_use]
 pub fn next(live: &Map<String, Value>, generation: i64, report: Option<&Report>, synced: &Synced, now: &str) -> Value {
     let old = live.get("conditions").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
@@ -57,33 +76,19 @@ pub fn next(live: &Map<String, Value>, generation: i64, report: Option<&Report>,
         Some(report) => report.fields.clone(),
         None => live.iter().filter(|(name, _)| *name != "conditions").map(|(n, v)| (n.clone(), v.clone())).collect(),
     };
-    let mut conditions = Vec::new();
-    if let Some(report) = report {
-        conditions.extend(report.conditions.iter().map(|c| condition(old, c, generation, now)));
-    } else {
-        let invalid = is_invalid(synced);
-        // an unknown Ready is the host's own, of an earlier failure
-        let unknown = |c: &Value| c.get("status").and_then(Value::as_str) == Some(Truth::Unknown.as_str());
-        let said = |c: &&Value| match type_of(c) {
-            names::SYNCED => false,
-            names::READY => !invalid && !unknown(c),
-            _ => true,
-        };
-        conditions.extend(old.iter().filter(said).cloned());
-        if !conditions.iter().any(|c| type_of(c) == names::READY) {
-            let status = if invalid { Truth::False } else { Truth::Unknown };
-            let ready = Condition {
-                type_: names::READY.into(),
-                status,
-                reason: synced.reason.clone(),
-                message: synced.message.clone(),
-            };
-            conditions.push(condition(old, &ready, generation, now));
-        }
+    let mut conditions: Vec<Value> = match report {
+        Some(report) => report.conditions.iter().map(|c| condition(old, c, generation, now)).collect(),
+        None => old.iter().filter(|c| type_of(c) != names::SYNCED).cloned().collect(),
+    };
+    let own = |type_: &str| {
+        let Synced { status, reason, message } = synced.clone();
+        condition(old, &Condition { type_: type_.into(), status, reason, message }, generation, now)
+    };
+    if synced.status != Truth::True {
+        conditions.retain(|c| type_of(c) != names::READY);
+        conditions.push(own(names::READY));
     }
-    let Synced { status: truth, reason, message } = synced.clone();
-    let own = Condition { type_: names::SYNCED.into(), status: truth, reason, message };
-    conditions.push(condition(old, &own, generation, now));
+    conditions.push(own(names::SYNCED));
     // kubectl and people read Ready first
     conditions.sort_by_key(|c| (type_of(c) != names::READY, type_of(c) != names::SYNCED));
     status.insert("conditions".into(), Value::Array(conditions));

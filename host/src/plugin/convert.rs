@@ -1,5 +1,7 @@
 //! `transom:plugin@0.1.0` to and from the host's own types. A later version of the package gets a file like this one.
 
+use serde_json::json;
+
 use super::bindings::exports::transom::plugin::reconciler as wit;
 use super::bindings::transom::plugin::types as t;
 use crate::plan::contract as c;
@@ -95,8 +97,21 @@ pub(super) fn request(request: &c::Request) -> wit::Request {
             .collect(),
         config: request.config.clone(),
         round: request.round,
-        ext: Vec::new(),
+        ext: refusals(&request.refusals).into_iter().collect(),
     }
+}
+
+/// The entry of `request.ext` with the children that were not taken; none when all were.
+fn refusals(refusals: &[c::Refusal]) -> Option<(String, String)> {
+    let entry = |one: &c::Refusal| {
+        let c::Refusal { child: c::ObjectRef { kind, namespace, name }, reason, message, is_final } = one;
+        json!({
+            "apiVersion": kind.api_version, "kind": kind.kind, "namespace": namespace, "name": name,
+            "reason": reason, "message": message, "isFinal": is_final,
+        })
+    };
+    let entries: Vec<_> = refusals.iter().map(entry).collect();
+    (!entries.is_empty()).then(|| ("refusals".to_owned(), json!(entries).to_string()))
 }
 
 fn outcome_back(outcome: &c::CallOutcome) -> wit::CallOutcome {

@@ -8,7 +8,7 @@ use super::access;
 use super::crd::{Definition, DefinitionError, InstallError};
 use super::fetch::{Component, Fetcher, Named};
 use crate::api::names;
-use crate::api::plugin::{Bounds, KindRef, PluginSpec, PluginStatus, ResolvedSource, ServiceAccountRef};
+use crate::api::plugin::{Bounds, KindRef, PluginSpec, PluginStatus, ResolvedSource, ServiceAccountRef, SetOnceRule};
 use crate::api::rollout::VersionSpec;
 use crate::control::account::Account;
 use crate::control::cluster::{ApiError, Cluster};
@@ -17,7 +17,9 @@ use crate::control::kinds::Kinds;
 use crate::control::watch::{Selection, Watch};
 use crate::lookup::{Grants, Runner};
 use crate::overlay::guard::Rails;
+use crate::plan::check::SetOnce;
 use crate::plan::contract::{Manifest, TypeMeta};
+use crate::plan::path::Pattern;
 use crate::plugin::{Cache, CompileError, Engine, EngineComponent, Plugin, compile_in_child};
 
 /// Which step failed, in the words of the record's conditions.
@@ -203,6 +205,8 @@ pub(super) struct Prepared {
     pub(super) grants: Grants,
     /// What overlays may do to its children.
     pub(super) rails: Arc<Rails>,
+    /// Fields of its children that are left to others once they are set.
+    pub(super) set_once: Arc<[SetOnce]>,
     /// `spec.config` as JSON, `{}` when there is none.
     pub(super) config: String,
 }
@@ -243,6 +247,7 @@ pub(super) async fn prepare(
     }
     let bounds = spec.limits.bounds().map_err(|message| failure("Fetched", "InvalidLimits", message))?;
     let rails = Rails::new(&record.overlays).map_err(|message| failure("Fetched", "InvalidOverlayRules", message))?;
+    let set_once = set_once(&record.set_once).map_err(|message| failure("Fetched", "InvalidSetOnce", message))?;
     let Component { wasm, digest, resolved } = fetcher.component(&Named::plugin(spec), sources).await?;
     resolved.into_iter().for_each(|one| learn(sources, one));
     let mut loaded = loader.load(name, &wasm, &digest, bounds).await?;
@@ -274,7 +279,17 @@ pub(super) async fn prepare(
     }
     let config = spec.config.as_ref().map_or_else(|| "{}".into(), |c| serde_json::Value::from(c.clone()).to_string());
     let (revision, rails) = (spec.revision().into(), Arc::new(rails));
-    Ok(Prepared { digest, revision, loaded, cluster, grants, rails, config })
+    Ok(Prepared { digest, revision, loaded, cluster, grants, rails, set_once, config })
+}
+
+/// Fields that the `Plugin` resource leaves to others.
+fn set_once(rules: &[SetOnceRule]) -> Result<Arc<[SetOnce]>, String> {
+    let rule = |(i, SetOnceRule { group, kind, fields }): (usize, &SetOnceRule)| {
+        let at = |(j, error)| format!("spec.setOnce[{i}].fields[{j}]: {error}");
+        let fields = fields.iter().enumerate().map(|(j, path)| Pattern::parse(path).map_err(|error| at((j, error))));
+        Ok(SetOnce { group: group.clone(), kind: kind.clone(), fields: fields.collect::<Result<_, String>>()? })
+    };
+    rules.iter().enumerate().map(rule).collect()
 }
 
 fn install_failure(error: &InstallError) -> LoadFailure {
@@ -312,7 +327,7 @@ pub(super) async fn install(
     prepared: Prepared,
     heritage: Heritage<'_>,
 ) -> Result<Active, LoadFailure> {
-    let Prepared { digest, revision, loaded, cluster, grants, rails, config } = prepared;
+    let Prepared { digest, revision, loaded, cluster, grants, rails, set_once, config } = prepared;
     let field_manager = names::field_manager(name);
     let mut primary_watches = Vec::new();
     let converts = loaded.plugin.has_conversion();
@@ -345,10 +360,13 @@ pub(super) async fn install(
     let child_watches = relative.map_or_else(Arc::default, |relative| relative.child_watches.clone());
     let mut watched = child_watches.read().unwrap_or_else(PoisonError::into_inner).clone();
     for (kind, needed) in declared.chain(before) {
-        if watched.iter().any(|watch| *watch.kind == kind) {
+        // one watch for each kind; a version that the plugin names is what it reads
+        let is_watched = |watch: &Arc<Watch>| if needed { *watch.kind == kind } else { watch.kind.is_same_kind(&kind) };
+        if watched.iter().any(is_watched) {
             continue;
         }
-        match cluster.served(&kind).await {
+        let served = if needed { cluster.served(&kind).await } else { cluster.served_in_any_version(&kind).await };
+        match served {
             Ok(served) => watched.push(controller.watch(&cluster, &served, Selection::Children)),
             // a kind that is not served has no objects; it is watched from the first apply
             Err(ApiError::NotServed(_)) => {}
@@ -379,6 +397,7 @@ pub(super) async fn install(
         cluster,
         grants,
         rails,
+        set_once,
         primary_watches,
         child_watches,
         kinds: heritage.kinds.clone(),
@@ -470,7 +489,11 @@ pub(super) async fn without_component(
     let watches = async |kinds: &[KindRef], selection| -> Result<Vec<Arc<Watch>>, LoadFailure> {
         let mut watches = Vec::new();
         for kind in kinds.iter().map(KindRef::type_meta) {
-            match cluster.served(&kind).await {
+            let served = match selection {
+                Selection::Children => cluster.served_in_any_version(&kind).await,
+                Selection::Primaries | Selection::Overlays => cluster.served(&kind).await,
+            };
+            match served {
                 Ok(served) => watches.push(controller.watch(cluster, &served, selection)),
                 Err(ApiError::NotServed(_)) => {}
                 Err(error) => {
@@ -482,7 +505,7 @@ pub(super) async fn without_component(
         Ok(watches)
     };
     let primary_watches = watches(&status.primary_kinds, Selection::Primaries).await?;
-    let child_watches = watches(&status.child_kinds, Selection::Children).await?;
+    let child_watches = watches(&KindRef::one_of_each(&status.child_kinds), Selection::Children).await?;
     fill(primary_watches.iter().chain(&child_watches)).await?;
     Ok(Active {
         name: name.to_owned(),
@@ -506,6 +529,7 @@ pub(super) async fn without_component(
         cluster: cluster.clone(),
         grants: Grants::default(),
         rails: Arc::default(),
+        set_once: Arc::default(),
         primary_watches,
         child_watches: Arc::new(RwLock::new(child_watches)),
         kinds: Arc::default(),

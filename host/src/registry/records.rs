@@ -975,8 +975,8 @@ impl Record {
     /// Writes down the kinds that versions are about to make objects of, and lets all versions see those.
     async fn record_kinds(&mut self, plugin: &Plugin) {
         let (before, wanted) = (self.known(plugin), self.kinds.wanted());
-        let kinds = before.child_kinds.iter().cloned().chain(wanted.iter().map(KindRef::of));
-        let child_kinds = kinds.collect::<BTreeSet<_>>().into_iter().collect();
+        let kinds = before.child_kinds.iter().rev().cloned().chain(wanted.iter().map(KindRef::of));
+        let child_kinds = KindRef::one_of_each(&kinds.collect::<Vec<_>>());
         let canary = self.canary.iter().map(|(active, _)| active);
         let versions: Vec<Arc<Active>> = self.stable.iter().chain(canary).chain(&self.pinned).cloned().collect();
         for version in &versions {
@@ -1144,7 +1144,7 @@ fn reason_of(state: RolloutState) -> &'static str {
 
 /// Does this version name a kind of child, or are there objects of it? A kind that could not be looked at may have some.
 fn is_made(active: &Active, kind: &TypeMeta) -> bool {
-    let named = active.manifest.child_kinds().any(|known| known == kind);
+    let named = active.manifest.child_kinds().any(|known| known.is_same_kind(kind));
     named || active.child_watch(kind).is_none_or(|watch| !watch.cache.all().is_empty())
 }
 
@@ -1153,7 +1153,9 @@ fn declare(status: &mut PluginStatus, before: &PluginStatus, active: &Active) {
     let union = |now: &mut dyn Iterator<Item = &TypeMeta>, before: &[KindRef]| -> Vec<KindRef> {
         now.map(KindRef::of).chain(before.iter().cloned()).collect::<BTreeSet<_>>().into_iter().collect()
     };
-    status.child_kinds = union(&mut active.manifest.child_kinds(), &before.child_kinds);
+    let child_kinds: Vec<KindRef> =
+        active.manifest.child_kinds().map(KindRef::of).chain(before.child_kinds.iter().rev().cloned()).collect();
+    status.child_kinds = KindRef::one_of_each(&child_kinds);
     status.primary_kinds = union(&mut active.primary_watches.iter().map(|watch| &*watch.kind), &before.primary_kinds);
 }
 

@@ -145,6 +145,7 @@ pub(crate) fn for_host(request: &wire::Request) -> Result<host::Request> {
         children: request.children.iter().map(observed).collect(),
         answers: request.answers.iter().map(answered).collect::<Result<_>>()?,
         calls: Vec::new(),
+        refusals: Vec::new(),
         config: request.config.clone(),
         round: request.round,
     })

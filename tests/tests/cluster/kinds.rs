@@ -10,7 +10,7 @@ use transom_tests::{Namespace, TestCluster, component, component_at, condition, 
 use crate::access::host_with_few_rights;
 
 /// A record of the asker, which makes what its objects say.
-async fn record(ns: &Namespace, account: Option<&str>) -> Value {
+pub(crate) async fn record(ns: &Namespace, account: Option<&str>) -> Value {
     let asker = component("asker").await;
     let turner = component_at(&asker.path.with_file_name("turner.wasm")).spec();
     let mut spec = asker.spec();
@@ -32,13 +32,13 @@ fn account(name: &str) -> Value {
     json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": name } })
 }
 
-fn asker(name: &str, make: &[Value]) -> Value {
+pub(crate) fn asker(name: &str, make: &[Value]) -> Value {
     let make: Vec<String> = make.iter().map(Value::to_string).collect();
     json!({ "apiVersion": "tests.transom.dev/v1", "kind": "Asker", "metadata": { "name": name },
         "spec": { "ask": [], "make": make } })
 }
 
-fn make(objects: &[Value]) -> Value {
+pub(crate) fn make(objects: &[Value]) -> Value {
     json!({ "spec": asker("", objects)["spec"] })
 }
 

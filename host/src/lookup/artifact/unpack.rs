@@ -7,7 +7,7 @@ use flate2::read::MultiGzDecoder;
 use tar::{Archive, EntryType};
 
 use super::{MAX_BYTES, MAX_FILES};
-use crate::lookup::glob;
+use crate::plan::glob;
 
 /// By path.
 pub(super) type Files = BTreeMap<String, Vec<u8>>;

@@ -33,7 +33,16 @@ fn child(kind: (&str, &str), namespace: &str, name: &str, rest: Value) -> Arc<De
     body["metadata"]["annotations"][names::APPLIED_ANNOTATION] = digest.clone().into();
     let reference = ObjectRef { kind: TypeMeta::new(kind.0, kind.1), namespace: namespace.into(), name: name.into() };
     let disposition = Disposition::Apply;
-    Arc::new(Desired { reference, body, digest, disposition, keep: false, adopt: false, replace: true })
+    Arc::new(Desired {
+        reference,
+        body,
+        digest,
+        disposition,
+        keep: false,
+        adopt: false,
+        replace: true,
+        set_once: vec![],
+    })
 }
 
 /// What a plugin would ask for: hardened, with a Secret in its environment.

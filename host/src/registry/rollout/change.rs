@@ -349,7 +349,7 @@ impl Hidden {
     fn of(snapshot: &Snapshot, made: &Made, before: Option<&Made>) -> Self {
         let mut values = BTreeSet::new();
         let secret = TypeMeta::new("v1", "Secret");
-        for (reference, object) in &snapshot.children {
+        for (reference, object) in snapshot.children.iter() {
             if reference.kind == secret {
                 collect(&object.value(), &mut values);
             }
@@ -501,7 +501,16 @@ mod tests {
         let body = json!({ "metadata": { "name": name }, "data": { "a": value } });
         let digest = value.to_owned();
         let reference = config_map(name);
-        Arc::new(Desired { reference, body, digest, disposition, keep: false, adopt: false, replace: false })
+        Arc::new(Desired {
+            reference,
+            body,
+            digest,
+            disposition,
+            keep: false,
+            adopt: false,
+            replace: false,
+            set_once: vec![],
+        })
     }
 
     /// Held, with what they are going to be.

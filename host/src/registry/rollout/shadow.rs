@@ -14,7 +14,7 @@ use crate::control::key::PrimaryKey;
 use crate::lookup::{Asker, Grants};
 use crate::overlay::guard::Rails;
 use crate::overlay::{self, Layer};
-use crate::plan::check::{self, Checked, Checker, Desired, shorten};
+use crate::plan::check::{self, Checked, Checker, Desired, SetOnce, shorten};
 use crate::plan::contract::{
     Answered, Disposition, Failure, Lookup, Manifest, ObjectRef, Problem, Request, Step, Truth, TypeMeta,
 };
@@ -36,20 +36,21 @@ pub(in crate::registry) struct Version<'a> {
     cluster: &'a Arc<Cluster>,
     grants: &'a Grants,
     rails: &'a Rails,
+    set_once: &'a [SetOnce],
     config: &'a str,
 }
 
 impl<'a> Version<'a> {
     /// One that is loaded; none when its component could not be.
     pub(in crate::registry) fn loaded(active: &'a Active) -> Option<Self> {
-        let Active { name, plugin, manifest, cluster, grants, rails, config, .. } = active;
-        Some(Self { name, plugin: plugin.as_ref()?, manifest, cluster, grants, rails, config })
+        let Active { name, plugin, manifest, cluster, grants, rails, set_once, config, .. } = active;
+        Some(Self { name, plugin: plugin.as_ref()?, manifest, cluster, grants, rails, set_once, config })
     }
 
     /// One that is not installed yet.
     pub(in crate::registry) fn prepared(name: &'a str, prepared: &'a Prepared) -> Self {
-        let Prepared { loaded, cluster, grants, rails, config, .. } = prepared;
-        Self { name, plugin: &loaded.plugin, manifest: &loaded.manifest, cluster, grants, rails, config }
+        let Prepared { loaded, cluster, grants, rails, set_once, config, .. } = prepared;
+        Self { name, plugin: &loaded.plugin, manifest: &loaded.manifest, cluster, grants, rails, set_once, config }
     }
 }
 
@@ -114,6 +115,10 @@ impl Experience for LastApplied {
     fn is_normalised(&self, _: &Desired, _: &Object) -> bool {
         false
     }
+
+    fn is_drift(&self, _: &Desired, _: &Object, _: &[String]) -> bool {
+        false
+    }
 }
 
 /// A conversation that changes nothing.
@@ -175,7 +180,8 @@ pub(in crate::registry) async fn evaluate(
     };
     version.cluster.discover(version.manifest, &plan).await;
     let scope = |kind: &TypeMeta| version.cluster.known(kind).map(|served| served.scope);
-    let checker = Checker { plugin: version.name, manifest: version.manifest, bounds: &bounds, scope: &scope };
+    let (plugin, manifest, set_once) = (version.name, version.manifest, version.set_once);
+    let checker = Checker { plugin, manifest, bounds: &bounds, set_once, scope: &scope };
     match checker.check(snapshot, &plan) {
         Ok(mut checked) => {
             let overlays = controller.overlays.selected(&snapshot.kind, &snapshot.primary);

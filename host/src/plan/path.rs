@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde_json::Value;
 
-use crate::lookup::glob;
+use super::glob;
 
 /// One step into an object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -92,7 +92,7 @@ impl Part {
 }
 
 /// A scalar as text.
-pub(super) fn said(value: &Value) -> String {
+pub(crate) fn said(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         other => other.to_string(),
