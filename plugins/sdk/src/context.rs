@@ -13,6 +13,7 @@ use crate::health::Health;
 use crate::kind::{AnyObject, Kind, TypeMeta};
 use crate::observed::{Children, Observed};
 use crate::plan::Plan;
+use crate::refusal::{self, Refusal};
 
 /// What a plugin may know beside its primary: live children, configuration, and lookups.
 ///
@@ -34,8 +35,6 @@ use crate::plan::Plan;
 ///
 /// What the plan rests on is watched: when an answer changes, the host reconciles again.
 pub struct Context {
-    /// That of the primary; empty when it is cluster-scoped.
-    pub(crate) namespace: String,
     children: Rc<Children>,
     answers: Vec<types::Answered>,
     used: Vec<Cell<bool>>,
@@ -65,8 +64,11 @@ impl Context {
     pub(crate) fn new(request: wit::Request) -> (String, Self) {
         let used = request.answers.iter().map(|_| Cell::new(false)).collect();
         let context = Self {
-            namespace: String::new(),
-            children: Rc::new(Children(request.children)),
+            children: Rc::new(Children {
+                live: request.children,
+                refusals: refusal::from_ext(&request.ext),
+                home: String::new(),
+            }),
             answers: request.answers,
             used,
             asked: RefCell::default(),
@@ -75,6 +77,13 @@ impl Context {
             deleting: request.deleting,
         };
         (request.object, context)
+    }
+
+    /// Known before anything of this context is handed out.
+    pub(crate) fn set_namespace(&mut self, namespace: String) {
+        if let Some(children) = Rc::get_mut(&mut self.children) {
+            children.home = namespace;
+        }
     }
 
     /// True from the moment the primary is being deleted.
@@ -103,7 +112,7 @@ impl Context {
     // ------------------------------------------------------------ children
 
     /// The live child of this kind and name. Nothing is parsed until it is looked at. In the namespace of the primary,
-    /// or cluster-scoped.
+    /// or cluster-scoped. The API version does not count: an object that is served in several versions is one child.
     #[must_use]
     pub fn child<K: Kind>(&self, name: &str) -> Option<Observed<K>> {
         Observed::find(&self.children, None, name)
@@ -130,18 +139,24 @@ impl Context {
     /// The live child that this object names; the rest of it does not matter.
     #[must_use]
     pub fn child_any(&self, object: &AnyObject) -> Option<Observed<AnyObject>> {
-        let kind = object.type_meta();
-        let index = self.children.position(&kind.api_version, &kind.kind, object.namespace(), object.name())?;
+        let index = self.children.position(object.type_meta(), object.namespace(), object.name())?;
         Some(Observed::at(&self.children, index))
     }
 
     /// All live children, of whatever kind, as far as which ones they are.
     pub fn all_children(&self) -> impl Iterator<Item = AnyObject> + '_ {
-        self.children.0.iter().map(|child| {
+        self.children.live.iter().map(|child| {
             let which = &child.ref_;
             let namespace = Some(which.namespace.as_str()).filter(|namespace| !namespace.is_empty());
             AnyObject::named(&which.api_version, &which.kind, namespace, &which.name)
         })
+    }
+
+    /// Children of the last plan that the API server, or the host before it, refused. [`Plan::refusal`] has that of one
+    /// child, and [`Plan::health`] judges by it.
+    #[must_use]
+    pub fn refusals(&self) -> &[Refusal] {
+        &self.children.refusals
     }
 
     // ------------------------------------------------------------- objects
@@ -171,7 +186,7 @@ impl Context {
     ///
     /// Pending.
     pub fn try_get<K: Kind + DeserializeOwned>(&self, name: &str) -> Result<Answer<K>, Failure> {
-        self.try_get_in(&self.namespace, name)
+        self.try_get_in(&self.children.home, name)
     }
 
     /// As [`try_get`](Self::try_get), in another namespace; empty for cluster-scoped objects.
@@ -199,7 +214,7 @@ impl Context {
     ///
     /// Pending.
     pub fn try_list<K: Kind + DeserializeOwned>(&self, selector: &str) -> Result<Answer<Vec<K>>, Failure> {
-        let namespace = (!self.namespace.is_empty()).then_some(self.namespace.as_str());
+        let namespace = (!self.children.home.is_empty()).then_some(self.children.home.as_str());
         self.list_of(&K::type_meta(), namespace, selector)
     }
 

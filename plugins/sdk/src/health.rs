@@ -4,6 +4,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use crate::bindings::transom::plugin::types::ObjectRef;
+use crate::kind::group;
 
 /// Whether an object does what it is for.
 ///
@@ -69,8 +70,7 @@ impl Health {
     }
 
     pub(crate) fn of(which: &ObjectRef, json: &str) -> Self {
-        let group = which.api_version.split_once('/').map_or("", |(group, _)| group);
-        let judged = match (group, which.kind.as_str()) {
+        let judged = match (group(&which.api_version), which.kind.as_str()) {
             ("apps", "Deployment") => judge(json, deployment),
             ("apps", "StatefulSet") => judge(json, stateful_set),
             ("apps", "DaemonSet") => judge(json, daemon_set),

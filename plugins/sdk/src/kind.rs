@@ -32,9 +32,32 @@ impl TypeMeta {
         self.kind == kind && self.api_version == api_version
     }
 
+    /// The API group: `apps` of `apps/v1`, empty for the core group.
+    #[must_use]
+    pub fn group(&self) -> &str {
+        group(&self.api_version)
+    }
+
+    /// True when both name the same kind, in whatever version: an object that is served in several versions is one
+    /// object.
+    #[must_use]
+    pub fn is_same_kind(&self, other: &Self) -> bool {
+        self.serves(&other.api_version, &other.kind)
+    }
+
+    /// As [`is_same_kind`](Self::is_same_kind).
+    pub(crate) fn serves(&self, api_version: &str, kind: &str) -> bool {
+        self.kind == kind && self.group() == group(api_version)
+    }
+
     pub(crate) fn to_wit(&self) -> wit::TypeMeta {
         wit::TypeMeta { api_version: self.api_version.to_string(), kind: self.kind.to_string() }
     }
+}
+
+/// The group of an API version; empty for the core group.
+pub(crate) fn group(api_version: &str) -> &str {
+    api_version.split_once('/').map_or("", |(group, _)| group)
 }
 
 /// A Rust type that stands for a Kubernetes kind.
@@ -213,5 +236,11 @@ impl AnyObject {
     #[must_use]
     pub fn namespace(&self) -> Option<&str> {
         self.namespace.as_deref()
+    }
+
+    /// True when both name the same object: same group, kind, namespace and name. The API version does not count.
+    #[must_use]
+    pub fn is_same_object(&self, other: &Self) -> bool {
+        self.type_meta.is_same_kind(&other.type_meta) && self.namespace == other.namespace && self.name == other.name
     }
 }

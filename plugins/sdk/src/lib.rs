@@ -25,6 +25,7 @@ pub mod names;
 pub mod objects;
 mod observed;
 mod plan;
+mod refusal;
 mod stop;
 pub mod testing;
 
@@ -43,6 +44,7 @@ pub use kind::{AnyObject, Child, Kind, TypeMeta};
 pub use manifest::{Delivery, Manifest, Plugin, Primary, Protocol, Reconcile};
 pub use observed::Observed;
 pub use plan::{ChildExt, Dependency, Desired, Plan, Planned};
+pub use refusal::Refusal;
 pub use stop::{Problem, Stop};
 
 #[doc(hidden)]

@@ -244,6 +244,6 @@ fn run<P: Reconcile<K>, K: Primary>(object: &str, mut cx: Context) -> (Result<Pl
             return (Err(Failure::internal(format!("this {kind} does not fit the plugin's type: {error}"))), cx);
         }
     };
-    cx.namespace = primary.meta().namespace.clone().unwrap_or_default();
+    cx.set_namespace(primary.meta().namespace.clone().unwrap_or_default());
     (P::reconcile(&primary, &cx), cx)
 }

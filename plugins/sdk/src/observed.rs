@@ -8,26 +8,45 @@ use serde::de::DeserializeOwned;
 use crate::bindings::exports::transom::plugin::reconciler as wit;
 use crate::failure::Failure;
 use crate::health::Health;
-use crate::kind::Kind;
+use crate::kind::{Kind, TypeMeta};
+use crate::refusal::Refusal;
 
-/// The live children of one primary.
-pub(crate) struct Children(pub(crate) Vec<wit::Observed>);
+/// The live children of one primary, and which children of the last plan were refused.
+#[derive(Default)]
+pub(crate) struct Children {
+    pub(crate) live: Vec<wit::Observed>,
+    pub(crate) refusals: Vec<Refusal>,
+    /// Namespace of the primary; empty when it is cluster-scoped.
+    pub(crate) home: String,
+}
 
 impl Children {
-    /// `namespace` none: that of the primary or none at all. What is cluster-scoped is found with any namespace, as it
-    /// is planned.
-    pub(crate) fn position(&self, api_version: &str, kind: &str, namespace: Option<&str>, name: &str) -> Option<usize> {
-        self.0.iter().position(|child| {
+    /// The live object of this group, kind, namespace and name. The API version does not count: the host may show an
+    /// object in another version than the plugin plans it in.
+    ///
+    /// `namespace` none: that of the primary. What is cluster-scoped is found with any namespace, as it is planned.
+    pub(crate) fn position(&self, kind: &TypeMeta, namespace: Option<&str>, name: &str) -> Option<usize> {
+        self.live.iter().position(|child| {
             let found = &child.ref_;
             found.name == name
-                && found.kind == kind
-                && found.api_version == api_version
-                && namespace.is_none_or(|namespace| found.namespace == namespace || found.namespace.is_empty())
+                && kind.serves(&found.api_version, &found.kind)
+                && self.is_in(&found.namespace, namespace)
         })
     }
 
+    /// As [`position`](Self::position), among what was refused.
+    pub(crate) fn refusal(&self, kind: &TypeMeta, namespace: Option<&str>, name: &str) -> Option<usize> {
+        self.refusals.iter().position(|refusal| {
+            refusal.name == name && kind.is_same_kind(&refusal.type_meta) && self.is_in(&refusal.namespace, namespace)
+        })
+    }
+
+    fn is_in(&self, found: &str, wanted: Option<&str>) -> bool {
+        found.is_empty() || found == wanted.unwrap_or(&self.home)
+    }
+
     pub(crate) fn get(&self, index: usize) -> Option<&wit::Observed> {
-        self.0.get(index)
+        self.live.get(index)
     }
 }
 
@@ -40,17 +59,16 @@ pub struct Observed<K> {
 
 impl<K: Kind> Observed<K> {
     pub(crate) fn find(children: &Rc<Children>, namespace: Option<&str>, name: &str) -> Option<Self> {
-        let kind = K::type_meta();
-        let index = children.position(&kind.api_version, &kind.kind, namespace, name)?;
+        let index = children.position(&K::type_meta(), namespace, name)?;
         Some(Self::at(children, index))
     }
 
     pub(crate) fn all(children: &Rc<Children>) -> impl Iterator<Item = Self> {
         let kind = K::type_meta();
         let children = Rc::clone(children);
-        (0..children.0.len()).filter_map(move |index| {
+        (0..children.live.len()).filter_map(move |index| {
             let found = &children.get(index)?.ref_;
-            kind.is(&found.api_version, &found.kind).then(|| Self::at(&children, index))
+            kind.serves(&found.api_version, &found.kind).then(|| Self::at(&children, index))
         })
     }
 }
@@ -76,7 +94,8 @@ impl<K> Observed<K> {
         self.raw().map_or_else(Health::missing, |child| Health::of(&child.ref_, &child.object))
     }
 
-    /// All of it that the host shows: see [`Delivery`](crate::Delivery).
+    /// All of it that the host shows: see [`Delivery`](crate::Delivery). Of a kind that is served in several versions,
+    /// the version is the one that the manifest names.
     ///
     /// # Errors
     ///

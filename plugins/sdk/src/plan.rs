@@ -14,6 +14,7 @@ use crate::health::Health;
 use crate::kind::{AnyObject, Child, Kind, TypeMeta};
 use crate::names;
 use crate::observed::{Children, Observed};
+use crate::refusal::Refusal;
 
 /// All that should be: the children, the status and what else is to happen. It is total: a child that exists and is
 /// left out is deleted, so order is said with [`apply_after`](Self::apply_after) or [`hold`](Self::hold), never by
@@ -37,6 +38,8 @@ struct Entry {
     child: wit::Child,
     /// Where it stands among the live children, if it exists.
     observed: Option<usize>,
+    /// Where it stands among the refusals, if it was refused.
+    refusal: Option<usize>,
     /// Never changed once it exists, so what lives is what is planned.
     is_immutable: bool,
     mark: Option<String>,
@@ -46,6 +49,10 @@ struct Entry {
 
 /// Annotation of children that others wait for: tells what was planned when the live object was written.
 const MARK: &str = "transom.dev/planned";
+
+/// Annotation of children with fields that are written when the object is created and then belong to other field
+/// managers: their paths, separated by commas.
+pub(crate) const SET_ONCE: &str = "transom.dev/set-once";
 
 /// Annotation of a held child, for people: what it waits for. It is never written to an object.
 pub(crate) const WAITS_FOR: &str = "transom.dev/waits-for";
@@ -98,6 +105,23 @@ fn annotated(object: &str, name: &str, text: &str) -> Result<String, serde_json:
     Ok(object.to_string())
 }
 
+/// The object with these paths in its annotation [`SET_ONCE`], beside those that are there.
+fn with_set_once(object: &str, fields: &[String]) -> Result<String, String> {
+    for field in fields {
+        if field.trim().is_empty() || field.contains(',') {
+            return Err(format!("`{field}` is not a field path such as spec.replicas"));
+        }
+    }
+    let before = annotation(object, SET_ONCE).unwrap_or_default();
+    let mut all: Vec<&str> = Vec::new();
+    for field in before.split(',').chain(fields.iter().map(String::as_str)).map(str::trim) {
+        if !field.is_empty() && !all.contains(&field) {
+            all.push(field);
+        }
+    }
+    annotated(object, SET_ONCE, &all.join(",")).map_err(|error| error.to_string())
+}
+
 fn annotation(object: &str, name: &str) -> Option<String> {
     #[derive(Deserialize)]
     struct Object {
@@ -129,17 +153,24 @@ impl<K> Copy for Planned<K> {}
 pub struct Desired<K> {
     object: K,
     options: wit::ChildOptions,
+    set_once: Vec<String>,
+}
+
+impl<K> Desired<K> {
+    fn new(object: K) -> Self {
+        Self { object, options: wit::ChildOptions::empty(), set_once: Vec::new() }
+    }
 }
 
 impl<K: Child> From<K> for Desired<K> {
     fn from(object: K) -> Self {
-        Self { object, options: wit::ChildOptions::empty() }
+        Self::new(object)
     }
 }
 
 impl From<AnyObject> for Desired<AnyObject> {
     fn from(object: AnyObject) -> Self {
-        Self { object, options: wit::ChildOptions::empty() }
+        Self::new(object)
     }
 }
 
@@ -158,6 +189,27 @@ pub trait ChildExt<K>: Into<Desired<K>> {
     /// It is deleted and created again when an immutable field changes.
     fn replace(self) -> Desired<K> {
         with(self, wit::ChildOptions::REPLACE)
+    }
+
+    /// These fields are written when the object is created, and belong to other field managers from then on: replicas
+    /// that an autoscaler sets, a CA bundle that is injected. Paths are such as `spec.replicas`,
+    /// `webhooks[*].clientConfig.caBundle` and `data[tls.crt]`.
+    ///
+    /// They are written into the annotation `transom.dev/set-once` of the object, beside those that it has there: a
+    /// template can say the same by the annotation alone.
+    ///
+    /// ```
+    /// # use k8s_openapi::api::apps::v1::Deployment;
+    /// # use transom_sdk::Plan;
+    /// use transom_sdk::ChildExt;
+    /// # fn f(plan: &mut Plan, deployment: Deployment) {
+    /// plan.apply(deployment.set_once(["spec.replicas"]));
+    /// # }
+    /// ```
+    fn set_once<F: Into<String>>(self, fields: impl IntoIterator<Item = F>) -> Desired<K> {
+        let mut desired = self.into();
+        desired.set_once.extend(fields.into_iter().map(Into::into));
+        desired
     }
 }
 
@@ -238,7 +290,8 @@ impl Plan {
     /// As [`apply`](Self::apply), once everything in `after` is done; until then it is held as it stands (or, when it
     /// does not exist, not created).
     ///
-    /// Done is what lives as it is planned and is [ready](Health); a child that is itself held is not. To tell a live
+    /// Done is what lives as it is planned and is [ready](Health); a child that is itself held, or that was
+    /// [refused](Self::refusal), is not. To tell a live
     /// object as planned from an older one, children that others wait for carry an annotation with a hash of what was
     /// planned, except for Jobs and for what is [created once](Self::create_once), which never change.
     ///
@@ -287,8 +340,9 @@ impl Plan {
 
     /// As [`apply`](Self::apply), for an object whose kind only a template knows.
     pub fn apply_any(&mut self, child: impl Into<Desired<AnyObject>>) -> Planned<AnyObject> {
-        let Desired { object, options } = child.into();
+        let Desired { object, options, set_once } = child.into();
         let AnyObject { type_meta, namespace, name, json } = object;
+        let json = self.set_once(&type_meta, &name, json, &set_once);
         self.push_desired(&type_meta, namespace.as_deref(), &name, json, wit::Disposition::Apply, options)
     }
 
@@ -332,7 +386,7 @@ impl Plan {
     pub fn hold_rest_but(&mut self, but: &[AnyObject]) {
         let observed = Rc::clone(&self.observed);
         let but: Vec<Option<usize>> = but.iter().map(|object| self.position_any(object)).collect();
-        for (index, found) in observed.0.iter().enumerate() {
+        for (index, found) in observed.live.iter().enumerate() {
             let is_open = self.children.iter().all(|entry| entry.observed != Some(index));
             if is_open && !but.contains(&Some(index)) {
                 let which = &found.ref_;
@@ -344,7 +398,8 @@ impl Plan {
         }
     }
 
-    fn add<K: Child>(&mut self, Desired { object, options }: Desired<K>, disposition: wit::Disposition) -> Planned<K> {
+    fn add<K: Child>(&mut self, desired: Desired<K>, disposition: wit::Disposition) -> Planned<K> {
+        let Desired { object, options, set_once } = desired;
         let (kind, metadata) = (K::type_meta(), object.metadata());
         let (namespace, name) = (metadata.namespace.as_deref(), metadata.name.as_deref().unwrap_or_default());
         if name.is_empty() {
@@ -354,7 +409,18 @@ impl Plan {
             self.fail(format!("{} {name} has no JSON form: {error}", kind.kind));
             String::new()
         });
+        let json = self.set_once(&kind, name, json, &set_once);
         self.push_desired(&kind, namespace, name, json, disposition, options)
+    }
+
+    fn set_once(&mut self, kind: &TypeMeta, name: &str, json: String, fields: &[String]) -> String {
+        if fields.is_empty() {
+            return json;
+        }
+        with_set_once(&json, fields).unwrap_or_else(|error| {
+            self.fail(format!("{} {name}: set_once: {error}", kind.kind));
+            json
+        })
     }
 
     fn push_desired<K>(
@@ -367,9 +433,14 @@ impl Plan {
         options: wit::ChildOptions,
     ) -> Planned<K> {
         let observed = self.position(kind, namespace, name);
+        let refusal = self.observed.refusal(kind, namespace, name);
         // a Job's template cannot be changed; with `replace` it is another Job of the same name
-        let is_immutable = kind.is("batch/v1", "Job") && !options.contains(wit::ChildOptions::REPLACE);
-        self.push(json, disposition, options, observed, is_immutable)
+        let is_immutable = kind.serves("batch/v1", "Job") && !options.contains(wit::ChildOptions::REPLACE);
+        let planned = self.push(json, disposition, options, observed, is_immutable);
+        if let Some(entry) = self.children.get_mut(planned.index) {
+            entry.refusal = refusal;
+        }
+        planned
     }
 
     fn push_held<K>(&mut self, kind: &TypeMeta, namespace: Option<&str>, name: &str) -> Planned<K> {
@@ -387,12 +458,12 @@ impl Plan {
         is_immutable: bool,
     ) -> Planned<K> {
         let child = wit::Child { object, disposition, options };
-        self.children.push(Entry { child, observed, is_immutable, mark: None, waits_for: None });
+        self.children.push(Entry { child, observed, refusal: None, is_immutable, mark: None, waits_for: None });
         Planned { index: self.children.len() - 1, kind: PhantomData }
     }
 
     fn position(&self, kind: &TypeMeta, namespace: Option<&str>, name: &str) -> Option<usize> {
-        self.observed.position(&kind.api_version, &kind.kind, namespace, name)
+        self.observed.position(kind, namespace, name)
     }
 
     fn fail(&mut self, message: String) {
@@ -408,8 +479,29 @@ impl Plan {
         Some(Observed::at(&self.observed, index))
     }
 
+    /// Why this child was refused when the last plan was carried out. None for a child that is held.
+    #[must_use]
+    pub fn refusal<K>(&self, child: &Planned<K>) -> Option<&Refusal> {
+        self.refusal_at(child.index)
+    }
+
+    /// All refusals of children that this plan applies. One that is final names what is wrong with the plan as a whole.
+    pub fn refusals(&self) -> impl Iterator<Item = &Refusal> {
+        (0..self.children.len()).filter_map(|index| self.refusal_at(index))
+    }
+
+    fn refusal_at(&self, index: usize) -> Option<&Refusal> {
+        let entry = self.children.get(index)?;
+        (entry.child.disposition != wit::Disposition::Hold)
+            .then(|| self.observed.refusals.get(entry.refusal?))
+            .flatten()
+    }
+
     /// Whether the live object of this child does what it is for. The host publishes conditions when nothing is left to
     /// write, so what is judged is the object as it is planned.
+    ///
+    /// A child that was [refused](Self::refusal) has failed when the refusal is final and is progressing when it is not,
+    /// with the refusal's reason and message, whatever lives.
     #[must_use]
     pub fn health<K>(&self, child: &Planned<K>) -> Health {
         self.judge(child.index)
@@ -417,12 +509,15 @@ impl Plan {
 
     /// Whether the live object was written as it is planned now, so that [`health`](Self::health) speaks of that and not
     /// of an older version. The child gets the annotation of [`apply_after`](Self::apply_after) for it. False for what is
-    /// held.
+    /// held, and for what was [refused](Self::refusal).
     pub fn is_as_planned<K>(&mut self, child: &Planned<K>) -> bool {
         self.is_current(child.index)
     }
 
     fn judge(&self, index: usize) -> Health {
+        if let Some(refusal) = self.refusal_at(index) {
+            return refusal.health();
+        }
         let observed = self.children.get(index).and_then(|entry| self.observed.get(entry.observed?));
         observed.map_or_else(Health::missing, |found| Health::of(&found.ref_, &found.object))
     }
@@ -433,6 +528,7 @@ impl Plan {
     }
 
     fn is_current(&mut self, index: usize) -> bool {
+        let is_refused = self.refusal_at(index).is_some();
         let Some(entry) = self.children.get_mut(index) else { return false };
         let live = entry.observed.and_then(|index| self.observed.get(index));
         match entry.child.disposition {
@@ -446,10 +542,12 @@ impl Plan {
                 }
                 false
             }
-            wit::Disposition::CreateOnce => live.is_some(),
-            wit::Disposition::Apply if entry.is_immutable => live.is_some(),
+            wit::Disposition::CreateOnce => live.is_some() && !is_refused,
+            wit::Disposition::Apply if entry.is_immutable => live.is_some() && !is_refused,
             wit::Disposition::Apply => match entry.mark() {
-                Ok(mark) => live.is_some_and(|live| annotation(&live.object, MARK).as_deref() == Some(&mark)),
+                Ok(mark) => {
+                    !is_refused && live.is_some_and(|live| annotation(&live.object, MARK).as_deref() == Some(&mark))
+                }
                 Err(error) => {
                     self.fail(format!("what others wait for is no object: {error}"));
                     false

@@ -15,6 +15,7 @@
 )]
 
 mod plan;
+mod rounds;
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -26,8 +27,9 @@ use serde_json::{Value, json};
 
 use crate::bindings::admission::exports::transom::plugin::admission;
 use crate::bindings::transom::plugin::types::{Answer, Answered, Lookup, Problem};
-use crate::kind::TypeMeta;
+use crate::kind::{TypeMeta, group};
 use crate::manifest::{Delivery, Manifest, Plugin};
+use crate::refusal::EXT;
 use crate::{Child, File, HttpResponse, Kind, Verdict, component};
 
 /// The types that cross into the component, as generated from `wit/`.
@@ -119,6 +121,16 @@ pub struct Case<P> {
     seconds: u64,
     config: Value,
     calls: Vec<wire::CallResult>,
+    refusals: Vec<Refused>,
+}
+
+/// A child that is refused as long as plans have it like this.
+struct Refused {
+    key: Key,
+    object: Value,
+    reason: String,
+    message: String,
+    is_final: bool,
 }
 
 /// API version, kind, namespace, name.
@@ -141,10 +153,11 @@ impl<P: Plugin> Case<P> {
             seconds: 1_767_225_600, // 2026-01-01T00:00:00Z
             config: json!({}),
             calls: Vec::new(),
+            refusals: Vec::new(),
         }
     }
 
-    /// Another spec for the same primary; what lives stays.
+    /// Another spec for the same primary; what lives stays, and what was refused is tried again.
     pub fn change(mut self, primary: &impl Child) -> Self {
         let mut changed = parse(primary);
         let generation = self.primary["metadata"]["generation"].as_i64().unwrap_or(1) + 1;
@@ -152,6 +165,7 @@ impl<P: Plugin> Case<P> {
         changed["status"] = std::mem::take(&mut self.primary["status"]);
         changed["metadata"]["generation"] = json!(generation);
         self.primary = changed;
+        self.refusals.clear();
         self
     }
 
@@ -169,10 +183,12 @@ impl<P: Plugin> Case<P> {
 
     // -------------------------------------------------------- live children
 
-    /// A live child.
+    /// A live child, shown in the version that it is given in, whatever version the plugin plans it in.
     pub fn child(mut self, child: &impl Child) -> Self {
         let child = parse(child);
-        self.children.insert(self.key(&child), child);
+        let key = self.key(&child);
+        self.children.retain(|known, _| !is_same(known, &key));
+        self.children.insert(key, child);
         self
     }
 
@@ -183,11 +199,17 @@ impl<P: Plugin> Case<P> {
             self.primary["status"] = status.clone();
         }
         let mut before = std::mem::take(&mut self.children);
+        let refused = std::mem::take(&mut self.refusals);
         for planned in &plan.children {
-            let key = self.key(&planned.object);
+            let planned_key = self.key(&planned.object);
+            // the live one may be shown in another version
+            let key = before.keys().find(|known| is_same(known, &planned_key)).cloned().unwrap_or(planned_key);
             let live = before.remove(&key);
+            let is_refused = planned.disposition != Disposition::Hold
+                && refused.iter().any(|refused| is_same(&refused.key, &key) && refused.object == planned.object);
             let next = match (planned.disposition, live) {
                 (Disposition::Hold, live) => live,
+                (_, live) if is_refused => live,
                 (Disposition::CreateOnce, Some(live)) => Some(live),
                 (_, None) => {
                     let mut created = planned.object.clone();
@@ -198,6 +220,52 @@ impl<P: Plugin> Case<P> {
             };
             self.children.extend(next.map(|object| (key, object)));
         }
+        self.refusals = refused;
+        self.refusals.retain(|refused| {
+            plan.children
+                .iter()
+                .any(|planned| planned.disposition != Disposition::Hold && planned.object == refused.object)
+        });
+        self
+    }
+
+    /// The API server refuses the child of this name as it is planned now, and will not accept it however often it is
+    /// sent: [`Context::refusals`](crate::Context::refusals). It is refused until the plan has another object for it,
+    /// or none.
+    ///
+    /// # Panics
+    ///
+    /// When the plan does not apply such a child.
+    pub fn refused<K: Kind>(self, name: &str, reason: &str, message: &str) -> Self {
+        self.refuse::<K>(name, reason, message, true)
+    }
+
+    /// As [`refused`](Self::refused), but it may be accepted later: a webhook is down, the API server is overloaded.
+    ///
+    /// # Panics
+    ///
+    /// When the plan does not apply such a child.
+    pub fn refused_for_now<K: Kind>(self, name: &str, reason: &str, message: &str) -> Self {
+        self.refuse::<K>(name, reason, message, false)
+    }
+
+    fn refuse<K: Kind>(mut self, name: &str, reason: &str, message: &str, is_final: bool) -> Self {
+        let plan = self.plan();
+        let is_meant =
+            |child: &&PlannedChild| child.disposition != Disposition::Hold && is::<K>(&self.key(&child.object), name);
+        let Some(child) = plan.children.iter().find(is_meant) else {
+            panic!("the plan does not apply a {} {name}: {plan:#?}", K::type_meta().kind)
+        };
+        let (key, object) = (self.key(&child.object), child.object.clone());
+        let (reason, message) = (reason.to_owned(), message.to_owned());
+        self.refusals.retain(|refused| !is_same(&refused.key, &key));
+        self.refusals.push(Refused { key, object, reason, message, is_final });
+        self
+    }
+
+    /// Nothing is refused any more.
+    pub fn accepted(mut self) -> Self {
+        self.refusals.clear();
         self
     }
 
@@ -410,9 +478,9 @@ impl<P: Plugin> Case<P> {
         wire::Request { round: 0, ..self.run().0 }
     }
 
-    /// The last request and what became of it.
-    fn run(&self) -> (wire::Request, Result<wire::Plan, wire::Failure>) {
-        let mut request = wire::Request {
+    /// The request of the first round.
+    fn first_request(&self) -> wire::Request {
+        wire::Request {
             object: self.primary.to_string(),
             deleting: self.primary["metadata"]["deletionTimestamp"].is_string(),
             children: self.children.iter().map(|(key, object)| self.observed(key, object)).collect(),
@@ -420,8 +488,26 @@ impl<P: Plugin> Case<P> {
             calls: self.calls.clone(),
             config: self.config.to_string(),
             round: 0,
-            ext: Vec::new(),
+            ext: self.ext(),
+        }
+    }
+
+    fn ext(&self) -> Vec<(String, String)> {
+        if self.refusals.is_empty() {
+            return Vec::new();
+        }
+        let entry = |refused: &Refused| {
+            let (api_version, kind, namespace, name) = &refused.key;
+            json!({ "apiVersion": api_version, "kind": kind, "namespace": namespace, "name": name,
+                "reason": refused.reason, "message": refused.message, "isFinal": refused.is_final })
         };
+        let list: Vec<Value> = self.refusals.iter().map(entry).collect();
+        vec![(EXT.to_owned(), json!(list).to_string())]
+    }
+
+    /// The last request and what became of it.
+    fn run(&self) -> (wire::Request, Result<wire::Plan, wire::Failure>) {
+        let mut request = self.first_request();
         while request.round < ROUNDS {
             match call::<P>(request.clone()) {
                 Ok(wire::Step::Done(plan)) => return (request, Ok(plan)),
@@ -555,12 +641,21 @@ fn no_live<K: Kind>(name: &str) -> String {
 }
 
 fn is<K: Kind>(key: &Key, name: &str) -> bool {
-    K::type_meta().is(&key.0, &key.1) && key.3 == name
+    K::type_meta().serves(&key.0, &key.1) && key.3 == name
+}
+
+/// One object, in whatever versions.
+fn is_same(a: &Key, b: &Key) -> bool {
+    (group(&a.0), &a.1, &a.2, &a.3) == (group(&b.0), &b.1, &b.2, &b.3)
 }
 
 fn declared(kinds: &[(TypeMeta, Delivery)], api_version: &str, kind: &str) -> Option<Delivery> {
     let named = kinds.iter().find(|(declared, _)| declared.is(api_version, kind));
-    named.or_else(|| kinds.iter().find(|(declared, _)| *declared == TypeMeta::any())).map(|(_, delivery)| *delivery)
+    let served = || kinds.iter().find(|(declared, _)| declared.serves(api_version, kind));
+    named
+        .or_else(served)
+        .or_else(|| kinds.iter().find(|(declared, _)| *declared == TypeMeta::any()))
+        .map(|(_, delivery)| *delivery)
 }
 
 /// As much of an object as the manifest asks for.

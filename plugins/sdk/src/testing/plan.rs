@@ -180,9 +180,10 @@ impl Plan {
 
     fn of<K: Kind>(&self) -> impl Iterator<Item = &PlannedChild> {
         let kind = K::type_meta();
-        self.children
-            .iter()
-            .filter(move |child| child.object["kind"] == *kind.kind && child.object["apiVersion"] == *kind.api_version)
+        self.children.iter().filter(move |child| {
+            let text = |field: &str| child.object[field].as_str().unwrap_or_default();
+            kind.serves(text("apiVersion"), text("kind"))
+        })
     }
 }
 
