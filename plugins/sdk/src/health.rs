@@ -13,7 +13,7 @@ use crate::kind::group;
 ///
 /// | kind | ready when |
 /// |---|---|
-/// | Deployment | all replicas are of the new template and available |
+/// | Deployment | all replicas are of the new template and available; when its pods are refused, that is the message |
 /// | StatefulSet, DaemonSet | all replicas are of the new revision and ready |
 /// | Job | it is complete |
 /// | Pod | its condition `Ready` holds, or it succeeded |
@@ -180,10 +180,15 @@ impl About for Rollout<'_> {
 
 fn deployment(spec: Option<Replicas>, status: Rollout<'_>) -> Health {
     let wanted = wanted(spec, &status);
+    // pods that a quota or an admission policy refuses: the cause of all that follows
+    let refused = find(&status.conditions, "ReplicaFailure").filter(|failure| failure.status == "True");
     if let Some(stuck) = find(&status.conditions, "Progressing")
         && stuck.reason == "ProgressDeadlineExceeded"
     {
-        return failed("ProgressDeadlineExceeded", stuck.message.clone());
+        return failed("ProgressDeadlineExceeded", refused.unwrap_or(stuck).message.clone());
+    }
+    if let Some(refused) = refused.filter(|_| status.available_replicas < wanted) {
+        return progressing(refused.reason.clone(), refused.message.clone());
     }
     if status.updated_replicas < wanted {
         return progressing("Updating", format!("{} of {wanted} replicas are new", status.updated_replicas));
@@ -412,6 +417,30 @@ mod tests {
         for (status, expected) in cases {
             assert_eq!(deployment(three.clone(), status.clone()), expected, "{status}");
         }
+    }
+
+    #[test]
+    fn a_deployment_whose_pods_are_refused_says_so_first_and_last() {
+        let conditions = |late: bool| {
+            let reason = if late { "ProgressDeadlineExceeded" } else { "NewReplicaSetCreated" };
+            json!([
+                { "type": "Progressing", "status": "False", "reason": reason, "message": "ReplicaSet a-1 has timed out" },
+                { "type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "exceeded quota: q" },
+            ])
+        };
+        let which = ObjectRef {
+            api_version: "apps/v1".into(),
+            kind: "Deployment".into(),
+            namespace: "n".into(),
+            name: "a".into(),
+        };
+        let judged = |late: bool| {
+            let status = json!({ "observedGeneration": 1, "unavailableReplicas": 1, "conditions": conditions(late) });
+            let object = json!({ "metadata": { "generation": 1 }, "spec": { "replicas": 1 }, "status": status });
+            Health::of(&which, &object.to_string())
+        };
+        assert_eq!(judged(false), progressing("FailedCreate", "exceeded quota: q"));
+        assert_eq!(judged(true), failed("ProgressDeadlineExceeded", "exceeded quota: q"));
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod health;
 mod heap;
 mod json;
 mod kind;
+pub mod lists;
 pub mod log;
 mod manifest;
 pub mod names;
