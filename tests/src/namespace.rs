@@ -170,6 +170,28 @@ impl Namespace {
         (status, warnings, serde_json::from_slice(&body).unwrap())
     }
 
+    /// A merge patch of an object, or of a subresource of it, as another field manager.
+    ///
+    /// # Panics
+    ///
+    /// When the API server refuses it.
+    pub async fn patch_as(
+        &self,
+        target: impl Into<Target>,
+        manager: &str,
+        subresource: Option<&str>,
+        patch: Value,
+    ) -> Value {
+        let target = target.into();
+        let (api, patch) = (self.api(&target), Patch::Merge(patch));
+        let parameters = PatchParams { field_manager: Some(manager.into()), ..PatchParams::default() };
+        let patched = match subresource {
+            None => api.patch(&target.name, &parameters, &patch).await,
+            Some(subresource) => api.patch_subresource(subresource, &target.name, &parameters, &patch).await,
+        };
+        value(&target, &patched.unwrap_or_else(|error| panic!("the API server refused to patch {target}: {error}")))
+    }
+
     /// The object as it is, none when it does not exist.
     pub async fn find(&self, target: impl Into<Target>) -> Option<Value> {
         let target = target.into();

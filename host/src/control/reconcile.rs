@@ -41,6 +41,7 @@ use crate::plan::contract::{
 use crate::plan::decide::{self, Apply, Experience, Prune, Writes};
 use crate::plan::diff;
 use crate::plan::object::Object;
+use crate::plan::owners::Owners;
 use crate::plan::request::{Snapshot, owns_namespace};
 use crate::plan::review::{Review, review};
 use crate::plan::rounds::{self, Conversation, NoPlan, RoundsError, Session};
@@ -64,6 +65,9 @@ pub const STEPS_WITHIN: Duration = Duration::from_secs(60);
 
 /// Children of a primary that is being deleted are usually gone by then: what is waited for is not worth a write.
 const REMOVED_WITHIN: Duration = Duration::from_secs(3);
+
+/// HorizontalPodAutoscalers of one namespace that are looked through.
+const MAX_AUTOSCALERS: u32 = 500;
 
 /// Applies of one tier that are on their way at the same time.
 const PARALLEL_WRITES: usize = 8;
@@ -648,13 +652,31 @@ impl Reconcile<'_> {
         let Some(there) = there.filter(is_same) else {
             return Ok(Reviewed::Apply(Box::new(apply))); // gone meanwhile: the next look finds out
         };
-        match review(&desired, &there, &self.active.field_manager, apply.is_unchanged()) {
+        let is_scaled = Owners::is_scaled_to_zero(&there) && self.has_autoscaler(&desired.reference).await;
+        match review(&desired, &there, &self.active.field_manager, apply.is_unchanged(), is_scaled) {
             None => Ok(Reviewed::InSync(desired, live)),
             Some(Review { drift, body }) => {
                 (apply.drift, apply.body) = (drift, body);
                 Ok(Reviewed::Apply(Box::new(apply)))
             }
         }
+    }
+
+    /// Is there a HorizontalPodAutoscaler for this object? KEDA makes one, too, and scales to zero beside it.
+    async fn has_autoscaler(&self, scaled: &ObjectRef) -> bool {
+        let kind = TypeMeta::new("autoscaling/v2", "HorizontalPodAutoscaler");
+        let listed = self.active.cluster.list(&kind, Some(&scaled.namespace), "", MAX_AUTOSCALERS).await;
+        let Ok((autoscalers, _)) = listed.inspect_err(|error| {
+            tracing::debug!(%scaled, %error, "HorizontalPodAutoscalers cannot be listed");
+        }) else {
+            return false;
+        };
+        autoscalers.iter().any(|autoscaler| {
+            let value = autoscaler.value();
+            let says =
+                |field: &str| value.pointer("/spec/scaleTargetRef").and_then(|target| target.get(field)?.as_str());
+            says("kind") == Some(&scaled.kind.kind) && says("name") == Some(&scaled.name)
+        })
     }
 
     /// Takes out of the writes what was refused a moment ago, and what comes only after it.

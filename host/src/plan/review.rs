@@ -5,7 +5,7 @@
 //!   so the API server or an admission webhook made of it what is there (zero values that are dropped, defaults, values
 //!   written in another way). Every change by anyone else takes the ownership away;
 //! * the field is set once: `transom.dev/set-once` on the child, or `spec.setOnce` of the `Plugin` resource;
-//! * it is `spec.replicas`, and an autoscaler has set it;
+//! * it is `spec.replicas`, and an autoscaler has set it, or a scaled object was scaled to zero;
 //! * it is the size of a PersistentVolumeClaim that has grown, since it cannot shrink.
 //!
 //! Such fields are left as they are in every apply, too. No other field is left to whoever writes it most often: a field
@@ -32,14 +32,15 @@ pub struct Review {
 }
 
 /// What is to be written of a child that was found to differ, or was read in another version; none when it is in sync.
-/// `live` is in the version of the desired object, with `managedFields`.
+/// `live` is in the version of the desired object, with `managedFields`; `is_scaled`: a HorizontalPodAutoscaler exists for it.
 #[must_use]
-pub fn review(desired: &Desired, live: &Value, manager: &str, is_unchanged: bool) -> Option<Review> {
+pub fn review(desired: &Desired, live: &Value, manager: &str, is_unchanged: bool, is_scaled: bool) -> Option<Review> {
     let owners = Owners::of(live);
     let fields = owners.fields(manager, &desired.reference.kind.api_version);
     let differences = diff::differences(&desired.body, live, Owned::Within(&fields), MAX_DIFFERENCES);
+    let is_scaled = owners.autoscaler().is_some() || is_scaled && Owners::is_scaled_to_zero(live);
     let (left, differing): (Vec<_>, Vec<_>) =
-        differences.into_iter().partition(|difference| is_left(desired, difference, &owners));
+        differences.into_iter().partition(|difference| is_left(desired, difference, is_scaled));
     let drift: Vec<String> = differing
         .iter()
         .filter(|difference| !(is_unchanged && difference.is_owned))
@@ -61,12 +62,12 @@ pub fn needs_owners(desired: &Desired, path: &str) -> bool {
 const REPLICAS: &str = "spec.replicas";
 const STORAGE: &str = "spec.resources.requests.storage";
 
-fn is_left(desired: &Desired, difference: &Difference, owners: &Owners) -> bool {
+fn is_left(desired: &Desired, difference: &Difference, is_scaled: bool) -> bool {
     if desired.set_once.iter().any(|pattern| pattern.along(&difference.path).above) {
         return true;
     }
     match difference.path.to_string().as_str() {
-        REPLICAS => owners.autoscaler().is_some(),
+        REPLICAS => is_scaled,
         STORAGE if desired.reference.kind.kind == "PersistentVolumeClaim" => {
             let wanted = desired.body.pointer(&difference.pointer).and_then(Value::as_str);
             let there = difference.live.as_ref().and_then(Value::as_str);
@@ -165,9 +166,12 @@ mod tests {
         };
         let own = managed(MANAGER, "", fields(&wanted));
         let desired = desired("K", json!({ "spec": wanted }), &[]);
-        assert_eq!(review(&desired, &live(there.clone(), &[own.clone()]), MANAGER, true), None);
-        assert!(review(&desired, &live(there.clone(), &[own]), MANAGER, false).is_some(), "something else was applied");
-        assert!(review(&desired, &live(there, &[]), MANAGER, true).is_some(), "somebody has changed it since");
+        assert_eq!(review(&desired, &live(there.clone(), &[own.clone()]), MANAGER, true, false), None);
+        assert!(
+            review(&desired, &live(there.clone(), &[own]), MANAGER, false, false).is_some(),
+            "something else was applied"
+        );
+        assert!(review(&desired, &live(there, &[]), MANAGER, true, false).is_some(), "somebody has changed it since");
     }
 
     #[test]
@@ -175,7 +179,10 @@ mod tests {
         let own = managed(MANAGER, "", json!({ "f:spec": { "f:b": {} } }));
         let other = managed("kubectl-edit", "", json!({ "f:spec": { "f:a": {} } }));
         let desired = desired("K", json!({ "spec": { "a": false, "b": "" } }), &[]);
-        assert_eq!(review(&desired, &live(json!({ "a": true }), &[own, other]), MANAGER, true), drift(&["spec.a"]));
+        assert_eq!(
+            review(&desired, &live(json!({ "a": true }), &[own, other]), MANAGER, true, false),
+            drift(&["spec.a"])
+        );
     }
 
     fn scaled(manager: &str) -> Value {
@@ -189,13 +196,23 @@ mod tests {
     #[test]
     fn replicas_belong_to_an_autoscaler_and_are_left_out_of_applies() {
         let wanted = |image: &str| desired("Deployment", json!({ "spec": { "replicas": 1, "image": image } }), &[]);
-        assert_eq!(review(&wanted("x"), &scaled("kube-controller-manager"), MANAGER, true), None);
-        assert_eq!(review(&wanted("x"), &scaled("kubectl"), MANAGER, true), drift(&["spec.replicas"]));
-        let upgrade = review(&wanted("y"), &scaled("keda-operator"), MANAGER, false).unwrap();
+        assert_eq!(review(&wanted("x"), &scaled("kube-controller-manager"), MANAGER, true, false), None);
+        assert_eq!(review(&wanted("x"), &scaled("kubectl"), MANAGER, true, false), drift(&["spec.replicas"]));
+        let upgrade = review(&wanted("y"), &scaled("keda-operator"), MANAGER, false, false).unwrap();
         assert_eq!(
             (upgrade.drift, upgrade.body),
             (vec!["spec.image".to_owned()], Some(json!({ "spec": { "image": "y" } })))
         );
+    }
+
+    #[test]
+    fn what_an_autoscaler_scales_may_be_scaled_to_zero() {
+        let desired = desired("Deployment", json!({ "spec": { "replicas": 1 } }), &[]);
+        let zero = live(json!({ "replicas": 0 }), &[]);
+        assert_eq!(review(&desired, &zero, MANAGER, true, true), None);
+        assert_eq!(review(&desired, &zero, MANAGER, true, false), drift(&["spec.replicas"]));
+        let edited = live(json!({ "replicas": 7 }), &[]);
+        assert_eq!(review(&desired, &edited, MANAGER, true, true), drift(&["spec.replicas"]));
     }
 
     #[test]
@@ -204,14 +221,14 @@ mod tests {
         let wanted = |body: Value| desired("K", body, &["spec.hooks[*].ca"]);
         let there = json!({ "hooks": [{ "name": "a", "ca": "X" }], "size": 1 });
         let own = |fields: Value| live(there.clone(), &[managed(MANAGER, "", json!({ "f:spec": fields }))]);
-        assert_eq!(review(&wanted(body.clone()), &own(json!({ "f:size": {} })), MANAGER, true), None);
+        assert_eq!(review(&wanted(body.clone()), &own(json!({ "f:size": {} })), MANAGER, true, false), None);
         let mut changed = body.clone();
         changed["spec"]["size"] = json!(2);
-        let found = review(&wanted(changed.clone()), &own(json!({ "f:size": {} })), MANAGER, false).unwrap();
+        let found = review(&wanted(changed.clone()), &own(json!({ "f:size": {} })), MANAGER, false, false).unwrap();
         assert_eq!(found.drift, ["spec.size"]);
         assert_eq!(found.body, Some(json!({ "spec": { "hooks": [{ "name": "a" }], "size": 2 } })));
         // still owned: left out it would be taken away
-        let found = review(&wanted(changed), &own(json!({ "f:hooks": {} })), MANAGER, false).unwrap();
+        let found = review(&wanted(changed), &own(json!({ "f:hooks": {} })), MANAGER, false, false).unwrap();
         assert_eq!(found.body, Some(json!({ "spec": { "hooks": [{ "name": "a", "ca": "X" }], "size": 2 } })));
     }
 
@@ -219,9 +236,9 @@ mod tests {
     fn a_volume_that_has_grown_is_not_shrunk() {
         let size = |size: &str| json!({ "resources": { "requests": { "storage": size } } });
         let wanted = desired("PersistentVolumeClaim", json!({ "spec": size("1Gi") }), &[]);
-        assert_eq!(review(&wanted, &live(size("2Gi"), &[]), MANAGER, true), None);
+        assert_eq!(review(&wanted, &live(size("2Gi"), &[]), MANAGER, true, false), None);
         assert_eq!(
-            review(&wanted, &live(size("512Mi"), &[]), MANAGER, true),
+            review(&wanted, &live(size("512Mi"), &[]), MANAGER, true, false),
             drift(&["spec.resources.requests.storage"])
         );
     }

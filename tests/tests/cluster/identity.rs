@@ -94,6 +94,11 @@ fn definition(group: &str, versions: &[(&str, bool, bool)]) -> Value {
             "versions": versions.iter().map(version).collect::<Vec<_>>() } })
 }
 
+fn is_established(crd: &Value) -> bool {
+    let conditions = crd["status"]["conditions"].as_array();
+    conditions.into_iter().flatten().any(|c| c["type"] == "Established" && c["status"] == "True")
+}
+
 fn gadget(group: &str, version: &str, size: u32) -> Value {
     json!({ "apiVersion": format!("{group}/{version}"), "kind": "Gadget", "metadata": { "name": "g" }, "spec": { "size": size } })
 }
@@ -107,7 +112,7 @@ async fn children_outlive_the_version_that_they_were_made_in() {
     let ns = TestCluster::shared().await.namespace("identity-versions").await;
     let group = format!("{}.example", ns.name);
     let crd = ns.create(definition(&group, &[("v1alpha1", true, true)])).await;
-    ns.wait_for(&crd, condition("Established", "True")).await;
+    ns.wait_until(&crd, is_established).await;
     let host = ns.host().await;
     let plugin = record(&ns, None).await;
     ns.wait_for(&plugin, condition("Ready", "True")).await;
@@ -149,7 +154,7 @@ async fn an_object_can_be_deleted_after_a_kind_of_its_children_is_gone() {
     let ns = TestCluster::shared().await.namespace("identity-kind-gone").await;
     let group = format!("{}.example", ns.name);
     let crd = ns.create(definition(&group, &[("v1", true, true)])).await;
-    ns.wait_for(&crd, condition("Established", "True")).await;
+    ns.wait_until(&crd, is_established).await;
     let _host = ns.host().await;
     let plugin = record(&ns, None).await;
     ns.wait_for(&plugin, condition("Ready", "True")).await;

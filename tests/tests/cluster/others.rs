@@ -5,7 +5,6 @@ use std::time::Duration;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use k8s_openapi::api::events::v1::Event;
-use kube::api::{Patch, PatchParams};
 use rstest::rstest;
 use serde_json::{Value, json};
 use transom_tests::{Host, Namespace, Target, TestCluster, condition, of};
@@ -29,17 +28,6 @@ async fn wrote(host: &Host, since: transom_tests::Mark) -> std::collections::BTr
     let mut wrote = host.writes_since(since).await;
     wrote.remove("patch askers/status");
     wrote
-}
-
-/// Writes a field as another controller does.
-async fn patch(ns: &Namespace, target: &Target, manager: &str, subresource: &str, patch: Value) {
-    let (api, parameters) =
-        (ns.api(target), PatchParams { field_manager: Some(manager.into()), ..PatchParams::default() });
-    let written = match subresource {
-        "" => api.patch(&target.name, &parameters, &Patch::Merge(patch)).await.map(drop),
-        other => api.patch_subresource(other, &target.name, &parameters, &Patch::Merge(patch)).await.map(drop),
-    };
-    written.unwrap_or_else(|error| panic!("{target} as {manager}: {error}"));
 }
 
 fn workload(kind: &str, image: &str, annotations: Value) -> Value {
@@ -86,12 +74,12 @@ async fn replicas_are_left_to_an_autoscaler(#[case] target: Target, #[case] kind
     host.settle(Duration::from_secs(2)).await;
     assert_eq!(host.audit.all().writes(), writes(&[]));
 
-    // scaled to nothing, as KEDA does it, and by a person, which is drift
-    ns.delete(&scaler).await;
-    patch(&ns, &target, "keda", "scale", json!({ "spec": { "replicas": 0 } })).await;
+    // scaled to zero, as KEDA does it, and by a person, which is drift
+    ns.patch_as(&target, "keda", Some("scale"), json!({ "spec": { "replicas": 0 } })).await;
     host.settle(Duration::from_secs(2)).await;
     assert_eq!(ns.get(&target).await["spec"]["replicas"], 0);
-    patch(&ns, &target, "kubectl", "scale", json!({ "spec": { "replicas": 7 } })).await;
+    ns.delete(&scaler).await;
+    ns.patch_as(&target, "kubectl", Some("scale"), json!({ "spec": { "replicas": 7 } })).await;
     ns.wait_until(&target, |object| object["spec"]["replicas"] == 1).await;
 }
 
@@ -167,7 +155,7 @@ fn zeros() -> Vec<Value> {
 async fn values_that_the_api_server_drops_are_no_drift_for_a_host_that_starts() {
     let (ns, host, object) = made("others-zeros", &zeros()).await;
     for _ in 0..2 {
-        ns.merge(of::<Service>("x"), json!({ "metadata": { "labels": { "added": "by somebody" } } })).await;
+        ns.merge(of::<Service>("x"), json!({ "metadata": { "labels": { "added": "by-somebody" } } })).await;
         host.settle(Duration::from_secs(1)).await;
     }
     let all: usize = host.audit.all().writes().values().sum();
@@ -243,11 +231,7 @@ async fn a_bundle_that_an_injector_fills_in_stays() {
         for hook in hooks.as_array_mut().unwrap() {
             hook["clientConfig"]["caBundle"] = json!(pem);
         }
-        let target = Target::from(target);
-        let parameters = PatchParams { field_manager: Some("cainjector".into()), ..PatchParams::default() };
-        let patched =
-            ns.api(&target).patch(&target.name, &parameters, &Patch::Merge(json!({ "webhooks": hooks }))).await;
-        patched.unwrap_or_else(|error| panic!("{error}"));
+        ns.patch_as(target, "cainjector", None, json!({ "webhooks": hooks })).await;
     }
     host.settle(Duration::from_secs(2)).await;
     assert_eq!(wrote(&host, start).await, writes(&[]));
@@ -277,12 +261,12 @@ async fn a_field_that_is_set_once_belongs_to_others_afterwards(#[case] annotatio
     assert_eq!(ns.get(&target).await["data"]["token"], "first");
     host.settle(Duration::from_secs(1)).await;
     let start = host.audit.mark();
-    patch(&ns, &target, "rotator", "", json!({ "data": { "token": "second" } })).await;
+    ns.patch_as(&target, "rotator", None, json!({ "data": { "token": "second" } })).await;
     host.settle(Duration::from_secs(2)).await;
     assert_eq!(wrote(&host, start).await, writes(&[]));
 
     // the rest of it is repaired and upgraded beside it; what nobody has taken over stays, too
-    patch(&ns, &target, "somebody", "", json!({ "data": { "plain": "x" } })).await;
+    ns.patch_as(&target, "somebody", None, json!({ "data": { "plain": "x" } })).await;
     ns.wait_until(&target, |map| map["data"]["plain"] == "1").await;
     ns.merge(&object, make(&[map("2")])).await;
     let there = ns.wait_until(&target, |map| map["data"]["plain"] == "2").await;
@@ -316,7 +300,7 @@ async fn nobody_gets_a_field_by_writing_it_more_often() {
     let (ns, _host, _) = made("others-fight", &[secret]).await;
     let target = of::<Secret>("s");
     for _ in 0..4 {
-        patch(&ns, &target, "robot", "", json!({ "data": { "a": "Mg==", "b": "Mg==" } })).await;
+        ns.patch_as(&target, "robot", None, json!({ "data": { "a": "Mg==", "b": "Mg==" } })).await;
         let there = ns.wait_until(&target, |secret| secret["data"]["a"] == "MQ==").await;
         assert_eq!(there["data"]["b"], "Mg==");
     }

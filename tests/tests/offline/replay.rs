@@ -135,7 +135,7 @@ async fn the_host_and_render_make_the_same_children() {
         let Outcome::Planned(plan) = &recording.outcome else { panic!("a plan") };
         let (bounds, scope) = (Bounds::default(), |_: &TypeMeta| Some(Scope::Namespaced));
         let manifest = &loaded.manifest;
-        let checker = Checker { plugin: &manifest.name, manifest, bounds: &bounds, scope: &scope };
+        let checker = Checker { plugin: &manifest.name, manifest, bounds: &bounds, set_once: &[], scope: &scope };
         let checked = checker.check(&snapshot, plan).unwrap();
         let bodies: Vec<&Value> = checked.children.iter().map(|child| &child.body).collect();
         let path = component.path.to_str().unwrap();
