@@ -20,6 +20,7 @@
 
 mod apiserver;
 mod audit;
+mod charts;
 mod cluster;
 mod command;
 mod component;
@@ -46,6 +47,7 @@ use std::time::Duration;
 
 pub use apiserver::ApiServer;
 pub use audit::{Audit, Mark, Requests};
+pub use charts::{Outcome, Report, Trial, Writes};
 pub use cluster::TestCluster;
 pub use command::{Output, cosign, helm, transom, transom_as, transom_with_cluster};
 pub use component::{Component, cache, cache_dir, component, component_at, engine, unique, variant};

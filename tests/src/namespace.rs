@@ -1,6 +1,7 @@
 use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use futures::StreamExt;
 use k8s_openapi::api::authentication::v1::TokenRequest;
@@ -325,6 +326,31 @@ impl Namespace {
     /// Waits until the object of this name is another one.
     pub async fn wait_replaced(&self, old: &Value) -> Value {
         self.wait_until(old, |now| now["metadata"]["uid"] != old["metadata"]["uid"]).await
+    }
+
+    /// The object as soon as this holds for it, or as it is after this time.
+    ///
+    /// # Panics
+    ///
+    /// When it does not exist.
+    pub async fn wait_at_most(
+        &self,
+        within: Duration,
+        target: impl Into<Target>,
+        holds: impl Fn(&Value) -> bool,
+    ) -> Value {
+        let target = target.into();
+        let wait = async {
+            let mut states = std::pin::pin!(self.states(&target));
+            while let Some(state) = states.next().await {
+                if state.as_ref().is_some_and(&holds) {
+                    return;
+                }
+            }
+        };
+        // in time or not, it is shown as it is
+        let _ = tokio::time::timeout(within, wait).await;
+        self.get(target).await
     }
 
     async fn wait(&self, target: Target, what: &dyn Display, holds: impl Fn(Option<&Value>) -> bool) -> Option<Value> {

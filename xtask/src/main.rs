@@ -53,6 +53,13 @@ enum Task {
         /// Use the cluster of KUBECONFIG for the tests instead of starting one
         #[arg(long)]
         use_kubeconfig: bool,
+        /// Try the Helm charts of this folder as live instances instead: each must run or be refused, and then nothing may be
+        /// written, also by hosts that start
+        #[arg(long, value_name = "DIR", conflicts_with = "arguments")]
+        charts: Option<PathBuf>,
+        /// How many minutes nothing may be written
+        #[arg(long, default_value_t = 10, requires = "charts", value_name = "N")]
+        minutes: u64,
         /// For `cargo test`
         #[arg(last = true)]
         arguments: Vec<String>,
@@ -120,7 +127,10 @@ fn run(task: Task) -> Result<()> {
     let folder = |dir: Option<PathBuf>| dir.unwrap_or_else(ControlPlane::default_folder);
     match task {
         Task::Demo { check, keep, use_kubeconfig } => demo::run(demo::Options { check, keep, use_kubeconfig }),
-        Task::Test { use_kubeconfig, arguments } => test::run(&test::Options { use_kubeconfig, arguments }),
+        Task::Test { use_kubeconfig, charts: Some(charts), minutes, .. } => {
+            test::charts(&test::Charts { use_kubeconfig, folder: charts, minutes })
+        }
+        Task::Test { use_kubeconfig, arguments, .. } => test::run(&test::Options { use_kubeconfig, arguments }),
         Task::Up { dir } => controlplane::up(&folder(dir)),
         Task::Down { dir } => controlplane::down(&folder(dir)),
         Task::Tools => tools::Tools::prepare()?.folder().map(|folder| println!("{}", folder.display())),

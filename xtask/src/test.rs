@@ -1,9 +1,10 @@
 //! `cargo xtask test`: all tests, as CI runs them.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::controlplane::ControlPlane;
 use crate::kubectl::Kubectl;
@@ -59,6 +60,38 @@ fn all(options: &Options, steps: &mut Steps) -> Result<()> {
     steps.run("demo --check", || {
         demo::run_with(demo::Options { check: true, ..demo::Options::default() }, Some(&tools), &host, &plugins)
     })
+}
+
+/// What charts are tried, and for how long.
+#[derive(Clone, Debug)]
+pub(crate) struct Charts {
+    /// Use the cluster of `KUBECONFIG` instead of a control plane of its own.
+    pub(crate) use_kubeconfig: bool,
+    /// A folder of charts.
+    pub(crate) folder: PathBuf,
+    /// How many minutes nothing may be written.
+    pub(crate) minutes: u64,
+}
+
+/// Charts of a folder as live instances.
+pub(crate) fn charts(charts: &Charts) -> Result<()> {
+    let folder = fs::canonicalize(&charts.folder).with_context(|| format!("no folder {}", charts.folder.display()))?;
+    let tools = Tools::prepare()?;
+    let plugins = guests::build(&[], guests::Build::Quick)?;
+    let host = build()?;
+    let plane = if charts.use_kubeconfig {
+        None
+    } else {
+        Some(ControlPlane::start(&workspace::target().join("test-controlplane"), &tools)?)
+    };
+    let environment = Environment::new(&tools, plane.as_ref(), &plugins, &host)?;
+    let mut test = command::cargo();
+    test.current_dir(workspace::root()).args(["test", "--workspace", "--test", "charts", "--", "--nocapture"]);
+    environment.set(&mut test);
+    test.env("TRANSOM_TEST_CHARTS", folder).env("TRANSOM_TEST_CHARTS_MINUTES", charts.minutes.to_string());
+    let result = command::run(&mut test);
+    plane.map_or(Ok(()), ControlPlane::stop)?;
+    result
 }
 
 /// Builds everything that the later steps use in one go. One call of cargo, and of the whole workspace: each set of

@@ -14,6 +14,7 @@ mod access;
 mod calls;
 mod catalog;
 mod chart;
+mod charts;
 mod children;
 mod compatibility;
 mod crash;
