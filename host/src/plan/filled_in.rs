@@ -5,6 +5,8 @@
 //!   (`k8s.io/api/rbac/v1/types.go`, `ClusterRole.AggregationRule`).
 //! * `caBundle` of webhooks, APIServices and conversions that is empty, or that an injector is asked to fill in by an
 //!   annotation (cert-manager's ca-injector, OpenShift's service-ca).
+//! * `protocol: ""` of a port, which is `TCP`. It is part of the key by which lists of ports are merged, and server-side apply
+//!   takes the empty text for another key than the default: the second apply is refused.
 
 use serde_json::{Map, Value};
 
@@ -37,6 +39,22 @@ pub fn strip(kind: &TypeMeta, object: &mut Map<String, Value>) {
             let config = object.get_mut("spec").and_then(|spec| spec.pointer_mut("/conversion/webhook/clientConfig"));
             strip_bundle(config, is_injected);
         }
+        ("" | "apps" | "batch", _) => object.values_mut().for_each(strip_protocols),
+        _ => {}
+    }
+}
+
+fn strip_protocols(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            for port in fields.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
+                if let Some(port) = port.as_object_mut().filter(|port| port.get("protocol").is_some_and(|p| p == "")) {
+                    port.remove("protocol");
+                }
+            }
+            fields.values_mut().for_each(strip_protocols);
+        }
+        Value::Array(items) => items.iter_mut().for_each(strip_protocols),
         _ => {}
     }
 }
@@ -104,6 +122,18 @@ mod tests {
         let found = stripped("admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration", object.clone());
         assert_eq!(found["webhooks"][0]["clientConfig"].get("caBundle").is_none(), taken_out);
         assert_eq!(found["webhooks"][0]["clientConfig"]["service"]["name"], "s");
+    }
+
+    #[test]
+    fn an_empty_protocol_is_the_default_one() {
+        let ports =
+            |port: Value| json!({ "spec": { "template": { "spec": { "containers": [{ "ports": [port] }] } } } });
+        let of = |port| stripped("apps/v1", "Deployment", ports(port));
+        assert_eq!(of(json!({ "containerPort": 80, "protocol": "" })), ports(json!({ "containerPort": 80 })));
+        let udp = json!({ "containerPort": 53, "protocol": "UDP" });
+        assert_eq!(of(udp.clone()), ports(udp));
+        let service = json!({ "spec": { "ports": [{ "port": 80, "protocol": "" }] } });
+        assert_eq!(stripped("v1", "Service", service), json!({ "spec": { "ports": [{ "port": 80 }] } }));
     }
 
     #[rstest]
