@@ -20,6 +20,9 @@ pub struct Config {
     /// Pod security standard that the namespace enforces: `privileged`, `baseline` or `restricted`.
     #[schemars(regex(pattern = r"^(privileged|baseline|restricted)$"))]
     pub pod_security: String,
+    /// What charts may make outside the namespace of their instance; by default nothing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub other_namespaces: Vec<OtherNamespace>,
     /// What charts see as `.Capabilities.KubeVersion`, such as `v1.36.3`; by default that of the engine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kube_version: Option<String>,
@@ -46,8 +49,27 @@ impl Default for Config {
             ]),
             default_request: table(&[("cpu", "50m"), ("memory", "64Mi")]),
             pod_security: "baseline".into(),
+            other_namespaces: Vec::new(),
             kube_version: None,
             api_versions: Vec::new(),
         }
+    }
+}
+
+/// Kinds that charts may make in a namespace that is not their instance's, such as RoleBindings in `kube-system`.
+#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct OtherNamespace {
+    /// Its name.
+    pub namespace: String,
+    /// Kinds as kubectl spells them: `Secret`, `RoleBinding.rbac.authorization.k8s.io`.
+    pub kinds: Vec<String>,
+}
+
+impl Config {
+    /// May charts make objects of this kind (`RoleBinding.rbac.authorization.k8s.io`) in this namespace?
+    pub(crate) fn grants(&self, namespace: &str, kind: &str) -> bool {
+        let is_granted = |grant: &OtherNamespace| grant.namespace == namespace && grant.kinds.iter().any(|k| k == kind);
+        self.other_namespaces.iter().any(is_granted)
     }
 }

@@ -3,15 +3,16 @@
 //! An object can always be deleted: a hook that fails or takes too long, or a chart that cannot be had any more, is told
 //! and then left behind.
 
-use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim};
+use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition, NamespaceStatus, PersistentVolumeClaim};
+use serde::Deserialize;
 use transom_sdk::prelude::*;
-use transom_sdk::{Answer, AnyObject, Stop};
+use transom_sdk::{Answer, AnyObject, ObjectMeta, Stop};
 
 use crate::config::Config;
 use crate::hooks::{self, Progress};
 use crate::isolation::{self, Ground};
 use crate::redact::Redactor;
-use crate::release::{self, Workloads};
+use crate::release;
 use crate::render::{self, Rendered};
 use crate::report::{self, Facts};
 use crate::spec::CaelusInstance;
@@ -26,12 +27,13 @@ pub(crate) fn plan(instance: &CaelusInstance, cx: &Context) -> Result<Plan, Fail
             plan.event("NamespaceKept", format!("the namespace {name} stays: volume claims or kept objects are in it"));
         }
         plan.finalized();
+        tell(&mut plan, instance, cx, &Redactor::default(), None, "nothing is left to be deleted".into())?;
         return Ok(plan);
     }
     let state = State::read(cx, name).ok().flatten();
     let seed = render::seed(cx)?;
     let rendered = match &state {
-        Some(state) => Stop::settle(crate::current(cx, &state.current, &seed))?,
+        Some(state) => Stop::settle(crate::current(cx, &config, &state.current, &seed))?,
         None => Ok(Rendered::default()),
     };
     let rendered = match rendered {
@@ -47,13 +49,13 @@ pub(crate) fn plan(instance: &CaelusInstance, cx: &Context) -> Result<Plan, Fail
     for inputs in state.iter().flat_map(|state| std::iter::once(&state.current).chain(&state.good)) {
         inputs.secret.iter().for_each(|secret| redactor.add(secret));
     }
-    if let Some(state) = state {
+    if let Some(state) = &state {
         let has_hooks = ["pre-delete", "post-delete"].iter().any(|event| rendered.hooks_at(event).next().is_some());
         if has_hooks && !(state.operation == Operation::Delete && state.stage == Stage::Deployed) {
-            return staged(plan, instance, cx, &config, &redactor, &state, &rendered);
+            return staged(plan, instance, cx, &config, &redactor, state, &rendered);
         }
     }
-    end(plan, instance, cx, &config, &rendered)
+    end(plan, instance, cx, &config, &redactor, state.as_ref())
 }
 
 /// What the stage of the deletion asks for.
@@ -72,7 +74,7 @@ fn staged(
         Ok(State { operation: Operation::Delete, failure, ..state.at(stage, release::now(cx, 1)?) })
     };
     if state.operation != Operation::Delete {
-        return crate::write_down(cx.plan(), instance, cx, redactor, &next(Stage::Before)?);
+        return write_down(instance, cx, redactor, &next(Stage::Before)?);
     }
     let keep = isolation::is_namespace_kept(instance, cx)?;
     isolation::plan(&mut plan, instance, config, Ground::Owned, keep);
@@ -85,9 +87,10 @@ fn staged(
             !(isolation::is_part(object) || kind == "Namespace" || is_record)
         };
         if !cx.all_children().any(|object| is_left(&object)) {
-            return crate::write_down(cx.plan(), instance, cx, redactor, &next(Stage::After)?);
+            return write_down(instance, cx, redactor, &next(Stage::After)?);
         }
-        tell(&mut plan, instance, cx, redactor, state, "the release is being deleted".into())?;
+        let left = left(instance, cx)?.unwrap_or_else(|| "the release is being deleted".into());
+        tell(&mut plan, instance, cx, redactor, Some(state), left)?;
         return Ok(plan);
     }
     let (event, after) = match state.stage {
@@ -97,20 +100,27 @@ fn staged(
     let mut but: Vec<AnyObject> = hooks::spent(state, rendered, event).collect();
     let progress = Stop::settle(hooks::run(&mut plan, cx, state, rendered, event, &mut but))?;
     let timeout = state.current.timeout_seconds;
+    // nothing holds a deletion up for good
+    let progress = match progress {
+        Ok(Progress::Waiting(hook)) if hook.is_failed => {
+            Ok(Progress::Failed(Cause { reason: "HookFailed".into(), message: hook.message }))
+        }
+        progress => progress,
+    };
     match progress {
-        Ok(Progress::Done) => crate::write_down(cx.plan(), instance, cx, redactor, &next(after)?),
+        Ok(Progress::Done) => write_down(instance, cx, redactor, &next(after)?),
         Ok(Progress::Step(hooks_done)) => {
             let next = State { hooks_done, ..state.clone() };
-            crate::write_down(cx.plan(), instance, cx, redactor, &next)
+            write_down(instance, cx, redactor, &next)
         }
         Ok(Progress::Failed(cause)) => {
             let message = redactor.clean(&cause.message);
             let next = State { failure: Some(Cause { message, ..cause }), ..next(after)? };
-            crate::write_down(cx.plan(), instance, cx, redactor, &next)
+            write_down(instance, cx, redactor, &next)
         }
         waiting => {
             let message = match waiting {
-                Ok(Progress::Waiting(message)) => message,
+                Ok(Progress::Waiting(hook)) => hook.message,
                 Err(problem) => problem.message,
                 _ => String::new(),
             };
@@ -119,13 +129,22 @@ fn staged(
                 let message = redactor.clean(&format!("not done within {timeout} s: {message}"));
                 let cause = Cause { reason: "HookFailed".into(), message };
                 let next = State { failure: Some(cause), ..next(after)? };
-                return crate::write_down(cx.plan(), instance, cx, redactor, &next);
+                return write_down(instance, cx, redactor, &next);
             }
             plan.hold_rest_but(&but);
-            tell(&mut plan, instance, cx, redactor, state, message)?;
+            tell(&mut plan, instance, cx, redactor, Some(state), message)?;
             Ok(plan)
         }
     }
+}
+
+/// A plan that does nothing but put a new state on record.
+fn write_down(instance: &CaelusInstance, cx: &Context, redactor: &Redactor, next: &State) -> Result<Plan, Failure> {
+    let mut plan = cx.plan();
+    crate::keep_record(&mut plan, next)?;
+    plan.hold_rest();
+    tell(&mut plan, instance, cx, redactor, Some(next), "the deletion goes on".into())?;
+    Ok(plan)
 }
 
 fn tell(
@@ -133,14 +152,14 @@ fn tell(
     instance: &CaelusInstance,
     cx: &Context,
     redactor: &Redactor,
-    state: &State,
+    state: Option<&State>,
     message: String,
 ) -> Result<(), Failure> {
-    if let Some(cause) = state.failure.as_ref().filter(|_| state.operation == Operation::Delete) {
+    let failure = state.filter(|state| state.operation == Operation::Delete).and_then(|state| state.failure.as_ref());
+    if let Some(cause) = failure {
         plan.warning("HookFailed", cause.message.clone());
     }
-    let workloads = Workloads::waiting("Deleting", message);
-    let facts = Facts { state: Some(state), problem: None, workloads: Some(workloads) };
+    let facts = Facts { state, deletion: Some(message), ..Facts::default() };
     report::publish(plan, instance, cx, redactor, &facts)
 }
 
@@ -150,7 +169,8 @@ fn end(
     instance: &CaelusInstance,
     cx: &Context,
     config: &Config,
-    rendered: &Rendered,
+    redactor: &Redactor,
+    state: Option<&State>,
 ) -> Result<Plan, Failure> {
     let name = &instance.spec.namespace;
     let claims = match cx.try_list_in::<PersistentVolumeClaim>(name, "")? {
@@ -159,17 +179,69 @@ fn end(
         Answer::Denied(message) => return Err(Failure::transient("LookupDenied", message)),
         other => other.into_found()?.is_some(),
     };
+    // what is kept elsewhere, such as a CRD, needs no namespace
     let is_claim = |object: &AnyObject| &*object.type_meta().kind == "PersistentVolumeClaim";
-    let mut stays = claims || rendered.objects.iter().any(|made| made.keeps && !is_claim(&made.object));
-    for object in cx.all_children().filter(|object| object.namespace().is_some() && !is_claim(object)) {
+    let is_in = |object: &AnyObject| {
+        object.namespace() == Some(name) && !is_namespace(object) && !render::is_cluster_scoped(object.type_meta())
+    };
+    let mut stays = claims;
+    for object in cx.all_children().filter(|object| is_in(object) && !is_claim(object)) {
         stays |= cx.child_any(&object).as_ref().map_or(Ok(false), isolation::is_kept)?;
     }
     if stays != isolation::is_namespace_kept(instance, cx)? {
         // it is marked before anything is deleted
         isolation::plan(&mut plan, instance, config, Ground::Owned, stays);
         plan.hold_rest();
+        tell(&mut plan, instance, cx, redactor, state, "the deletion begins".into())?;
         return Ok(plan);
     }
     plan.finalized();
+    let left = left(instance, cx)?.unwrap_or_else(|| match stays {
+        true => format!("all that is not kept in Namespace {name} is being deleted"),
+        false => format!("Namespace {name} is being deleted"),
+    });
+    tell(&mut plan, instance, cx, redactor, state, left)?;
     Ok(plan)
+}
+
+fn is_namespace(object: &AnyObject) -> bool {
+    object.type_meta().group().is_empty() && &*object.type_meta().kind == "Namespace"
+}
+
+/// As much of an object as tells what its deletion waits for.
+#[derive(Deserialize)]
+struct Going {
+    metadata: ObjectMeta,
+}
+
+/// Objects that are named; of more, only how many.
+const NAMED: usize = 5;
+
+/// What the deletion waits for: what the namespace says, and finalizers of objects. None when nothing holds it up.
+fn left(instance: &CaelusInstance, cx: &Context) -> Result<Option<String>, Failure> {
+    let mut waits = Vec::new();
+    let name = &instance.spec.namespace;
+    if let Some(live) = cx.child::<Namespace>(name) {
+        let holds = |condition: &NamespaceCondition| {
+            let message = condition.message.as_deref().unwrap_or_default().trim();
+            (condition.status == "True").then(|| format!("Namespace {name} ({}: {message})", condition.type_))
+        };
+        let conditions = live.status::<NamespaceStatus>()?.conditions.unwrap_or_default();
+        waits.extend(conditions.iter().filter_map(holds));
+    }
+    let mut held = Vec::new();
+    for object in cx.all_children().filter(|object| !is_namespace(object)) {
+        let Some(live) = cx.child_any(&object) else { continue };
+        let going: Going = live.view()?;
+        let finalizers = going.metadata.finalizers.unwrap_or_default();
+        if going.metadata.deletion_timestamp.is_some() && !finalizers.is_empty() {
+            held.push(format!("{} {} (finalizers {})", object.type_meta().kind, object.name(), finalizers.join(", ")));
+        }
+    }
+    let more = held.len().saturating_sub(NAMED);
+    waits.extend(held.into_iter().take(NAMED));
+    if more > 0 {
+        waits.push(format!("{more} more"));
+    }
+    Ok((!waits.is_empty()).then(|| format!("waiting for {}", waits.join("; "))))
 }

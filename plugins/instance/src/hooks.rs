@@ -5,6 +5,8 @@ use serde_json::Value;
 use transom_sdk::prelude::*;
 use transom_sdk::{Answer, AnyObject, Problem, Stop};
 
+use crate::jobs;
+use crate::release::Workloads;
 use crate::render::{self, Hook, Rendered};
 use crate::state::{Cause, State};
 
@@ -17,8 +19,8 @@ pub(crate) enum Progress {
     Done,
     /// So many are, which is to be written down.
     Step(usize),
-    /// What is waited for.
-    Waiting(String),
+    /// What is waited for, among it what was refused.
+    Waiting(Workloads),
     /// One has failed.
     Failed(Cause),
 }
@@ -44,15 +46,19 @@ pub(crate) fn run(
         {
             // that of an earlier run goes first, as Helm's default policy says
             but.push(hook.named.clone());
-            return Ok(Progress::Waiting(format!("the {name} of an earlier run is to go")));
+            return Ok(waiting(format!("the {name} of an earlier run is to go")));
         }
         let mut object = hook.object.clone();
         annotate(&mut object, &run);
         let planned = plan.apply_any(render::parsed(&object)?);
+        if let Some(refusal) = plan.refusal(&planned) {
+            return Ok(Progress::Waiting(Workloads::refused(refusal, &format!("the hook {name} ({event})"))));
+        }
         let is_awaited = is_awaited(&hook.named);
         if live.is_none() {
             if is_awaited {
-                return Ok(Progress::Waiting(format!("the hook {name} ({event}) begins")));
+                let message = format!("the hook {name} ({event}) begins");
+                return Ok(Progress::Waiting(Workloads::open(RUNNING, message)));
             }
             is_open = true; // what does nothing is made together with what comes next
             continue;
@@ -71,7 +77,7 @@ pub(crate) fn run(
                 return Ok(Progress::Failed(Cause { reason: "HookFailed".into(), message }));
             }
             if !has_succeeded {
-                return Ok(Progress::Waiting(format!("the hook {name} ({event}) runs")));
+                return Ok(waiting(format!("the hook {name} ({event}) runs")));
             }
         }
         if is_open {
@@ -83,9 +89,16 @@ pub(crate) fn run(
         }
     }
     if is_open {
-        return Ok(Progress::Waiting(format!("hooks are made ({event})")));
+        return Ok(Progress::Waiting(Workloads::open(RUNNING, format!("hooks are made ({event})"))));
     }
     Ok(Progress::Done)
+}
+
+/// Reason while hooks are waited for.
+const RUNNING: &str = "HookRunning";
+
+fn waiting(message: String) -> Progress {
+    Progress::Waiting(Workloads::waiting(RUNNING, message))
 }
 
 fn run_of(state: &State, event: &str) -> String {
@@ -100,18 +113,19 @@ pub(crate) fn rest(
     rendered: &Rendered,
     running: Option<&str>,
 ) -> Result<(), Failure> {
+    let granularity = rendered.granularity();
     let mut seen: Vec<&AnyObject> = Vec::new();
     for hook in &rendered.hooks {
         let Some(live) = cx.child_any(&hook.named) else { continue };
         // several manifests may stand for one object at different moments
-        if seen.iter().any(|known| is_same(known, &hook.named)) {
+        if seen.iter().any(|known| known.is_same_object(&hook.named)) {
             continue;
         }
         let run = live.annotations()?.remove(RUN).unwrap_or_default();
         if running.is_some_and(|event| run == run_of(state, event) && !is_done(state, rendered, event, hook)) {
             continue; // it is in the plan
         }
-        if !has(hook, "hook-succeeded") {
+        if !has(hook, "hook-succeeded") && !jobs::has_expired(cx, &live, hook.ttl, granularity)? {
             seen.push(&hook.named);
             plan.hold_any(&hook.named);
         }
@@ -119,13 +133,9 @@ pub(crate) fn rest(
     Ok(())
 }
 
-fn is_same(a: &AnyObject, b: &AnyObject) -> bool {
-    (a.type_meta(), a.namespace(), a.name()) == (b.type_meta(), b.namespace(), b.name())
-}
-
 /// Has the hook done its work in the run of this event?
 fn is_done(state: &State, rendered: &Rendered, event: &str, hook: &Hook) -> bool {
-    rendered.hooks_at(event).take(state.hooks_done).any(|done| is_same(&done.named, &hook.named))
+    rendered.hooks_at(event).take(state.hooks_done).any(|done| done.named.is_same_object(&hook.named))
 }
 
 /// Hooks that have done their work in this run and go then.
@@ -154,7 +164,7 @@ fn has(hook: &Hook, policy: &str) -> bool {
 /// Jobs and Pods do something; the rest only is.
 fn is_awaited(object: &AnyObject) -> bool {
     let kind = object.type_meta();
-    (&*kind.api_version == "batch/v1" && &*kind.kind == "Job") || (&*kind.api_version == "v1" && &*kind.kind == "Pod")
+    jobs::is_job(object) || (&*kind.api_version == "v1" && &*kind.kind == "Pod")
 }
 
 fn title(object: &AnyObject) -> String {

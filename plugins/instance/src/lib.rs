@@ -9,7 +9,7 @@ mod config;
 mod deletion;
 mod hooks;
 mod isolation;
-
+mod jobs;
 mod redact;
 mod release;
 mod render;
@@ -21,7 +21,7 @@ mod template;
 mod tests;
 mod wanted;
 
-pub use config::Config;
+pub use config::{Config, OtherNamespace};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{
     ConfigMap, LimitRange, Namespace, PersistentVolumeClaim, Pod, ResourceQuota, Secret, Service, ServiceAccount,
@@ -60,7 +60,7 @@ impl Plugin for InstancePlugin {
             .child::<Deployment>(Delivery::Full)
             .child::<StatefulSet>(Delivery::Full)
             .child::<Secret>(Delivery::Full)
-            .child::<Namespace>(Delivery::Metadata)
+            .child::<Namespace>(Delivery::Status)
             .child::<NetworkPolicy>(Delivery::Metadata)
             .child::<ResourceQuota>(Delivery::Metadata)
             .child::<LimitRange>(Delivery::Metadata)
@@ -102,13 +102,12 @@ impl Reconcile<CaelusInstance> for InstancePlugin {
 
         let problem = match wanted {
             Err(problem) => Some(problem),
-            Ok(wanted) => match begin(instance, cx, state.as_ref(), wanted, &seed)? {
+            Ok(wanted) => match begin(instance, cx, &config, state.as_ref(), wanted, &seed)? {
                 Begun::Next(next) => {
                     let mut plan = cx.plan();
                     isolation::plan(&mut plan, instance, &config, ground, isolation::is_namespace_kept(instance, cx)?);
                     if ground != Ground::Owned {
-                        let facts = Facts { state: None, problem: None, workloads: None };
-                        report::publish(&mut plan, instance, cx, &redactor, &facts)?;
+                        report::publish(&mut plan, instance, cx, &redactor, &Facts::default())?;
                         return Ok(plan);
                     }
                     return write_down(plan, instance, cx, &redactor, &next);
@@ -128,13 +127,7 @@ impl Reconcile<CaelusInstance> for InstancePlugin {
 fn idle(instance: &CaelusInstance, cx: &Context, redactor: &Redactor, problem: Problem) -> Result<Plan, Failure> {
     let mut plan = cx.plan();
     plan.hold_rest();
-    report::publish(
-        &mut plan,
-        instance,
-        cx,
-        redactor,
-        &Facts { state: None, problem: Some(problem), workloads: None },
-    )?;
+    report::publish(&mut plan, instance, cx, redactor, &Facts { problem: Some(problem), ..Facts::default() })?;
     Ok(plan)
 }
 
@@ -151,6 +144,7 @@ enum Begun {
 fn begin(
     instance: &CaelusInstance,
     cx: &Context,
+    config: &Config,
     state: Option<&State>,
     mut wanted: Inputs,
     seed: &str,
@@ -185,7 +179,7 @@ fn begin(
         Err(problem) => return Ok(Begun::Refused(problem)),
     };
     wanted.seen.now = now?;
-    let rendered = match Stop::settle(render::render_new(cx, &mut wanted, &fetched, seed))? {
+    let rendered = match Stop::settle(render::render_new(cx, config, &mut wanted, &fetched, seed))? {
         Ok(rendered) => rendered,
         Err(problem) => return Ok(Begun::Refused(problem)),
     };
@@ -198,6 +192,8 @@ fn begin(
         hooks_done: 0,
         since: release::now(cx, 1)?,
         extended: false,
+        jobs_done: Vec::new(),
+        failed_at: None,
         current: wanted,
         good,
         rejected: None,
@@ -221,7 +217,7 @@ fn write_down(
         next.secret().map_err(|message| Failure::internal(format!("the release cannot be kept: {message}")))?;
     plan.apply(secret);
     plan.hold_rest();
-    report::publish(&mut plan, instance, cx, redactor, &Facts { state: Some(next), problem: None, workloads: None })?;
+    report::publish(&mut plan, instance, cx, redactor, &Facts { state: Some(next), ..Facts::default() })?;
     Ok(plan)
 }
 
@@ -235,14 +231,17 @@ fn go_on(
     seed: &str,
     problem: Option<Problem>,
 ) -> Result<Plan, Failure> {
-    let current = Stop::settle(current(cx, &state.current, seed))?;
+    let current = Stop::settle(current(cx, config, &state.current, seed))?;
     // data of an earlier release may be there, too
     let keep = isolation::is_namespace_kept(instance, cx)? || current.as_ref().is_ok_and(|rendered| rendered.has_data);
     let mut plan = cx.plan();
     isolation::plan(&mut plan, instance, config, Ground::Owned, keep);
     keep_record(&mut plan, state)?;
     let step = match &current {
-        Ok(rendered) => Stop::settle(release::drive(&mut plan, cx, state, rendered))?,
+        Ok(rendered) => {
+            let was_late = report::says_failed(instance, state);
+            Stop::settle(release::drive(&mut plan, cx, state, rendered, was_late))?
+        }
         Err(problem) => Err(problem.clone()),
     };
     match step {
@@ -255,7 +254,7 @@ fn go_on(
             write_down(cx.plan(), instance, cx, redactor, &next)
         }
         Ok(Step::Stay(workloads)) => {
-            let facts = Facts { state: Some(state), problem, workloads: Some(workloads) };
+            let facts = Facts { state: Some(state), problem, workloads: Some(workloads), ..Facts::default() };
             report::publish(&mut plan, instance, cx, redactor, &facts)?;
             Ok(plan)
         }
@@ -263,7 +262,8 @@ fn go_on(
             // what is there cannot be looked after at the moment
             let mut plan = cx.plan();
             plan.hold_rest();
-            let facts = Facts { state: Some(state), problem: Some(problem.unwrap_or(stuck)), workloads: None };
+            let problem = Some(problem.unwrap_or(stuck));
+            let facts = Facts { state: Some(state), problem, ..Facts::default() };
             report::publish(&mut plan, instance, cx, redactor, &facts)?;
             Ok(plan)
         }
@@ -278,7 +278,7 @@ fn keep_record(plan: &mut Plan, state: &State) -> Result<(), Failure> {
 }
 
 /// What the release on record makes.
-fn current(cx: &Context, inputs: &Inputs, seed: &str) -> Result<render::Rendered, Stop> {
+fn current(cx: &Context, config: &Config, inputs: &Inputs, seed: &str) -> Result<render::Rendered, Stop> {
     let fetched = chart::fetch(cx, &inputs.chart, Some(&inputs.digest), &wanted::field(&inputs.template_version))?;
-    render::render(cx, inputs, &fetched, seed)
+    render::render(cx, config, inputs, &fetched, seed)
 }

@@ -1,14 +1,17 @@
 //! What a chart makes: by the Helm engine, as objects that the host can apply.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use transom_engines::helm::{self, Capabilities, Lookup, Release, Reply, Request};
 use transom_sdk::prelude::*;
-use transom_sdk::{Answer, AnyObject, Problem, Stop, TypeMeta};
+use transom_sdk::{Answer, AnyObject, Problem, Stop, TypeMeta, lists};
 
 use crate::chart::Fetched;
+use crate::config::Config;
 use crate::isolation;
+use crate::jobs;
 use crate::state::{self, Inputs, LookedUp};
 
 /// The engine in the `Plugin` record.
@@ -22,6 +25,8 @@ pub(crate) struct Made {
     pub(crate) keeps: bool,
     /// It is in the instance's namespace for certain, so nobody else's can be meant.
     pub(crate) is_near: bool,
+    /// Of a Job: how long it stays once it has finished.
+    pub(crate) ttl: Option<u32>,
 }
 
 /// An object that is made at certain moments.
@@ -31,6 +36,8 @@ pub(crate) struct Hook {
     pub(crate) named: AnyObject,
     pub(crate) events: Vec<String>,
     pub(crate) policies: Vec<String>,
+    /// Of a Job: how long it stays once it has finished.
+    pub(crate) ttl: Option<u32>,
 }
 
 /// All that a chart makes.
@@ -50,6 +57,12 @@ impl Rendered {
     /// Hooks of an event such as `pre-install`, in their order.
     pub(crate) fn hooks_at<'a>(&'a self, event: &'a str) -> impl Iterator<Item = &'a Hook> {
         self.hooks.iter().filter(move |hook| hook.events.iter().any(|known| known == event))
+    }
+
+    /// How exactly the time to live of its Jobs is kept.
+    pub(crate) fn granularity(&self) -> Duration {
+        let all = self.objects.iter().map(|made| made.ttl).chain(self.hooks.iter().map(|hook| hook.ttl));
+        jobs::granularity(all.flatten().min())
     }
 }
 
@@ -87,7 +100,13 @@ pub(crate) fn request(inputs: &Inputs, fetched: &Fetched, seed: &str) -> Request
 }
 
 /// What inputs make whose lookups are answered.
-pub(crate) fn render(cx: &Context, inputs: &Inputs, fetched: &Fetched, seed: &str) -> Result<Rendered, Stop> {
+pub(crate) fn render(
+    cx: &Context,
+    config: &Config,
+    inputs: &Inputs,
+    fetched: &Fetched,
+    seed: &str,
+) -> Result<Rendered, Stop> {
     let reply = ask(cx, &request(inputs, fetched, seed))?;
     if let Some(query) = reply.wanted.first() {
         let what = format!("{} {}", query.kind, query.name);
@@ -95,15 +114,21 @@ pub(crate) fn render(cx: &Context, inputs: &Inputs, fetched: &Fetched, seed: &st
             Problem::new("ChartFailed", format!("the chart now looks up {what}, which it did not before")).into()
         );
     }
-    rendered(&reply, &inputs.namespace).map_err(Stop::from)
+    rendered(&reply, config, &inputs.namespace).map_err(Stop::from)
 }
 
 /// The same for inputs that are new: answers what the chart looks up.
-pub(crate) fn render_new(cx: &Context, inputs: &mut Inputs, fetched: &Fetched, seed: &str) -> Result<Rendered, Stop> {
+pub(crate) fn render_new(
+    cx: &Context,
+    config: &Config,
+    inputs: &mut Inputs,
+    fetched: &Fetched,
+    seed: &str,
+) -> Result<Rendered, Stop> {
     loop {
         let reply = ask(cx, &request(inputs, fetched, seed))?;
         if reply.wanted.is_empty() {
-            return rendered(&reply, &inputs.namespace).map_err(Stop::from);
+            return rendered(&reply, config, &inputs.namespace).map_err(Stop::from);
         }
         // all of them before the first `?`
         let answers: Vec<_> = reply.wanted.iter().map(|query| look_up(cx, query)).collect();
@@ -187,7 +212,8 @@ fn problem(error: &helm::Error) -> Problem {
 /// Kinds that are in a namespace and that charts keep.
 const NEAR: [&str; 5] = ["PersistentVolumeClaim", "Secret", "ConfigMap", "Service", "ServiceAccount"];
 
-fn rendered(reply: &Reply, namespace: &str) -> Result<Rendered, Problem> {
+fn rendered(reply: &Reply, config: &Config, namespace: &str) -> Result<Rendered, Problem> {
+    let prepared = |source: &str, object: Value| prepared(source, object, config, namespace);
     let mut seen = BTreeSet::new();
     let mut rendered = Rendered::default();
     let of = |manifests: &[helm::Manifest]| -> Vec<(String, Value)> {
@@ -195,34 +221,68 @@ fn rendered(reply: &Reply, namespace: &str) -> Result<Rendered, Problem> {
         manifests.iter().flat_map(objects).collect()
     };
     for (source, object) in of(&reply.crds) {
-        rendered.crds.push(parsed(&prepared(&source, object, namespace)?)?);
+        rendered.crds.push(parsed(&prepared(&source, object)?)?);
     }
+    let mut made = Vec::new();
     for (source, object) in of(&reply.manifests) {
-        let fields = prepared(&source, object, namespace)?;
+        made.push(prepared(&source, object)?);
+    }
+    for mut fields in lists_with_unique_keys(made) {
+        let ttl = jobs::take_ttl(&mut fields);
         let keeps = keeps(&fields);
         let object = parsed(&fields)?;
         let kind = object.type_meta();
-        if !seen.insert((kind.api_version.to_string(), kind.kind.to_string(), object.name().to_owned())) {
+        let place = object.namespace().unwrap_or_default().to_owned();
+        let is_here = place == namespace && !is_cluster_scoped(kind);
+        if !seen.insert((kind.group().to_owned(), kind.kind.to_string(), place, object.name().to_owned())) {
             let message = format!("spec.productTemplateVersion: the chart makes {} {} twice", kind.kind, object.name());
             return Err(Problem::new("ChartFailed", message));
         }
         let claims = fields.get("spec").and_then(|spec| spec.get("volumeClaimTemplates"));
-        rendered.has_data |= keeps || claims.is_some();
-        let is_near = NEAR.contains(&&*object.type_meta().kind);
-        rendered.objects.push(Made { object, keeps, is_near });
+        rendered.has_data |= is_here && (keeps || claims.is_some());
+        let is_near = is_here && NEAR.contains(&&*kind.kind);
+        rendered.objects.push(Made { object, keeps, is_near, ttl });
     }
     let mut hooks: Vec<&helm::Hook> = reply.hooks.iter().collect();
     hooks.sort_by(|a, b| (a.weight, &a.manifest.name).cmp(&(b.weight, &b.manifest.name)));
     for hook in hooks {
-        for object in &hook.manifest.objects {
-            let mut object = prepared(&hook.manifest.source, object.clone(), namespace)?;
+        let source = &hook.manifest.source;
+        let objects = hook.manifest.objects.iter().map(|object| prepared(source, object.clone()));
+        for mut object in lists_with_unique_keys(objects.collect::<Result<_, _>>()?) {
+            let ttl = jobs::take_ttl(&mut object);
             let named = parsed(&object)?;
             tell_the_log(&mut object);
             let (events, policies) = (hook.events.clone(), hook.delete_policies.clone());
-            rendered.hooks.push(Hook { object, named, events, policies });
+            rendered.hooks.push(Hook { object, named, events, policies, ttl });
         }
     }
     Ok(rendered)
+}
+
+/// Charts are written for a plain create, which accepts more lists than server-side apply.
+fn lists_with_unique_keys(objects: Vec<Map<String, Value>>) -> Vec<Map<String, Value>> {
+    let mut objects: Vec<Value> = objects.into_iter().map(Value::Object).collect();
+    lists::unique_keys(&mut objects);
+    let fields = |object| match object {
+        Value::Object(fields) => Some(fields),
+        _ => None,
+    };
+    objects.into_iter().filter_map(fields).collect()
+}
+
+/// Kinds outside all namespaces that charts keep: they are not what a namespace is kept for.
+pub(crate) fn is_cluster_scoped(kind: &TypeMeta) -> bool {
+    matches!(
+        (kind.group(), &*kind.kind),
+        ("", "PersistentVolume")
+            | ("admissionregistration.k8s.io", "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration")
+            | ("apiextensions.k8s.io", "CustomResourceDefinition")
+            | ("apiregistration.k8s.io", "APIService")
+            | ("networking.k8s.io", "IngressClass")
+            | ("rbac.authorization.k8s.io", "ClusterRole" | "ClusterRoleBinding")
+            | ("scheduling.k8s.io", "PriorityClass")
+            | ("storage.k8s.io", "StorageClass")
+    )
 }
 
 /// The object as text for the plan.
@@ -244,7 +304,7 @@ const SET_BY_OTHERS: [&str; 8] = [
 ];
 
 /// An object as it can be planned: in the namespace of the instance, without what is not a chart's to say.
-fn prepared(source: &str, object: Value, namespace: &str) -> Result<Map<String, Value>, Problem> {
+fn prepared(source: &str, object: Value, config: &Config, namespace: &str) -> Result<Map<String, Value>, Problem> {
     let wrong = |what: String| Problem::new("ChartFailed", format!("spec.productTemplateVersion: {source}: {what}"));
     let Value::Object(mut fields) = without_nulls(object) else { return Err(wrong("makes what is no object".into())) };
     fields.remove("status");
@@ -272,19 +332,27 @@ fn prepared(source: &str, object: Value, namespace: &str) -> Result<Map<String, 
             return Err(wrong(format!("metadata.{table}.{key} of {kind} {name} is no text: quote it")));
         }
     }
-    match text(metadata, "namespace") {
-        Some(other) if other != namespace => {
+    let place = text(metadata, "namespace").unwrap_or_else(|| namespace.to_owned());
+    if place != namespace {
+        let spelled = match api_version.split_once('/') {
+            Some((group, _)) => format!("{kind}.{group}"),
+            None => kind.clone(),
+        };
+        if !config.grants(&place, &spelled) {
             return Err(Problem::new(
                 "ForeignNamespace",
                 format!(
-                    "spec.productTemplateVersion: {source}: {kind} {name} is to be in the namespace {other}: \
-                     an instance has only {namespace}"
+                    "spec.productTemplateVersion: {source}: {kind} {name} is to be in the namespace {place}, and an \
+                     instance has only {namespace}: set the chart's values so that it stays there, or grant it in the \
+                     Plugin resource: spec.config.otherNamespaces: [{{namespace: {place}, kinds: [{spelled}]}}]"
                 ),
             ));
         }
-        _ => metadata.insert("namespace".into(), namespace.into()),
-    };
-    if isolation::is_named(&kind, &name) || (kind == "Secret" && name == state::NAME) {
+    }
+    let is_own = isolation::is_named(&kind, &name) || (kind == "Secret" && name == state::NAME);
+    let is_here = place == namespace;
+    metadata.insert("namespace".into(), place.into());
+    if is_own && is_here {
         return Err(wrong(format!("{kind} {name}: the name is that of an object of the instance itself")));
     }
     let own = api_version.split('/').next().unwrap_or_default();

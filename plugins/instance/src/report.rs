@@ -11,13 +11,38 @@ use crate::state::{Operation, Stage, State};
 /// Longer ones are cut.
 const MESSAGE: usize = 1_000;
 
-/// All that is told.
+/// What the status is made of.
+#[derive(Default)]
 pub(crate) struct Facts<'a> {
     /// As it is on record, or will be.
     pub(crate) state: Option<&'a State>,
     /// What is wrong with what the spec asks for now.
     pub(crate) problem: Option<Problem>,
     pub(crate) workloads: Option<Workloads>,
+    /// The instance is being deleted: how far that is.
+    pub(crate) deletion: Option<String>,
+}
+
+/// Does the status say already that the revision on record has failed?
+pub(crate) fn says_failed(instance: &CaelusInstance, state: &State) -> bool {
+    let status = instance.status.as_ref();
+    let revision = status.and_then(|status| status.release.as_ref()).map(|release| release.revision);
+    status.is_some_and(|status| status.phase == Some(Phase::Failed)) && revision == Some(state.revision)
+}
+
+/// How the objects are, with what was refused beside those of the release: the namespace, what is in it for the
+/// instance, the record of the release.
+fn with_refusals(plan: &Plan, workloads: Option<&Workloads>) -> Option<Workloads> {
+    let refused = plan.refusals().min_by_key(|refusal| !refusal.is_final).map(|r| Workloads::refused(r, ""));
+    match (refused, workloads) {
+        (Some(refused), None) => Some(refused),
+        (Some(refused), Some(known))
+            if !known.is_refused && !known.is_failed && (refused.is_failed || !known.is_late) =>
+        {
+            Some(refused)
+        }
+        (_, known) => known.cloned(),
+    }
 }
 
 /// Writes the status.
@@ -28,7 +53,9 @@ pub(crate) fn publish(
     redactor: &Redactor,
     facts: &Facts<'_>,
 ) -> Result<(), Failure> {
-    let (phase, reason, message) = gist(facts);
+    let workloads = with_refusals(plan, facts.workloads.as_ref());
+    let workloads = workloads.as_ref();
+    let (phase, reason, message) = gist(facts, workloads);
     let message = shorten(&redactor.clean(&message));
     let release = facts.state.map(|state| ReleaseStatus {
         name: state.current.name.clone(),
@@ -37,6 +64,8 @@ pub(crate) fn publish(
         chart_digest: state.current.digest.clone(),
     });
     let before = instance.status.clone().unwrap_or_default();
+    // its record goes with the namespace
+    let release = release.or_else(|| before.release.clone().filter(|_| facts.deletion.is_some()));
     let same = before.phase == Some(phase) && before.release == release;
     let last_reconcile = match before.last_reconcile.filter(|_| same) {
         Some(known) => known,
@@ -48,8 +77,7 @@ pub(crate) fn publish(
         message: Some(message.clone()),
         release,
     });
-    let workloads = facts.workloads.as_ref();
-    let is_deployed = facts.state.is_some_and(|state| state.stage == Stage::Deployed);
+    let is_deployed = facts.state.is_some_and(|state| state.stage == Stage::Deployed) && facts.deletion.is_none();
     let are_ready = is_deployed && workloads.is_some_and(|workloads| workloads.is_ready);
     if let Some(Workloads { is_ready, reason, message, .. }) = workloads {
         plan.condition(Condition::new("WorkloadsReady", *is_ready, reason.clone(), shorten(&redactor.clean(message))));
@@ -83,35 +111,43 @@ fn shorten(text: &str) -> String {
 }
 
 /// Phase, reason and message.
-fn gist(facts: &Facts<'_>) -> (Phase, String, String) {
-    let Facts { state, problem, workloads } = facts;
+fn gist(facts: &Facts<'_>, workloads: Option<&Workloads>) -> (Phase, String, String) {
+    let Facts { state, problem, deletion, .. } = facts;
+    if let Some(message) = deletion {
+        return (Phase::Deleting, "Deleting".into(), message.clone());
+    }
+    let work = || workloads.map(|w| (w.reason.clone(), w.message.clone()));
     let Some(state) = state else {
-        return match problem {
-            Some(problem) => {
+        return match (problem, work()) {
+            (Some(problem), _) => {
                 let phase = if problem.passes { Phase::Pending } else { Phase::Failed };
                 (phase, problem.reason.clone(), problem.message.clone())
             }
-            None => (Phase::Pending, "Preparing".into(), "the namespace is being made".into()),
+            (None, Some((reason, message))) => {
+                let is_failed = workloads.is_some_and(|workloads| workloads.is_failed);
+                (if is_failed { Phase::Failed } else { Phase::Pending }, reason, message)
+            }
+            (None, None) => (Phase::Pending, "Preparing".into(), "the namespace is being made".into()),
         };
     };
-    let work = || workloads.as_ref().map(|w| (w.reason.clone(), w.message.clone()));
     let (reason, message) =
         work().unwrap_or_else(|| ("Releasing".into(), format!("revision {} begins", state.revision)));
-    let is_bad = workloads.as_ref().is_some_and(|workloads| workloads.is_failed || workloads.is_late);
+    let is_bad = workloads.is_some_and(|workloads| workloads.is_failed || workloads.is_late);
     match (state.stage, state.operation) {
         (Stage::Failed, _) => (Phase::Failed, reason, message),
         (Stage::Deployed, _) => match problem {
             // it runs, but it is not what is asked for
-            Some(problem) if problem.passes => (Phase::Running, problem.reason.clone(), problem.message.clone()),
-            Some(problem) => (Phase::Failed, problem.reason.clone(), problem.message.clone()),
-            None if is_bad => (Phase::Failed, reason, message),
-            None => (Phase::Running, reason, message),
+            Some(problem) if problem.passes && !is_bad => {
+                (Phase::Running, problem.reason.clone(), problem.message.clone())
+            }
+            Some(problem) if !problem.passes => (Phase::Failed, problem.reason.clone(), problem.message.clone()),
+            _ if is_bad => (Phase::Failed, reason, message),
+            _ => (Phase::Running, reason, message),
         },
-        (_, Operation::Delete) => (Phase::Pending, "Deleting".into(), message),
         (_, Operation::Rollback) => {
             let why = state.rejected.as_ref().map(|rejected| rejected.cause.message.clone()).unwrap_or_default();
-            let phase = if is_bad { Phase::Failed } else { Phase::Upgrading };
-            (phase, "RollingBack".into(), format!("rolling back ({message}), because {why}"))
+            let message = format!("rolling back ({message}), because {why}");
+            if is_bad { (Phase::Failed, reason, message) } else { (Phase::Upgrading, "RollingBack".into(), message) }
         }
         (_, operation) => match problem {
             Some(problem) if !problem.passes => (Phase::Failed, problem.reason.clone(), problem.message.clone()),

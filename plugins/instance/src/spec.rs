@@ -218,6 +218,8 @@ pub enum Phase {
     Failed,
     /// It is being upgraded, or rolled back.
     Upgrading,
+    /// It is being deleted.
+    Deleting,
 }
 
 impl fmt::Display for Phase {

@@ -108,7 +108,7 @@ pub(crate) enum Stage {
     After,
     /// Done.
     Deployed,
-    /// Given up: what is there stays as it is.
+    /// Given up: a hook of a first release has failed.
     Failed,
 }
 
@@ -141,10 +141,16 @@ pub(crate) struct State {
     pub(crate) hooks_done: usize,
     /// When the stage began: seconds since 1970.
     pub(crate) since: i64,
-    /// The stage has got its time once more, because nobody looked when it was over.
+    /// The stage has got its time once more, because no host had tried when it was over.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) extended: bool,
     pub(crate) current: Inputs,
+    /// Jobs of this revision that are no hooks and were seen complete: they do not run again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) jobs_done: Vec<String>,
+    /// The stage in which a release was given up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) failed_at: Option<Stage>,
     /// The last one that was deployed, when that is not the current one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) good: Option<Inputs>,
@@ -214,11 +220,12 @@ impl State {
     pub(crate) fn after_failure(&self, cause: Cause, now: i64) -> Self {
         let rejected =
             Rejected { fingerprint: self.current.fingerprint(), revision: self.revision, cause: cause.clone() };
-        let failed = Self { failure: Some(cause), ..self.at(Stage::Failed, now) };
-        match (&self.good, self.operation) {
-            (Some(good), Operation::Upgrade) => Self {
+        let failed = Self { failure: Some(cause), failed_at: Some(self.stage), ..self.at(Stage::Failed, now) };
+        match &self.good {
+            Some(good) if self.can_go_back() => Self {
                 revision: self.revision + 1,
                 operation: Operation::Rollback,
+                jobs_done: Vec::new(),
                 current: good.clone(),
                 rejected: Some(rejected),
                 failure: None,
@@ -226,5 +233,10 @@ impl State {
             },
             _ => failed,
         }
+    }
+
+    /// Is there a release before it?
+    pub(crate) fn can_go_back(&self) -> bool {
+        self.operation == Operation::Upgrade && self.good.is_some()
     }
 }

@@ -18,6 +18,7 @@ use transom_tests::{
 use crate::samples::keeps;
 
 pub(crate) const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/shop");
+const ODD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/odd");
 
 /// A host with the plugin, charts in a folder, and the namespace that an instance is to have.
 pub(crate) struct Platform {
@@ -53,6 +54,7 @@ impl Platform {
         let own = ns.other(&format!("{}-own", ns.name));
         let folder = tempfile::tempdir().unwrap();
         copy(Path::new(CHART), &folder.path().join("shop"));
+        copy(Path::new(ODD), &folder.path().join("odd"));
         let host = host(&ns).await;
         let record = ns.record("instance", Self::spec(folder.path(), json!([])).await).await;
         let record = ns.wait_for(&record, condition("Ready", "True")).await;

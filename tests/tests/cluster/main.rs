@@ -30,6 +30,8 @@ mod faults;
 mod hostile;
 mod identity;
 mod instance;
+mod instance_charts;
+mod instance_refused;
 mod instance_upgrade;
 mod instance_values;
 mod kinds;
