@@ -14,6 +14,7 @@ pub mod rollout;
 pub(crate) mod signature;
 pub(crate) mod signing;
 pub(crate) mod source;
+mod store;
 
 pub use compatibility::object_faults;
 pub use crd::{Definition, DefinitionError, install_definition};

@@ -56,7 +56,7 @@ pub use environment::{Environment, from_environment, kube_tools, program};
 pub use host::{Host, HostOptions, Immortal};
 pub use metrics::Metrics;
 pub use namespace::Namespace;
-pub use object::{Condition, Target, condition, condition_of, of, stripped};
+pub use object::{Condition, Target, condition, condition_of, of, stripped, up_to_date};
 pub use port::free_port;
 pub use postgres::Postgres;
 pub use proxy::{Fault, Proxy, Seen};

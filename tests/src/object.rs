@@ -29,6 +29,7 @@ impl Target {
     pub(crate) fn is_cluster_scoped(&self) -> bool {
         let kinds = [
             "Plugin",
+            "StoredComponent",
             "Namespace",
             "CustomResourceDefinition",
             "ClusterRole",
@@ -77,6 +78,12 @@ pub struct Condition {
 #[must_use]
 pub fn condition(kind: &str, status: &str) -> Condition {
     Condition { kind: kind.into(), status: status.into(), reason: None }
+}
+
+/// The version in the spec of a `Plugin` serves all objects.
+#[must_use]
+pub fn up_to_date() -> Condition {
+    condition("Progressing", "False").because("Complete")
 }
 
 impl Condition {

@@ -89,6 +89,10 @@ kind!(
     Plugin, "transom.dev", "v1alpha1", "plugins"
 );
 kind!(
+    /// The host's own: components as it stores them.
+    StoredComponent, "transom.dev", "v1alpha1", "storedcomponents"
+);
+kind!(
     /// The host's own, for tenants.
     Overlay, "transom.dev", "v1alpha1", "overlays"
 );

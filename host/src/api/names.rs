@@ -45,6 +45,19 @@ pub const READY: &str = "Ready";
 /// Reason of `Ready` while a primary is being deleted and something of it is still there.
 pub const TERMINATING: &str = "Terminating";
 
+/// Condition of a `Plugin`: is the version in its spec being rolled out?
+pub const PROGRESSING: &str = "Progressing";
+
+/// Condition of a `Plugin`, only there while it is True: the version in its spec may still come to serve. For kstatus.
+pub const RECONCILING: &str = "Reconciling";
+
+/// Condition of a `Plugin`, only there while it is True: the version in its spec will not serve until somebody acts. For
+/// kstatus.
+pub const STALLED: &str = "Stalled";
+
+/// Condition of a `Plugin`: can its versions be loaded again when their sources and the host's cache are lost?
+pub const STORED: &str = "Stored";
+
 /// Condition of a primary that overlays are for, kept by the host: are all of them part of what is applied?
 pub const OVERLAY_APPLIED: &str = "OverlayApplied";
 

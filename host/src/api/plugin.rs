@@ -25,10 +25,11 @@ use crate::plan::quantity;
     status = "PluginStatus",
     derive = "PartialEq",
     category = "transom",
-    printcolumn = r#"{"name":"Phase","type":"string","jsonPath":".status.phase"}"#,
+    printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].status"}"#,
     printcolumn = r#"{"name":"Version","type":"string","jsonPath":".status.version"}"#,
+    printcolumn = r#"{"name":"Phase","type":"string","jsonPath":".status.phase"}"#,
     printcolumn = r#"{"name":"Digest","type":"string","jsonPath":".status.digest","priority":1}"#,
-    printcolumn = r#"{"name":"Message","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].message"}"#,
+    printcolumn = r#"{"name":"Message","type":"string","jsonPath":".status.conditions[?(@.type=='Progressing')].message"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -534,10 +535,11 @@ pub struct PluginStatus {
     /// One word for people.
     #[serde(default)]
     pub phase: Phase,
-    /// Digest of the version that serves now, which is not that of the spec while a new one loads or is refused.
+    /// Digest of the version that serves now, which is not that of the spec while a new one loads or is refused. None while
+    /// nothing serves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
-    /// Version that the serving component gives itself.
+    /// Version that the serving component gives itself. None while nothing serves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
     /// What the references to registries stand for, of the plugin and of its engines.
@@ -553,7 +555,8 @@ pub struct PluginStatus {
     /// behind when a newer version no longer declares one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub child_kinds: Vec<KindRef>,
-    /// The version that serves, as the record asked for it: what a host that starts again goes on with.
+    /// The version that serves, as the record asked for it: what a host that starts again goes on with. It stays while it
+    /// cannot be loaded, see `version`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "any_object")]
     pub serving: Option<VersionSpec>,
@@ -569,7 +572,9 @@ pub struct PluginStatus {
     /// `metadata.generation` that the conditions speak of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// One condition for each step of loading, and `Ready`.
+    /// One condition for each step of loading the version in the spec; `Ready`: a version serves all objects, whichever it
+    /// is; `Progressing`: how far the version in the spec is; `Stored`: versions can be loaded again without their sources.
+    /// `Reconciling` and `Stalled` are there while they are True, for kstatus.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

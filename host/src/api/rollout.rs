@@ -150,6 +150,9 @@ impl VersionSpec {
 /// Reason in the history of a version that served all objects until another one did.
 pub const REPLACED: &str = "Replaced";
 
+/// Reason in the history of a version that served all objects and cannot be loaded any more.
+pub const NOT_LOADABLE: &str = "NotLoadable";
+
 /// A version that served before, or was tried.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -161,7 +164,7 @@ pub struct HistoryEntry {
     /// Name of the version: digest, configuration and grants.
     #[serde(default)]
     pub revision: String,
-    /// Why it serves no more: `Replaced`, or why it was taken back.
+    /// Why it serves no more: `Replaced`, `NotLoadable`, or why it was rolled back.
     #[serde(default)]
     pub reason: String,
     /// The same for people.

@@ -7,6 +7,7 @@ use kube::CustomResourceExt;
 use serde_json::Value;
 
 use super::progress;
+use crate::api::component::StoredComponent;
 use crate::api::overlay::Overlay;
 use crate::api::plugin::{Bounds, Plugin};
 use crate::plugin::{Cache, Engine};
@@ -27,7 +28,11 @@ pub struct Args {
 
 impl Args {
     pub(super) async fn run(self, cache: Cache) -> anyhow::Result<()> {
-        let mut definitions = vec![serde_json::to_value(Plugin::crd())?, serde_json::to_value(Overlay::crd())?];
+        let mut definitions = vec![
+            serde_json::to_value(Plugin::crd())?,
+            serde_json::to_value(Overlay::crd())?,
+            serde_json::to_value(StoredComponent::crd())?,
+        ];
         if !self.components.is_empty() {
             let loader = Loader { engine: Engine::new()?, program: std::env::current_exe()?, cache };
             for path in &self.components {

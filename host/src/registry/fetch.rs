@@ -2,7 +2,7 @@
 //!
 //! A component is kept under its digest, and with it the texts that its signatures are checked with. Both prove themselves:
 //! the component by its digest, the signatures by the keys that are trusted now. So a host that starts again needs no
-//! source, and whoever writes to the folder gains nothing.
+//! source, and whoever writes to the folder gains nothing. The same is in the cluster ([`Store`]), for a host whose disk is empty.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use super::load::LoadFailure;
 use super::policy::Policy;
 use super::signature::{Refusal, Signature, Subject, VerifyingKey, verify};
 use super::source::{self, Access, Fetched, SourceError, Wanted, refuse};
+use super::store::Store;
 use crate::api::plugin::{EngineSpec, KeyRef, PublicKey, ResolvedSource, SecretRef, SignaturePolicy, Source};
 use crate::api::rollout::VersionSpec;
 use crate::control::cluster::Cluster;
@@ -33,6 +34,8 @@ pub(super) struct Fetcher {
     clients: Clients,
     policy: Policy,
     dir: PathBuf,
+    /// Components in the cluster.
+    pub(super) store: Store,
 }
 
 /// A component that may be run.
@@ -41,13 +44,23 @@ pub(super) struct Component {
     pub(super) digest: String,
     /// What the reference to a registry stood for.
     pub(super) resolved: Option<ResolvedSource>,
+    /// What its signatures were checked with, where some were required.
+    pub(super) evidence: Option<Evidence>,
 }
 
 /// What a component's signatures are checked with, as it was fetched.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Evidence {
+pub(super) struct Evidence {
     manifests: Vec<String>,
     signatures: Vec<Signature>,
+}
+
+impl Evidence {
+    /// Tells it from others.
+    pub(super) fn short(&self) -> String {
+        let text = serde_json::to_vec(self).unwrap_or_default();
+        digest_of(&text).trim_start_matches("sha256:").chars().take(12).collect()
+    }
 }
 
 /// A component as a record names it.
@@ -89,12 +102,14 @@ impl Fetcher {
         let reader = cluster.clone();
         // of no plugin: a record names where its component comes from, and only whoever may edit records does that
         let read = move |_, reference| read_secret(reader.clone(), reference).boxed();
-        Self { cluster, clients: Clients::new(Arc::new(read)), policy, dir }
+        let store = Store::new(cluster.client().clone());
+        Self { cluster, clients: Clients::new(Arc::new(read)), policy, dir, store }
     }
 
     /// The component, once everything that is demanded of it holds. `sources` is what is on record.
     pub(super) async fn component(
         &self,
+        plugin: &str,
         named: &Named<'_>,
         sources: &[ResolvedSource],
     ) -> Result<Component, LoadFailure> {
@@ -102,8 +117,10 @@ impl Fetcher {
         let keys = self.key_sets(named).await;
         let resolved = named.resolved(sources);
         let known = named.digest.or(resolved.map(|resolved| resolved.component.as_str()));
-        if let (Some(digest), Ok(keys)) = (known, &keys)
-            && let Some(component) = self.kept(digest, keys, resolved, named).await
+        // what a reference stands for is said by the registry, once
+        let is_resolved = named.source.oci.is_none() || resolved.is_some();
+        if let (Some(digest), Ok(keys), true) = (known, &keys, is_resolved)
+            && let Some(component) = self.kept(plugin, digest, keys, resolved, named).await
         {
             return Ok(component);
         }
@@ -112,20 +129,31 @@ impl Fetcher {
         let access = Access { client: self.cluster.client(), clients: &self.clients };
         let cached = |digest: &str| self.cached(digest).boxed();
         let fetched = source::fetch(&access, &wanted, &cached, wants_signatures).await;
-        let fetched = fetched.map_err(|error| refusal("Fetched", error))?;
-        let digest = digest_of(&fetched.wasm);
-        if let Some(wanted) = known.filter(|wanted| *wanted != digest) {
+        let fetched = fetched.map_err(|error| refusal("Fetched", error)).and_then(|fetched| {
+            let digest = digest_of(&fetched.wasm);
+            let Some(wanted) = known.filter(|wanted| *wanted != digest) else { return Ok((fetched, digest)) };
             let message = format!("{}.digest is {wanted}, but what was fetched is {digest}", named.field);
-            return Err(refusal("Verified", SourceError { reason: "DigestMismatch", message }));
-        }
+            Err(refusal("Verified", SourceError { reason: "DigestMismatch", message }))
+        });
+        let (fetched, digest) = match fetched {
+            Ok(fetched) => fetched,
+            Err(failure) => {
+                // the digest says what is meant, wherever the tag points by now, and whether the registry is there
+                if let (Some(digest), Ok(keys), false) = (named.digest, &keys, failure.reason == "InvalidSource")
+                    && let Some(component) = self.kept(plugin, digest, keys, None, named).await
+                {
+                    return Ok(component);
+                }
+                return Err(failure);
+            }
+        };
         let keys = keys.map_err(|error| refusal("Verified", error))?;
         let Fetched { wasm, manifests, signatures, resolved } = fetched;
         let evidence = Evidence { manifests, signatures };
         check(&keys, &wasm, &evidence).map_err(|error| refusal("Verified", error))?;
-        if let Err(error) = self.keep(&digest, &wasm, &keys, evidence) {
-            tracing::warn!(dir = %self.dir.display(), %error, "component cannot be kept in the cache");
-        }
-        Ok(Component { wasm, digest, resolved })
+        let evidence = (!keys.is_empty()).then_some(evidence);
+        self.keep(&digest, &wasm, evidence.as_ref());
+        Ok(Component { wasm, digest, resolved, evidence })
     }
 
     /// Of each set one key must have signed: those of the host, and those of the record.
@@ -159,34 +187,42 @@ impl Fetcher {
         }
     }
 
-    /// A component from the disk, if it is there and the keys of now have signed it.
+    /// A component from the disk or the cluster, if it is there and the keys of now have signed it.
     async fn kept(
         &self,
+        plugin: &str,
         digest: &str,
         keys: &[Vec<VerifyingKey>],
         resolved: Option<&ResolvedSource>,
         named: &Named<'_>,
     ) -> Option<Component> {
-        // what a reference stands for is told by the registry, once
-        if named.source.oci.is_some() && resolved.is_none() {
-            return None;
-        }
         if resolved.is_some_and(|resolved| resolved.component != digest) {
             return None;
         }
-        let wasm = self.cached(digest).await?;
-        let is_signed = keys.is_empty() || {
-            let mut all = self.evidence(digest);
-            let about = |one: &Evidence| match resolved {
-                Some(resolved) => {
-                    one.manifests.first().is_some_and(|text| digest_of(text.as_bytes()) == resolved.manifest)
-                }
-                None => one.manifests.is_empty(),
-            };
-            all.retain(about);
-            all.iter().any(|one| check(keys, &wasm, one).is_ok())
+        let is_about = |one: &Evidence| match (resolved, &named.source.oci) {
+            (Some(resolved), _) => {
+                one.manifests.first().is_some_and(|text| digest_of(text.as_bytes()) == resolved.manifest)
+            }
+            (None, oci) => one.manifests.is_empty() == oci.is_none(),
         };
-        is_signed.then(|| Component { wasm, digest: digest.to_owned(), resolved: resolved.cloned() })
+        let proven = |wasm: Vec<u8>, all: Vec<Evidence>| {
+            let mut all = all.into_iter().filter(is_about);
+            let evidence = if keys.is_empty() { None } else { Some(all.find(|one| check(keys, &wasm, one).is_ok())?) };
+            Some(Component { wasm, digest: digest.to_owned(), resolved: resolved.cloned(), evidence })
+        };
+        if let Some(component) = self.on_disk(digest).await.and_then(|(wasm, all)| proven(wasm, all)) {
+            return Some(component);
+        }
+        let (wasm, all) = self.store.read(plugin, digest).await?;
+        let component = proven(wasm, all)?;
+        tracing::info!(plugin, digest, "component read from the cluster");
+        self.keep(digest, &component.wasm, component.evidence.as_ref());
+        Some(component)
+    }
+
+    /// A component on the disk, and what its signatures can be checked with.
+    pub(super) async fn on_disk(&self, digest: &str) -> Option<(Vec<u8>, Vec<Evidence>)> {
+        Some((self.cached(digest).await?, self.evidence(digest)))
     }
 
     fn evidence(&self, digest: &str) -> Vec<Evidence> {
@@ -194,16 +230,19 @@ impl Fetcher {
         serde_json::from_slice(&text).unwrap_or_default()
     }
 
-    fn keep(&self, digest: &str, wasm: &[u8], keys: &[Vec<VerifyingKey>], evidence: Evidence) -> std::io::Result<()> {
-        write(&self.path(digest, "wasm"), wasm)?;
-        if keys.is_empty() {
-            return Ok(());
+    /// Writes a component to the disk; one that cannot be written is fetched again by the next process.
+    fn keep(&self, digest: &str, wasm: &[u8], evidence: Option<&Evidence>) {
+        let written = write(&self.path(digest, "wasm"), wasm).and_then(|()| {
+            let Some(evidence) = evidence else { return Ok(()) };
+            let mut all = self.evidence(digest);
+            all.retain(|one| one != evidence);
+            all.insert(0, evidence.clone());
+            all.truncate(MAX_KEPT);
+            write(&self.path(digest, "signatures.json"), &serde_json::to_vec(&all)?)
+        });
+        if let Err(error) = written {
+            tracing::warn!(dir = %self.dir.display(), %error, "component cannot be kept in the cache");
         }
-        let mut all = self.evidence(digest);
-        all.retain(|one| *one != evidence);
-        all.insert(0, evidence);
-        all.truncate(MAX_KEPT);
-        write(&self.path(digest, "signatures.json"), &serde_json::to_vec(&all)?)
     }
 }
 

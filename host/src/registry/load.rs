@@ -23,7 +23,7 @@ use crate::plan::path::Pattern;
 use crate::plugin::{Cache, CompileError, Engine, EngineComponent, Plugin, compile_in_child};
 
 /// Which step failed, in the words of the record's conditions.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct LoadFailure {
     /// Condition type of the step.
@@ -148,11 +148,12 @@ fn check_endpoints(manifest: &Manifest) -> Result<(), String> {
 /// What the record grants outside the API server; the engines are loaded. Everything that the plugin cannot do without
 /// must be there.
 async fn grant(
-    loader: &Loader,
-    fetcher: &Fetcher,
+    (loader, fetcher): (&Loader, &Fetcher),
+    name: &str,
     spec: &VersionSpec,
     manifest: &Manifest,
     sources: &mut Vec<ResolvedSource>,
+    components: &mut Vec<Component>,
 ) -> Result<Grants, LoadFailure> {
     let (mut grants, missing) =
         Grants::resolve(manifest, &spec.endpoints).map_err(|message| failure("Granted", "InvalidEndpoint", message))?;
@@ -177,13 +178,14 @@ async fn grant(
         };
         let bounds =
             engine.limits.bounds(&engine.name).map_err(|message| failure("Granted", "InvalidLimits", message))?;
-        let component = fetcher.component(&Named::engine(engine), sources).await;
-        let Component { wasm, digest, resolved } =
-            component.map_err(|error| LoadFailure { step: "Granted", ..error })?;
-        resolved.into_iter().for_each(|one| learn(sources, one));
-        let compiled = compile_in_child(&loader.engine, &loader.program, &loader.cache, &digest, &wasm)
+        let component = fetcher.component(name, &Named::engine(engine), sources).await;
+        let component = component.map_err(|error| LoadFailure { step: "Granted", ..error })?;
+        component.resolved.iter().for_each(|one| learn(sources, one.clone()));
+        let digest = component.digest.clone();
+        let compiled = compile_in_child(&loader.engine, &loader.program, &loader.cache, &digest, &component.wasm)
             .await
             .map_err(|error| within(compile_failure(&error)))?;
+        components.push(component);
         let component = EngineComponent::new(&loader.engine, &compiled, &engine.name, bounds)
             .map_err(|error| failure("Granted", "NotAnEngine", format!("{at}: {error}")))?;
         grants.add_engine(engine.name.clone(), Arc::new(Runner::new(digest, component)));
@@ -209,6 +211,8 @@ pub(super) struct Prepared {
     pub(super) set_once: Arc<[SetOnce]>,
     /// `spec.config` as JSON, `{}` when there is none.
     pub(super) config: String,
+    /// The plugin's and those of its engines, to be stored.
+    pub(super) components: Vec<Component>,
 }
 
 /// What a version may find in the cluster from versions before it.
@@ -248,9 +252,11 @@ pub(super) async fn prepare(
     let bounds = spec.limits.bounds().map_err(|message| failure("Fetched", "InvalidLimits", message))?;
     let rails = Rails::new(&record.overlays).map_err(|message| failure("Fetched", "InvalidOverlayRules", message))?;
     let set_once = set_once(&record.set_once).map_err(|message| failure("Fetched", "InvalidSetOnce", message))?;
-    let Component { wasm, digest, resolved } = fetcher.component(&Named::plugin(spec), sources).await?;
-    resolved.into_iter().for_each(|one| learn(sources, one));
-    let mut loaded = loader.load(name, &wasm, &digest, bounds).await?;
+    let component = fetcher.component(name, &Named::plugin(spec), sources).await?;
+    component.resolved.iter().for_each(|one| learn(sources, one.clone()));
+    let digest = component.digest.clone();
+    let mut loaded = loader.load(name, &component.wasm, &digest, bounds).await?;
+    let mut components = vec![component];
     let definitions = std::mem::take(&mut loaded.definitions).into_iter();
     loaded.definitions =
         definitions.map(|one| converted(controller, name, &loaded.plugin, one)).collect::<Result<_, _>>()?;
@@ -261,7 +267,7 @@ pub(super) async fn prepare(
             "spec.config is set, but this plugin takes no configuration",
         ));
     }
-    let grants = grant(loader, fetcher, spec, &loaded.manifest, sources).await?;
+    let grants = grant((loader, fetcher), name, spec, &loaded.manifest, sources, &mut components).await?;
     let cluster = in_the_name_of(controller, record)?;
     let grants = match cluster.account() {
         Some(account) => grants.read_by(account),
@@ -279,7 +285,7 @@ pub(super) async fn prepare(
     }
     let config = spec.config.as_ref().map_or_else(|| "{}".into(), |c| serde_json::Value::from(c.clone()).to_string());
     let (revision, rails) = (spec.revision().into(), Arc::new(rails));
-    Ok(Prepared { digest, revision, loaded, cluster, grants, rails, set_once, config })
+    Ok(Prepared { digest, revision, loaded, cluster, grants, rails, set_once, config, components })
 }
 
 /// Fields that the `Plugin` resource leaves to others.
@@ -327,7 +333,7 @@ pub(super) async fn install(
     prepared: Prepared,
     heritage: Heritage<'_>,
 ) -> Result<Active, LoadFailure> {
-    let Prepared { digest, revision, loaded, cluster, grants, rails, set_once, config } = prepared;
+    let Prepared { digest, revision, loaded, cluster, grants, rails, set_once, config, components: _ } = prepared;
     let field_manager = names::field_manager(name);
     let mut primary_watches = Vec::new();
     let converts = loaded.plugin.has_conversion();

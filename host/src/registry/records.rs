@@ -1,13 +1,15 @@
 //! The `Plugin` records: one task for each, so that a slow one does not keep the others waiting.
 
+mod conditions;
 mod standby;
+mod stored;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, CustomResourceExt, ResourceExt};
 use serde_json::json;
@@ -17,17 +19,19 @@ use tokio::time::Instant;
 
 use super::crd::{Definition, DefinitionError};
 use super::fetch::Fetcher;
-use super::load::{self, Heritage, LoadFailure, Loader, Prepared, STEPS};
+use super::load::{self, Heritage, LoadFailure, Loader, Prepared};
 use super::migrate;
 use super::policy::Policy;
 use super::rollout::health::{self, Health, Worse};
 use super::rollout::plan::{self, Plans};
 use super::rollout::shadow::{self, Evaluated, Version};
 use super::rollout::steps::{self, Move, Wish};
+use crate::api::component::StoredComponent;
 use crate::api::names::{self, FINALIZER, READY};
 use crate::api::plugin::{KindRef, Phase, Plugin, PluginSpec, PluginStatus, ResolvedSource};
-use crate::api::rollout::{HistoryEntry, PlanStatus, REPLACED, RolloutState, RolloutStatus, VersionSpec};
+use crate::api::rollout::{HistoryEntry, PlanStatus, RolloutState, RolloutStatus, VersionSpec};
 use crate::control::backoff;
+use crate::control::cluster::Served;
 use crate::control::controller::{Active, Controller};
 use crate::control::key::PrimaryKey;
 use crate::control::kinds::Kinds;
@@ -37,6 +41,7 @@ use crate::plan::contract::{Event, ObjectRef, TypeMeta};
 use crate::plan::object::Object;
 use crate::telemetry::{Readiness, metrics};
 use crate::webhook;
+use conditions::{Base, failed, loaded, on_its_way, reason_of};
 
 /// Field manager of the host's own writes.
 const MANAGER: &str = "transom";
@@ -102,13 +107,17 @@ impl Registry {
         Self { controller, loader, fetcher, selector, plans }
     }
 
-    /// Installs the host's own custom resource definition.
+    /// Installs the host's own custom resource definitions.
     ///
     /// # Errors
-    /// When the API server refuses it.
+    /// When the API server refuses one.
     pub async fn install(&self) -> Result<(), DefinitionError> {
         let text = serde_json::to_string(&Plugin::crd()).map_err(|e| DefinitionError(e.to_string()))?;
-        Definition::parse(&text)?.install(&self.controller.cluster, MANAGER).await
+        Definition::parse(&text)?.install(&self.controller.cluster, MANAGER).await?;
+        let body = serde_json::to_value(StoredComponent::crd()).map_err(|e| DefinitionError(e.to_string()))?;
+        let kind = TypeMeta::new("transom.dev/v1alpha1", "StoredComponent");
+        let served = Served { kind, plural: "storedcomponents".into(), scope: Scope::Cluster };
+        Definition { body, served }.install(&self.controller.cluster, MANAGER).await
     }
 
     /// Follows the records until it is dropped. Ready when every record that was there at the start has been tried.
@@ -204,6 +213,10 @@ struct Record {
     written: Option<(String, PluginStatus)>,
     /// Serves whatever no other version does.
     stable: Option<Arc<Active>>,
+    /// In its place while it cannot be loaded: deletions only.
+    deletions: Option<Arc<Active>>,
+    /// Why the version that served, and that another one is to replace, cannot be loaded.
+    lost: Option<LoadFailure>,
     /// Is being let in.
     canary: Option<(Arc<Active>, Share)>,
     /// Serve objects that are pinned to them.
@@ -213,6 +226,12 @@ struct Record {
     seen: Seen,
     /// Writes objects again that are stored in a version before.
     migration: Migration,
+    /// The condition about what is stored in the cluster; none before the first look.
+    stored: Option<(&'static str, &'static str, String)>,
+    /// When storing is tried again.
+    store_again: Option<Instant>,
+    /// Components that are too large to be stored, and their sizes.
+    too_large: BTreeMap<String, usize>,
 }
 
 /// Begins a while after a definition was installed: other API servers must know it by then.
@@ -255,11 +274,16 @@ impl Record {
             name,
             written: None,
             stable: None,
+            deletions: None,
+            lost: None,
             canary: None,
             pinned: Vec::new(),
             kinds: Arc::default(),
             seen: Seen::default(),
             migration: Migration::None,
+            stored: None,
+            store_again: None,
+            too_large: BTreeMap::new(),
         }
     }
 
@@ -296,6 +320,7 @@ impl Record {
                     }
                     () = &mut wait => break,
                     () = rotated(&mut rotations, webhooks) => webhooks = self.webhooks(&plugin).await,
+                    () = tokio::time::sleep_until(self.store_again()) => self.store_missing(&plugin).await,
                     () = kinds.asked() => self.record_kinds(&plugin).await,
                     () = controller.pin_missing() => {
                         if self.load_pins(&plugin).await {
@@ -313,11 +338,11 @@ impl Record {
         self.sources.clone_from(&before.sources);
         let wanted = VersionSpec::of(&plugin.spec);
         let revision = wanted.revision();
-        if self.stable.is_none()
-            && let Some(serving) = before.serving.as_ref().filter(|serving| serving.revision() != revision)
-        {
-            self.resume(plugin, &before, serving).await;
-        }
+        let other = before.serving.clone().filter(|serving| serving.revision() != revision);
+        self.lost = match (&self.stable, &other) {
+            (None, Some(serving)) => self.resume(plugin, &before, serving).await.err(),
+            _ => None,
+        };
         if let Err(text) = Share::of(&plugin.spec.rollout.steps) {
             let message = format!("spec.rollout.steps: the labelSelector {text:?} cannot be understood");
             let (step, reason) = ("Fetched", "InvalidRollout");
@@ -329,24 +354,38 @@ impl Record {
             attempt.revision == revision && (attempt.serves() || attempt.generation == generation)
         };
         let attempt = before.rollout.clone().filter(stands);
-        match (&self.stable, attempt) {
-            (Some(stable), _) if *stable.revision == *revision => self.adopt(plugin, before, &wanted).await,
-            (None, None) => self.adopt(plugin, before, &wanted).await,
-            (None, Some(_)) => {
-                let message =
-                    "the version that serves cannot be loaded, and the one in the record is not let in".into();
-                let (step, reason) = ("Fetched", "ServingVersionMissing");
-                self.refused(plugin, before, LoadFailure { step, reason, message, transient: true }).await
-            }
-            (Some(stable), Some(attempt)) => {
-                let stable = stable.clone();
-                self.advance(plugin, before, &wanted, (stable, attempt)).await
-            }
-            (Some(stable), None) => {
-                let stable = stable.clone();
-                self.begin(plugin, before, &wanted, stable, records).await
-            }
+        let stable = match &self.stable {
+            Some(stable) if *stable.revision == *revision => None,
+            Some(stable) => Some(stable.clone()),
+            // the first version, or the one that served
+            None if other.is_none() => None,
+            // with nothing to compare with, the gates are there all the same
+            None => match self.only_deletions(plugin, &before).await {
+                Ok(deletions) => Some(deletions),
+                Err(failure) => return self.refused(plugin, before, failure).await,
+            },
+        };
+        let next = match (stable, attempt) {
+            (None, _) => self.adopt(plugin, before, &wanted).await,
+            (Some(stable), Some(attempt)) => self.advance(plugin, before, &wanted, (stable, attempt)).await,
+            (Some(stable), None) => self.begin(plugin, before, &wanted, stable, records).await,
+        };
+        match next {
+            // the version that served may be found again
+            Next::Rest if self.lost.is_some() => Next::Retry,
+            next => next,
         }
+    }
+
+    /// What serves while the version that served cannot be loaded: deletions of objects.
+    async fn only_deletions(&mut self, plugin: &Plugin, status: &PluginStatus) -> Result<Arc<Active>, LoadFailure> {
+        if let Some(deletions) = &self.deletions {
+            return Ok(deletions.clone());
+        }
+        let active = load::without_component(&self.controller, &self.name, &plugin.spec, status).await?;
+        let active = self.deletions.insert(Arc::new(active)).clone();
+        self.serve();
+        Ok(active)
     }
 
     /// The status as this process wrote it, or as it was at the start.
@@ -360,7 +399,12 @@ impl Record {
     }
 
     /// After a start: the version that served goes on, whatever the record says by now.
-    async fn resume(&mut self, plugin: &Plugin, before: &PluginStatus, serving: &VersionSpec) {
+    async fn resume(
+        &mut self,
+        plugin: &Plugin,
+        before: &PluginStatus,
+        serving: &VersionSpec,
+    ) -> Result<(), LoadFailure> {
         let loaded = async {
             let prepared = self.prepare(plugin, serving, true).await?;
             self.install(plugin, before, prepared, true).await
@@ -372,7 +416,9 @@ impl Record {
                     digest = active.digest,
                     "plugin goes on with the version that served"
                 );
-                self.stable = Some(active);
+                (self.stable, self.deletions) = (Some(active), None);
+                // of a version that went on its way meanwhile
+                let beside = self.canary.is_some();
                 self.load_pins(plugin).await;
                 // objects of a version on its way must not change hands and back
                 let wanted = VersionSpec::of(&plugin.spec);
@@ -382,25 +428,28 @@ impl Record {
                     let LoadFailure { step, reason, message, .. } = failure;
                     tracing::warn!(plugin = self.name, step, reason, message, "the canary could not be loaded");
                 }
-                if self.canary.is_none() {
+                if self.canary.is_none() || beside {
                     self.serve();
                 }
+                Ok(())
             }
-            Err(LoadFailure { step, reason, message, .. }) => {
-                tracing::warn!(
-                    plugin = self.name,
-                    step,
-                    reason,
-                    message,
-                    "the version that served could not be loaded"
-                );
+            Err(failure) => {
+                let LoadFailure { step, reason, message, .. } = &failure;
+                tracing::warn!(plugin = self.name, step, reason, message, "the version that served is lost");
+                Err(failure)
             }
         }
     }
 
+    /// What versions are made of is stored before they serve.
     async fn prepare(&mut self, plugin: &Plugin, spec: &VersionSpec, keep: bool) -> Result<Prepared, LoadFailure> {
         let tools = (&self.loader, &*self.fetcher);
-        load::prepare(tools, &self.controller, &self.name, &plugin.spec, spec, keep, &mut self.sources).await
+        let sources = &mut self.sources;
+        let mut prepared =
+            load::prepare(tools, &self.controller, &self.name, &plugin.spec, spec, keep, sources).await?;
+        let components = std::mem::take(&mut prepared.components);
+        self.store(plugin, &components).await;
+        Ok(prepared)
     }
 
     async fn install(
@@ -412,10 +461,12 @@ impl Record {
     ) -> Result<Arc<Active>, LoadFailure> {
         let stands_by = self.role == Role::StandsBy;
         let deletion_timeout = Duration::from_secs(plugin.spec.deletion_timeout_seconds.into());
+        // one that serves on is nobody's successor
+        let deletions = self.deletions.as_deref().filter(|_| !keep_definitions);
         let heritage = Heritage {
             child_kinds: &before.child_kinds,
             kinds: &self.kinds,
-            relative: self.stable.as_deref(),
+            relative: self.stable.as_deref().or(deletions),
             keep_definitions,
             stands_by,
         };
@@ -429,9 +480,14 @@ impl Record {
         }
     }
 
+    /// What serves whatever no version on its way does.
+    fn base(&self) -> Option<&Arc<Active>> {
+        self.stable.as_ref().or(self.deletions.as_ref())
+    }
+
     /// The loaded versions; none without one that serves whatever no other does.
     fn serving(&self) -> Option<Serving> {
-        let (stable, stands_by) = (self.stable.clone()?, self.role == Role::StandsBy);
+        let (stable, stands_by) = (self.base()?.clone(), self.role == Role::StandsBy);
         Some(Serving { stable, canary: self.canary.clone(), pinned: self.pinned.clone(), stands_by })
     }
 
@@ -497,7 +553,7 @@ impl Record {
         }
         let others = before.conditions.iter().filter(|condition| condition.type_ != webhook::CONDITION).cloned();
         let said = said.map(|(status, reason, message)| (webhook::CONDITION, status, reason, message));
-        let conditions = others.chain(only(&before, plugin, said.into_iter())).collect();
+        let conditions = others.chain(conditions::of(&before, plugin, said.into_iter())).collect();
         let status = PluginStatus { conditions, ..before.clone() };
         if self.publish(plugin, &before, status).await { again } else { WEBHOOKS_RETRY }
     }
@@ -522,7 +578,7 @@ impl Record {
     /// From now on this version serves all objects that are not pinned.
     async fn promote(&mut self, plugin: &Plugin, before: PluginStatus, active: Arc<Active>) -> Next {
         let mut status = loaded(&before, plugin, &active);
-        if self.stable.is_none() {
+        if self.stable.is_none() && self.canary.is_none() {
             // nothing is served yet, so nobody can be about to make one
             status.child_kinds.retain(|kind| is_made(&active, &kind.type_meta()));
         }
@@ -531,16 +587,15 @@ impl Record {
         {
             return Next::Retry;
         }
-        metrics().plugin_ready(&self.name, true);
         let Active { digest, manifest, .. } = &*active;
         tracing::info!(plugin = self.name, digest, version = manifest.version, "plugin serves");
-        let swapped = self.stable.as_ref().is_some_and(|stable| stable.revision != active.revision);
+        let swapped = before.serving.as_ref().is_some_and(|serving| serving.revision() != *active.revision);
         if swapped {
             metrics().rollout(&self.name, "Completed");
             self.event(plugin, false, "RolledOut", format!("version {} serves all objects", manifest.version));
         }
         self.pinned.extend(self.stable.replace(active));
-        self.canary = None;
+        (self.canary, self.deletions, self.lost) = (None, None, None);
         self.load_pins(plugin).await;
         self.serve();
         self.count_objects();
@@ -549,8 +604,7 @@ impl Record {
 
     /// A version cannot be loaded. What serves goes on.
     async fn refused(&mut self, plugin: &Plugin, before: PluginStatus, failure: LoadFailure) -> Next {
-        let status = failed(&before, plugin, &failure);
-        metrics().plugin_ready(&self.name, false);
+        let status = failed(&before, plugin, &failure, self.now(&before, Some(&failure)));
         let recorded = self.publish(plugin, &before, status).await;
         self.serve_deletions(plugin, &before).await;
         let LoadFailure { step, reason, message, transient } = failure;
@@ -591,7 +645,7 @@ impl Record {
         };
         let known_good =
             matches!(Self::wish(plugin), Some(Wish::Immediate { revision }) if *revision == *prepared.revision);
-        let (planned, to) = if known_good || stable.plugin.is_none() {
+        let (planned, to) = if known_good {
             (before, Move::Promote)
         } else {
             let plan = tokio::select! {
@@ -667,7 +721,7 @@ impl Record {
             }
         };
         // what the one makes, the other has to see: the lists of watches are shared, unless the accounts differ
-        if let Some(stable) = &self.stable {
+        if let Some(stable) = self.base() {
             for kind in active.manifest.child_kinds() {
                 if let Err(error) = self.controller.watch_children(stable, kind).await {
                     tracing::debug!(plugin = self.name, %kind, %error, "a kind of child is not served");
@@ -749,7 +803,7 @@ impl Record {
             Move::Stay => {
                 let serves = attempt.step > 0 && matches!(attempt.state, RolloutState::Baking | RolloutState::Waiting);
                 let objects = attempt.objects as usize;
-                let status = on_its_way(&before, plugin, attempt);
+                let status = on_its_way(&before, plugin, attempt, self.now(&before, None));
                 if !self.publish(plugin, &known, status).await {
                     return Next::Retry;
                 }
@@ -776,8 +830,8 @@ impl Record {
                 tracing::info!(plugin = self.name, digest = attempt.digest, ?state, message, "roll-out stopped");
                 self.event(plugin, state != RolloutState::Waiting, reason_of(state), message.clone());
                 metrics().rollout(&self.name, reason_of(state));
-                metrics().plugin_ready(&self.name, false);
-                let status = on_its_way(&before, plugin, RolloutStatus { state, message, ..attempt });
+                let attempt = RolloutStatus { state, message, ..attempt };
+                let status = on_its_way(&before, plugin, attempt, self.now(&before, None));
                 if !self.publish(plugin, &known, status).await {
                     return Next::Retry;
                 }
@@ -820,7 +874,7 @@ impl Record {
         let objects = self.part().len();
         self.canary = old;
         attempt.objects = u32::try_from(objects).unwrap_or(u32::MAX);
-        let mut status = on_its_way(&before, plugin, attempt.clone());
+        let mut status = on_its_way(&before, plugin, attempt.clone(), self.now(&before, None));
         declare(&mut status, &before, &active);
         let needed = self.is_needed(self.stable.as_ref().into_iter().chain([&active]));
         if !self.publish(plugin, &known, status).await || !self.set_finalizer(plugin, needed).await {
@@ -838,7 +892,6 @@ impl Record {
             "CanaryStep",
             format!("version {}, {}: {objects} objects", attempt.version, attempt.message),
         );
-        metrics().plugin_ready(&self.name, false);
         metrics().rollout(&self.name, "Step");
         match self.enter(plugin, &before, wanted, attempt.step, None).await {
             Ok(()) => Next::Look(LOOK_EVERY),
@@ -863,7 +916,6 @@ impl Record {
         tracing::warn!(plugin = self.name, digest = attempt.digest, reason, why, "version taken back");
         self.event(plugin, true, reason, format!("version {} was taken back: {message}", attempt.version));
         metrics().rollout(&self.name, reason);
-        metrics().plugin_ready(&self.name, false);
         self.count_objects();
         let entry = HistoryEntry {
             digest: attempt.digest.clone(),
@@ -874,14 +926,15 @@ impl Record {
             at: Some(Time(now())),
             spec: fitting(VersionSpec::of(&plugin.spec)),
         };
-        let mut status = on_its_way(&before, plugin, RolloutStatus { message, objects: 0, ..attempt });
+        let attempt = RolloutStatus { message, objects: 0, ..attempt };
+        let mut status = on_its_way(&before, plugin, attempt, self.now(&before, None));
         remember(&mut status.history, entry);
         if self.publish(plugin, &known, status).await { Next::Rest } else { Next::Retry }
     }
 
     /// Loads versions that objects are pinned to, and unloads those that none is. Returns whether something changed.
     async fn load_pins(&mut self, plugin: &Plugin) -> bool {
-        let Some(stable) = self.stable.clone() else { return false };
+        let Some(stable) = self.base().cloned() else { return false };
         let status = self.known(plugin);
         let mut changed = self.keep_pinned();
         for digest in self.pins() {
@@ -910,7 +963,7 @@ impl Record {
 
     /// Digests that objects are pinned to, beside those of the versions that serve anyway.
     fn pins(&self) -> BTreeSet<String> {
-        let watches = self.stable.iter().flat_map(|stable| &stable.primary_watches);
+        let watches = self.base().into_iter().flat_map(|stable| &stable.primary_watches);
         let pins =
             watches.flat_map(|watch| watch.cache.all()).filter_map(|primary| primary.pin.as_deref().map(str::to_owned));
         let loaded: Vec<&str> = self
@@ -931,7 +984,8 @@ impl Record {
     }
 
     fn count_objects(&self) {
-        let all = self.stable.iter().flat_map(|stable| &stable.primary_watches).map(|watch| watch.cache.len()).sum();
+        let all =
+            self.base().into_iter().flat_map(|stable| &stable.primary_watches).map(|watch| watch.cache.len()).sum();
         metrics().objects_by_version(&self.name, "canary", self.part().len());
         metrics().objects_by_version(&self.name, "all", all);
     }
@@ -955,20 +1009,21 @@ impl Record {
     }
 
     /// While no version can be loaded, objects of the kinds it has served can at least be deleted.
-    async fn serve_deletions(&self, plugin: &Plugin, status: &PluginStatus) {
+    async fn serve_deletions(&mut self, plugin: &Plugin, status: &PluginStatus) {
         if self.controller.is_active(&self.name) || status.primary_kinds.is_empty() {
             return;
         }
-        match load::without_component(&self.controller, &self.name, &plugin.spec, status).await {
-            Ok(active) => self.controller.serve(Serving::all(Arc::new(active))),
-            Err(failure) => {
-                tracing::warn!(
-                    plugin = self.name,
-                    reason = failure.reason,
-                    message = failure.message,
-                    "not even deletions"
-                )
-            }
+        if let Err(LoadFailure { reason, message, .. }) = self.only_deletions(plugin, status).await {
+            tracing::warn!(plugin = self.name, reason, message, "not even deletions");
+        }
+    }
+
+    /// What serves now. `failure` is why the version in the spec does not, which may be the one that served.
+    fn now<'a>(&'a self, status: &PluginStatus, failure: Option<&'a LoadFailure>) -> Base<'a> {
+        match (&self.stable, self.lost.as_ref().or(failure)) {
+            (Some(stable), _) => Base::Version(stable),
+            (None, Some(lost)) if status.serving.is_some() => Base::Lost(lost),
+            (None, _) => Base::None,
         }
     }
 
@@ -1013,7 +1068,7 @@ impl Record {
                 format!("needed to clean up after {held} {objects}: delete them, or wait until they are gone");
             let ready = (READY, "False", "Terminating", message);
             let kept = before.conditions.iter().filter(|condition| condition.type_ != READY).cloned();
-            let conditions = kept.chain(only(&before, plugin, [ready].into_iter())).collect();
+            let conditions = kept.chain(conditions::of(&before, plugin, [ready].into_iter())).collect();
             let status = PluginStatus { phase: Phase::Terminating, conditions, ..before.clone() };
             self.publish(plugin, &before, status).await;
             tokio::time::sleep(RETIRE_EVERY).await;
@@ -1049,8 +1104,10 @@ impl Record {
 
     async fn publish(&mut self, plugin: &Plugin, before: &PluginStatus, mut status: PluginStatus) -> bool {
         status.sources = still_named(&self.sources, &plugin.spec, &status);
+        conditions::set_stored(&mut status, plugin, self.stored.as_ref());
         if *before == status {
             self.kinds.are(status.child_kinds.iter().map(KindRef::type_meta).collect());
+            conditions::count(&self.name, &status);
             return true;
         }
         let uid = plugin.uid().unwrap_or_default();
@@ -1060,6 +1117,7 @@ impl Record {
         match self.controller.cluster.apply_status(&self.reference(), &uid, MANAGER, &value).await {
             Ok(_) => {
                 self.kinds.are(status.child_kinds.iter().map(KindRef::type_meta).collect());
+                conditions::count(&self.name, &status);
                 self.written = Some((uid, status));
                 true
             }
@@ -1097,7 +1155,8 @@ fn let_in<'a>(status: &'a PluginStatus, wanted: &VersionSpec) -> Option<&'a Roll
 
 /// Does the version that serves fail with this object as well?
 async fn fails_too(controller: &Controller, stable: &Active, key: &PrimaryKey, primary: &Arc<Object>) -> bool {
-    let Some(version) = Version::loaded(stable) else { return true };
+    // what cannot be loaded excuses nothing
+    let Some(version) = Version::loaded(stable) else { return false };
     let snapshot = shadow::snapshot(stable, &key.kind, primary, version);
     !matches!(shadow::evaluate(controller, version, &snapshot).await, Evaluated::Planned(_))
 }
@@ -1130,18 +1189,6 @@ fn is_same(entry: &HistoryEntry, revision: &str, digest: &str) -> bool {
     if entry.revision.is_empty() { entry.digest == digest } else { entry.revision == revision }
 }
 
-/// Condition and event reason of a version on its way.
-fn reason_of(state: RolloutState) -> &'static str {
-    match state {
-        RolloutState::Held => "PlanHeld",
-        RolloutState::Waiting => "ApprovalNeeded",
-        RolloutState::Baking => "Canary",
-        RolloutState::Paused => "Paused",
-        RolloutState::RolledBack => "RolledBack",
-        RolloutState::Aborted => "Aborted",
-    }
-}
-
 /// Does this version name a kind of child, or are there objects of it? A kind that could not be looked at may have some.
 fn is_made(active: &Active, kind: &TypeMeta) -> bool {
     let named = active.manifest.child_kinds().any(|known| known.is_same_kind(kind));
@@ -1159,88 +1206,6 @@ fn declare(status: &mut PluginStatus, before: &PluginStatus, active: &Active) {
     status.primary_kinds = union(&mut active.primary_watches.iter().map(|watch| &*watch.kind), &before.primary_kinds);
 }
 
-fn loaded(before: &PluginStatus, plugin: &Plugin, active: &Active) -> PluginStatus {
-    let mut status = before.clone();
-    let wanted = VersionSpec::of(&plugin.spec);
-    let revision = wanted.revision();
-    let old_revision = before.serving.as_ref().map(VersionSpec::revision).unwrap_or_default();
-    let is_swap =
-        if old_revision.is_empty() { before.digest.as_ref() != Some(&active.digest) } else { old_revision != revision };
-    if let (Some(digest), Some(version), true) = (&before.digest, &before.version, is_swap) {
-        status.history.retain(|entry| !is_same(entry, &revision, &active.digest));
-        let entry = HistoryEntry {
-            digest: digest.clone(),
-            version: version.clone(),
-            revision: old_revision,
-            reason: REPLACED.into(),
-            message: format!("by version {}", active.manifest.version),
-            at: Some(Time(now())),
-            spec: before.serving.clone().and_then(fitting),
-        };
-        remember(&mut status.history, entry);
-    }
-    declare(&mut status, before, active);
-    let primary = |kind: &TypeMeta| format!("{}.{}", kind.kind, kind.group());
-    status.kinds = active.primary_watches.iter().map(|watch| primary(&watch.kind)).collect();
-    status.phase = Phase::Ready;
-    status.digest = Some(active.digest.clone());
-    status.version = Some(active.manifest.version.clone());
-    status.serving = Some(wanted);
-    status.rollout = None;
-    // one of another version would be taken for that of this one
-    status.plan = before.plan.clone().filter(|plan| plan.revision == revision);
-    status.observed_generation = plugin.metadata.generation;
-    let steps = STEPS.map(|step| (step, "True", "Done", String::new()));
-    let ready = (READY, "True", "Serving", format!("serves {}", status.kinds.join(", ")));
-    status.conditions = conditions(before, plugin, steps.into_iter().chain([ready]));
-    status
-}
-
-/// A version that was loaded and does not serve all objects.
-fn on_its_way(before: &PluginStatus, plugin: &Plugin, attempt: RolloutStatus) -> PluginStatus {
-    let mut status = before.clone();
-    status.phase = match attempt.state {
-        RolloutState::Held | RolloutState::Waiting | RolloutState::Paused => Phase::Waiting,
-        RolloutState::Baking => Phase::Canary,
-        RolloutState::RolledBack | RolloutState::Aborted => Phase::RolledBack,
-    };
-    status.observed_generation = plugin.metadata.generation;
-    let steps = STEPS.map(|step| {
-        if step == "Installed" && attempt.step == 0 {
-            (step, "Unknown", "NotReached", String::new())
-        } else {
-            (step, "True", "Done", String::new())
-        }
-    });
-    let serving = before.version.as_ref().map(|v| format!("; version {v} goes on serving")).unwrap_or_default();
-    let ready = (READY, "False", reason_of(attempt.state), format!("{}{serving}", attempt.message));
-    status.conditions = conditions(before, plugin, steps.into_iter().chain([ready]));
-    status.rollout = Some(attempt);
-    status
-}
-
-fn failed(before: &PluginStatus, plugin: &Plugin, failure: &LoadFailure) -> PluginStatus {
-    let mut status = before.clone();
-    status.phase = Phase::Failed;
-    status.observed_generation = plugin.metadata.generation;
-    let mut reached = true;
-    let mut steps = Vec::new();
-    for step in STEPS {
-        if step == failure.step {
-            reached = false;
-            steps.push((step, "False", failure.reason, failure.message.clone()));
-        } else if reached {
-            steps.push((step, "True", "Done", String::new()));
-        } else {
-            steps.push((step, "Unknown", "NotReached", String::new()));
-        }
-    }
-    let serving = before.version.as_ref().map(|v| format!("; version {v} goes on serving")).unwrap_or_default();
-    steps.push((READY, "False", failure.reason, format!("{}{serving}", failure.message)));
-    status.conditions = conditions(before, plugin, steps.into_iter());
-    status
-}
-
 /// Resolves when the certificates of webhooks are others, or after this time.
 async fn rotated(rotations: &mut Option<webhook::Rotations>, after: Duration) {
     let rotated = async {
@@ -1250,36 +1215,4 @@ async fn rotated(rotations: &mut Option<webhook::Rotations>, after: Duration) {
         }
     };
     let _ = tokio::time::timeout(after, rotated).await;
-}
-
-/// Conditions of the steps, and the one about webhooks as it was.
-fn conditions(
-    before: &PluginStatus,
-    plugin: &Plugin,
-    steps: impl Iterator<Item = (&'static str, &'static str, &'static str, String)>,
-) -> Vec<Condition> {
-    let webhooks = before.conditions.iter().filter(|condition| condition.type_ == webhook::CONDITION).cloned();
-    only(before, plugin, steps).into_iter().chain(webhooks).collect()
-}
-
-fn only(
-    before: &PluginStatus,
-    plugin: &Plugin,
-    steps: impl Iterator<Item = (&'static str, &'static str, &'static str, String)>,
-) -> Vec<Condition> {
-    let now = jiff::Timestamp::from_second(jiff::Timestamp::now().as_second()).unwrap_or_default();
-    steps
-        .map(|(type_, status, reason, message)| Condition {
-            last_transition_time: before
-                .conditions
-                .iter()
-                .find(|c| c.type_ == type_ && c.status == status)
-                .map_or(Time(now), |c| c.last_transition_time.clone()),
-            type_: type_.into(),
-            status: status.into(),
-            reason: reason.into(),
-            message,
-            observed_generation: plugin.metadata.generation,
-        })
-        .collect()
 }

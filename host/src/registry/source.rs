@@ -198,7 +198,7 @@ fn missing_map(namespace: &str, name: &str) -> String {
 }
 
 /// A ConfigMap holds 1 MiB, a component is often larger: what begins like gzip is taken for it.
-fn unpack(bytes: Vec<u8>, at: &str) -> Result<Vec<u8>, SourceError> {
+pub(super) fn unpack(bytes: Vec<u8>, at: &str) -> Result<Vec<u8>, SourceError> {
     if !bytes.starts_with(&[0x1f, 0x8b]) {
         return Ok(bytes);
     }

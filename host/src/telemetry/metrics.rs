@@ -26,6 +26,7 @@ pub struct Metrics {
     queue_depth: IntGauge,
     leader: IntGauge,
     plugin_ready: IntGaugeVec,
+    plugin_up_to_date: IntGaugeVec,
     rollouts: IntCounterVec,
     evaluations: IntCounterVec,
     objects_by_version: IntGaugeVec,
@@ -118,7 +119,12 @@ impl Metrics {
             events_dropped: counter("events_dropped_total", "Events that could not be sent.", &["reason"]),
             queue_depth: register(&registry, &described, "gauge", waiting),
             leader: register(&registry, &described, "gauge", leader),
-            plugin_ready: gauge("plugin_ready", "1 when the version in the record serves.", &["plugin"]),
+            plugin_ready: gauge("plugin_ready", "1 when a version serves all objects.", &["plugin"]),
+            plugin_up_to_date: gauge(
+                "plugin_up_to_date",
+                "1 when the version in the spec serves all objects.",
+                &["plugin"],
+            ),
             rollouts: counter("rollouts_total", "Moves of new versions of plugins.", &["plugin", "move"]),
             evaluations: counter(
                 "rollout_evaluations_total",
@@ -238,14 +244,16 @@ impl Metrics {
         self.queue_depth.set(i64::try_from(depth).unwrap_or(i64::MAX));
     }
 
-    /// A plugin serves, or does not.
-    pub fn plugin_ready(&self, plugin: &str, ready: bool) {
+    /// Whether a version of a plugin serves, and whether that is the one in the spec.
+    pub fn plugin_ready(&self, plugin: &str, ready: bool, up_to_date: bool) {
         self.plugin_ready.with_label_values(&[plugin]).set(ready.into());
+        self.plugin_up_to_date.with_label_values(&[plugin]).set(up_to_date.into());
     }
 
     /// A plugin's record is gone.
     pub fn plugin_gone(&self, plugin: &str) {
         let _ = self.plugin_ready.remove_label_values(&[plugin]);
+        let _ = self.plugin_up_to_date.remove_label_values(&[plugin]);
         for version in ["all", "canary"] {
             let _ = self.objects_by_version.remove_label_values(&[plugin, version]);
         }

@@ -6,7 +6,8 @@ use transom_tests::{
     Host, HostOptions, Namespace, TestCluster, component, condition, condition_of, of, sample, transom_with_cluster,
 };
 
-/// What the host itself must be allowed: its records, definitions of kinds, Events, and to act as plugins' accounts.
+/// What the host itself must be allowed: its records, definitions of kinds, Events, and to act as plugins' accounts. It can do
+/// without storing components.
 pub(crate) async fn host_with_few_rights(ns: &Namespace) -> Host {
     let token = ns.account("transom").await;
     let everywhere = json!([
@@ -69,7 +70,10 @@ async fn what_a_role_does_not_allow_is_named_and_goes_on_when_it_is_granted() {
     let but =
         |services: &[&str]| json!([primaries, others[0], others[1], others[2], rule("", &["services"], services)]);
     ns.allow("plugin", "plugin", but(&READ)).await;
-    ns.wait_for(&record, condition("Ready", "True")).await;
+    let served = ns.wait_for(&record, condition("Ready", "True")).await;
+    let stored = condition_of(&served, "Stored");
+    assert_eq!((&stored["status"], &stored["reason"]), (&json!("False"), &json!("Forbidden")), "{stored:#}");
+    assert!(stored["message"].as_str().unwrap().contains("storedcomponents.transom.dev is forbidden"), "{stored:#}");
     let web = ns.create(sample::web("shop")).await;
     let stopped = ns.wait_for(&web, condition("Synced", "False").because("ApplyFailed")).await;
     let message = condition_of(&stopped, "Synced")["message"].as_str().unwrap_or_default().to_owned();

@@ -3,7 +3,7 @@
 use rstest::rstest;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use transom_tests::{Namespace, TestCluster, condition, condition_of, transom_with_cluster, variant};
+use transom_tests::{Namespace, TestCluster, condition, condition_of, transom_with_cluster, up_to_date, variant};
 
 /// Every test has a kind of its own: definitions are the whole cluster's.
 async fn installed(ns: &Namespace, folder: &TempDir, kind: &str) -> Value {
@@ -53,7 +53,7 @@ async fn a_definition_that_drops_a_field_in_use_is_refused_with_the_objects_unti
 
     // It is tried again by itself.
     ns.merge(&uses, json!({ "spec": { "size": null } })).await;
-    let record = ns.wait_for(&record, condition("Ready", "True")).await;
+    let record = ns.wait_for(&record, up_to_date()).await;
     assert_eq!(record["status"]["version"], "2.0.0");
 }
 
@@ -82,7 +82,7 @@ async fn a_definition_that_narrows_is_let_in_only_when_every_object_fits(
     assert!(message.ends_with(&format!("{}/large: {said}", ns.name)), "{message}");
 
     ns.delete(&large).await;
-    let record = ns.wait_for(&record, condition("Ready", "True")).await;
+    let record = ns.wait_for(&record, up_to_date()).await;
     assert_eq!(record["status"]["version"], "2.0.0");
 }
 
@@ -130,7 +130,7 @@ async fn a_roll_back_says_how_it_ended_and_no_old_plan_is_shown_as_new() {
     wider["extra"] = json!({ "type": "string" });
     let next = json!({ "kind": kind, "version": "2.0.0", "value": "new", "schema": wider });
     let record = swap(&ns, &record, &folder, next).await;
-    ns.wait_for(&record, condition("Ready", "True")).await;
+    ns.wait_for(&record, up_to_date()).await;
     let shown = plan("Past").await;
     assert_eq!((&shown["summary"]["changed"], &shown["objects"][0]["outcome"]), (&json!(1), &json!("Changed")));
     ns.merge(&one, json!({ "spec": { "extra": "would be lost" } })).await;
@@ -142,7 +142,7 @@ async fn a_roll_back_says_how_it_ended_and_no_old_plan_is_shown_as_new() {
     let shown = plan("None").await;
     assert_eq!(shown.get("objects"), None, "{shown:#}");
     let note = shown["note"].as_str().unwrap();
-    assert!(note.contains("version 2.0.0 serves. The record asks for another one (sha256:"), "{note}");
+    assert!(note.contains("version 2.0.0 serves all objects. The spec names another one (sha256:"), "{note}");
     assert!(note.contains("IncompatibleDefinition") && note.ends_with(" is old"), "{note}");
     let listed = transom_with_cluster(&["plugin", "list"]).await.printed();
     let lines: Vec<&str> = listed.lines().skip_while(|line| !line.starts_with(&format!("{name} "))).take(2).collect();

@@ -116,8 +116,12 @@ async fn objects_can_be_deleted_when_no_version_of_their_plugin_can_be_loaded() 
         "digest": format!("sha256:{}", "0".repeat(64)) });
     ns.merge(&record, json!({ "spec": nowhere })).await;
     std::fs::remove_file(&plugin.path).unwrap();
+    let name = record["metadata"]["name"].as_str().unwrap();
+    for part in ns.everywhere::<sample::StoredComponent>(&format!("transom.dev/stored-for={name}")).await {
+        ns.delete(&part).await;
+    }
     let host = ns.host_with(cache("second")).await;
-    ns.wait_for(&record, condition("Ready", "False").because("NotFound")).await;
+    ns.wait_for(&record, condition("Ready", "False").because("ServingVersionMissing")).await;
     let made = ns.get(of::<ConfigMap>("gone")).await;
     ns.delete(&gone).await;
     ns.wait_gone(&gone).await;

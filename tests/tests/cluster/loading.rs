@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use transom_tests::{
     Component, HostOptions, TestCluster, component, component_at, condition, condition_of, of, sample, unique,
+    up_to_date,
 };
 
 /// The steps of loading, in their order.
@@ -100,9 +101,10 @@ async fn a_version_that_cannot_be_loaded_says_why_and_the_one_before_goes_on_ser
     assert_eq!(states, expected);
     let status = &record["status"];
     assert_eq!((&status["phase"], &status["digest"]), (&json!("Failed"), &json!(good.digest)));
-    let ready = condition_of(&record, "Ready");
-    assert_eq!((&ready["status"], &ready["reason"]), (&json!("False"), &json!(reason)));
-    assert!(ready["message"].as_str().unwrap().ends_with("goes on serving"), "{ready}");
+    let (ready, progressing) = (condition_of(&record, "Ready"), condition_of(&record, "Progressing"));
+    assert_eq!((&ready["status"], &ready["reason"]), (&json!("True"), &json!("Serving")));
+    assert_eq!((&progressing["status"], &progressing["reason"]), (&json!("False"), &json!(reason)));
+    assert!(progressing["message"].as_str().unwrap().ends_with("is still serving"), "{progressing}");
 
     let object = ns.create(sample::hostile("good", "configMap")).await;
     ns.wait_for(&object, condition("Ready", "True")).await;
@@ -110,7 +112,7 @@ async fn a_version_that_cannot_be_loaded_says_why_and_the_one_before_goes_on_ser
     let mut spec = good.spec();
     (spec["limits"], spec["config"], spec["source"]["configMap"]) = (json!(null), json!(null), json!(null));
     let mended = ns.merge(&record, json!({ "spec": spec })).await;
-    ns.wait_for(&mended, condition("Ready", "True")).await;
+    ns.wait_for(&mended, up_to_date()).await;
 }
 
 #[rstest]
@@ -151,7 +153,7 @@ async fn a_component_is_fetched_from_a_config_map_and_served_after_the_config_ma
             "binaryData": { "plugin.wasm": binary },
         }))
         .await;
-    let record = ns.wait_for(&record, condition("Ready", "True")).await;
+    let record = ns.wait_for(&record, up_to_date()).await;
     assert_eq!(record["status"]["digest"], plugin.digest);
     let object = ns.create(sample::hostile("good", "configMap")).await;
     ns.wait_for(&object, condition("Ready", "True")).await;

@@ -10,7 +10,9 @@ use tempfile::TempDir;
 use transom::api::rollout::RolloutStep;
 use transom::control::serving::Share;
 use transom::plan::object::Object;
-use transom_tests::{Host, Namespace, TestCluster, condition, condition_of, of, sample, transom_with_cluster, variant};
+use transom_tests::{
+    Host, Namespace, TestCluster, condition, condition_of, of, sample, transom_with_cluster, up_to_date, variant,
+};
 
 use crate::writes;
 
@@ -49,9 +51,12 @@ impl Stage {
         self.ns.merge(&self.record, json!({ "spec": spec })).await
     }
 
-    async fn wait_for_ready(&self, status: &str, reason: &str) -> Value {
+    /// Waits for this reason of `Progressing`; the version before serves all the time.
+    async fn wait_for_rollout(&self, status: &str, reason: &str) -> Value {
         let record = self.ns.get(&self.record).await;
-        self.ns.wait_for(&record, condition("Ready", status).because(reason)).await
+        let record = self.ns.wait_for(&record, condition("Progressing", status).because(reason)).await;
+        assert_eq!(condition_of(&record, "Ready")["status"], "True", "{record:#}");
+        record
     }
 
     async fn command(&self, arguments: &[&str]) -> String {
@@ -110,7 +115,7 @@ async fn the_plan_shows_a_bad_version_and_its_canary_is_taken_back_by_itself() {
     let bad = json!({ "version": "2.0.0", "value": "new", "trap": "bad", "unready": "*", "fixed": "two" });
     let part = json!([{ "percent": 10, "bakeSeconds": 60 }]);
     stage.ask_for(&bad, steps(part.clone())).await;
-    let record = stage.wait_for_ready("False", "PlanHeld").await;
+    let record = stage.wait_for_rollout("False", "PlanHeld").await;
     let plan = &record["status"]["plan"];
     let counts = ["objects", "unchanged", "changed", "failed", "failing", "unknown", "immutable"]
         .map(|name| plan[name].as_u64().unwrap());
@@ -127,13 +132,14 @@ async fn the_plan_shows_a_bad_version_and_its_canary_is_taken_back_by_itself() {
     assert!(shown.contains("Failed Chameleon") && shown.contains("PluginTrapped"), "{shown}");
     assert!(shown.contains("data.value (cannot be changed): \"one\" -> \"two\""), "{shown}");
     assert!(!shown.contains("c2VjcmV0") && !shown.contains("secret-old"), "{shown}");
-    assert_eq!(stage.host.writes_since(start).await, writes(&[("patch plugins/status", 1)]), "nothing was touched");
+    let stored = [("create storedcomponents", 1), ("patch plugins/status", 1)];
+    assert_eq!(stage.host.writes_since(start).await, writes(&stored), "no object was touched");
 
     // Let in all the same.
     let part = stage.part(part).await;
     assert!((25..80).contains(&part.len()), "{}", part.len());
     stage.command(&["approve"]).await;
-    let record = stage.wait_for_ready("False", "RolledBack").await;
+    let record = stage.wait_for_rollout("False", "RolledBack").await;
     stage.host.rest().await;
     let status = &record["status"];
     assert_eq!((&status["version"], &status["phase"]), (&json!("1.0.0"), &json!("RolledBack")));
@@ -182,10 +188,10 @@ async fn a_fault_is_counted_in_the_plan_and_stops_the_canary(
         bad[name] = value.clone();
     }
     stage.ask_for(&bad, steps(json!([{ "percent": 100, "bakeSeconds": 1 }]))).await;
-    let record = stage.wait_for_ready("False", "PlanHeld").await;
+    let record = stage.wait_for_rollout("False", "PlanHeld").await;
     assert_eq!(record["status"]["plan"][counted], count, "{:#}", record["status"]["plan"]);
     stage.command(&["approve"]).await;
-    let record = stage.wait_for_ready("False", "RolledBack").await;
+    let record = stage.wait_for_rollout("False", "RolledBack").await;
     let message = record["status"]["rollout"]["message"].as_str().unwrap().to_owned();
     assert!(message.contains(said), "{message}");
     let objects = stage.ns.list::<sample::Chameleon>().await;
@@ -202,7 +208,7 @@ async fn a_version_that_is_well_goes_from_step_to_step_and_writes_each_child_onc
     let next = json!({ "version": "2.0.0", "value": "new", "secret": "bmV3LW5ldy1uZXc=" });
     let list = json!([{ "labelSelector": "tag=bad", "bakeSeconds": 1 }, { "percent": 50, "bakeSeconds": 1 }]);
     stage.ask_for(&next, steps(list)).await;
-    let record = stage.wait_for_ready("True", "Serving").await;
+    let record = stage.wait_for_rollout("False", "Complete").await;
     stage.host.rest().await;
     let status = &record["status"];
     assert_eq!((&status["version"], &status["rollout"]), (&json!("2.0.0"), &json!(null)));
@@ -228,7 +234,7 @@ async fn a_plan_names_children_that_change_once_what_they_wait_for_is_ready() {
     let next = json!({ "version": "2.0.0", "value": "old", "late": "two", "waits": "Job move (Missing)" });
     let start = stage.host.audit.mark();
     stage.ask_for(&next, json!({ "strategy": "manual" })).await;
-    let record = stage.wait_for_ready("False", "ApprovalNeeded").await;
+    let record = stage.wait_for_rollout("True", "ApprovalNeeded").await;
     let plan = &record["status"]["plan"];
     assert_eq!((&plan["changed"], &plan["unchanged"]), (&json!(2), &json!(0)), "{plan:#}");
     let [kind] = plan["children"].as_array().unwrap().as_slice() else { panic!("one kind: {plan:#}") };
@@ -241,7 +247,7 @@ async fn a_plan_names_children_that_change_once_what_they_wait_for_is_ready() {
     assert!(shown.contains("data.late: \"one\" -> \"two\""), "{shown}");
     // and it is let alone until then
     stage.command(&["approve"]).await;
-    stage.wait_for_ready("True", "Serving").await;
+    stage.wait_for_rollout("False", "Complete").await;
     stage.host.rest().await;
     assert!(stage.host.audit.since(start).writes_of("configmaps").is_empty());
     let address = stage.host.logged("serving recordings")[0]["address"].as_str().unwrap().to_owned();
@@ -254,7 +260,7 @@ async fn a_plan_names_children_that_change_once_what_they_wait_for_is_ready() {
     let same = json!({ "version": "2.0.1", "value": "old", "late": "two", "waits": "Job move (Missing)" });
     let auto = json!({ "strategy": "auto" });
     let record = stage.ask_for(&same, auto.clone()).await;
-    let record = stage.ns.wait_for(&record, condition("Ready", "True")).await;
+    let record = stage.ns.wait_for(&record, up_to_date()).await;
     assert_eq!(record["status"]["plan"]["unchanged"], 2, "{:#}", record["status"]["plan"]);
     stage.ask_for(&json!({ "version": "3.0.0", "value": "old", "late": "two" }), auto).await;
     for name in ["o000-late", "o001-late"] {
@@ -267,18 +273,19 @@ async fn a_version_that_changes_nothing_is_planned_and_swapped_without_a_write()
     let stage = Stage::with("equal", json!({ "value": "old" }), 20).await;
     let start = stage.host.audit.mark();
     let record = stage.ask_for(&json!({ "value": "old", "version": "1.0.1" }), json!({})).await;
-    let record = stage.ns.wait_for(&record, condition("Ready", "True")).await;
+    let record = stage.ns.wait_for(&record, up_to_date()).await;
     assert_eq!(record["status"]["plan"]["unchanged"], 20);
-    assert_eq!(stage.host.writes_since(start).await, writes(&[("patch plugins/status", 1)]));
+    let stored = [("create storedcomponents", 1), ("patch plugins/status", 1)];
+    assert_eq!(stage.host.writes_since(start).await, writes(&stored));
     // other limits are another version, too
     let before = record["status"]["plan"]["revision"].clone();
     let wish = json!({ "spec": { "limits": { "deadlineMilliseconds": 2000 }, "rollout": { "strategy": "manual" } } });
     let record = stage.ns.merge(&record, wish).await;
-    let record = stage.ns.wait_for(&record, condition("Ready", "False").because("ApprovalNeeded")).await;
+    let record = stage.ns.wait_for(&record, condition("Progressing", "True").because("ApprovalNeeded")).await;
     assert_ne!(record["status"]["plan"]["revision"], before);
     assert_eq!(record["status"]["plan"]["unchanged"], 20);
     stage.command(&["approve"]).await;
-    let record = stage.wait_for_ready("True", "Serving").await;
+    let record = stage.wait_for_rollout("False", "Complete").await;
     assert_eq!(record["status"]["serving"]["limits"], json!({ "deadlineMilliseconds": 2000 }));
     assert_eq!(record["status"]["history"][0]["revision"], before);
 }
@@ -290,7 +297,7 @@ async fn a_host_that_is_killed_in_the_middle_of_a_canary_goes_on_where_it_was() 
     let wish = json!({ "strategy": "manual", "steps": list });
     let next = json!({ "version": "2.0.0", "value": "new", "secret": "bmV3" });
     stage.ask_for(&next, wish).await;
-    stage.wait_for_ready("False", "ApprovalNeeded").await;
+    stage.wait_for_rollout("True", "ApprovalNeeded").await;
     let part = stage.part(list).await;
     assert!(!part.is_empty() && part.len() < 30, "{}", part.len());
     stage.command(&["approve"]).await;
@@ -317,7 +324,7 @@ async fn a_host_that_is_killed_in_the_middle_of_a_canary_goes_on_where_it_was() 
     // the other way, now: what only the new version makes is deleted by the one before
     assert_eq!(stage.ns.list::<Secret>().await.len(), part.len());
     stage.command(&["abort"]).await;
-    stage.wait_for_ready("False", "Aborted").await;
+    stage.wait_for_rollout("False", "Aborted").await;
     stage.wait_for_values(&part, "old", "old").await;
     stage.host.rest().await;
     assert_eq!(stage.ns.list::<Secret>().await, Vec::<Value>::new());
@@ -334,16 +341,16 @@ async fn a_person_approves_aborts_and_goes_back() {
     let all: BTreeSet<String> = stage.values().await.into_keys().collect();
     let manual = json!({ "strategy": "manual" });
     stage.ask_for(&json!({ "version": "2.0.0", "value": "two" }), manual.clone()).await;
-    stage.wait_for_ready("False", "ApprovalNeeded").await;
+    stage.wait_for_rollout("True", "ApprovalNeeded").await;
     stage.wait_for_values(&all, "one", "one").await;
     stage.command(&["approve"]).await;
-    stage.wait_for_ready("True", "Serving").await;
+    stage.wait_for_rollout("False", "Complete").await;
     stage.wait_for_values(&all, "two", "two").await;
 
     stage.ask_for(&json!({ "version": "3.0.0", "value": "three" }), manual.clone()).await;
-    stage.wait_for_ready("False", "ApprovalNeeded").await;
+    stage.wait_for_rollout("True", "ApprovalNeeded").await;
     stage.command(&["abort"]).await;
-    let record = stage.wait_for_ready("False", "Aborted").await;
+    let record = stage.wait_for_rollout("False", "Aborted").await;
     assert_eq!(record["status"]["version"], "2.0.0");
     // back to what serves, which the record did not ask for any more
     let back = stage.command(&["rollback"]).await;
@@ -358,7 +365,7 @@ async fn a_person_approves_aborts_and_goes_back() {
     let refused = transom_with_cluster(&["plugin", "approve", name]).await;
     assert_eq!(refused.code, Some(1));
     assert!(
-        refused.stderr.contains("no version is on its way; version 1.0.0 serves all objects"),
+        refused.stderr.contains("no version is being rolled out; version 1.0.0 serves all objects"),
         "{}",
         refused.stderr
     );
@@ -371,7 +378,7 @@ async fn an_object_stays_with_the_version_that_it_is_pinned_to() {
     let pin = |digest: &Value| json!({ "metadata": { "annotations": { "transom.dev/plugin-digest": digest } } });
     stage.ns.merge(of::<sample::Chameleon>("o001"), pin(&old)).await;
     let record = stage.ask_for(&json!({ "version": "2.0.0", "value": "new" }), json!({})).await;
-    stage.ns.wait_for(&record, condition("Ready", "True")).await;
+    stage.ns.wait_for(&record, up_to_date()).await;
     let others: BTreeSet<String> = ["o000", "o002", "o003", "o004"].map(Into::into).into();
     stage.wait_for_values(&others, "new", "old").await;
     stage.ns.merge(of::<sample::Chameleon>("o001"), json!({ "spec": { "text": "edited" } })).await;
@@ -409,7 +416,7 @@ async fn no_edit_is_lost_and_nothing_written_twice_while_versions_alternate() {
     let turns = async {
         for turn in 0..TURNS {
             let record = stage.ask_for(&versions[turn % 2], json!({})).await;
-            stage.ns.wait_for(&record, condition("Ready", "True")).await;
+            stage.ns.wait_for(&record, up_to_date()).await;
         }
     };
     let edits = async {

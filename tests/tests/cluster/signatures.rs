@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use transom_tests::sample::Plugin;
 use transom_tests::{
     Component, Output, Registry, TestCluster, component, condition, condition_of, cosign, of, transom_as, unique,
+    up_to_date,
 };
 
 use crate::sources::{oci, push, secrets};
@@ -78,7 +79,7 @@ async fn only_a_version_that_the_key_has_signed_is_let_in() {
     let record = ns.record("hostile", spec("app:1")).await;
     let record = ns.wait_for(&record, condition("Verified", "False").because("Unsigned")).await;
     cosign_sign(&registry, &own, &at("app:1"), true).await;
-    let mut record = ns.wait_for(&record, condition("Ready", "True")).await;
+    let mut record = ns.wait_for(&record, up_to_date()).await;
     assert_eq!(record["status"]["digest"], one.digest);
 
     // Signed by somebody else.
@@ -105,7 +106,7 @@ async fn only_a_version_that_the_key_has_signed_is_let_in() {
             sign(&registry, &own, &at(tag), form).await;
         }
         record = ns.merge(&record, json!({ "spec": spec(tag) })).await;
-        record = ns.wait_for(&record, condition("Ready", "True")).await;
+        record = ns.wait_for(&record, up_to_date()).await;
         assert_ne!(record["status"]["digest"], one.digest);
     }
 }

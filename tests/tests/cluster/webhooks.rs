@@ -11,7 +11,7 @@ use transom_tests::sample::{
 };
 use transom_tests::{
     Component, DEADLINE, Host, HostOptions, Namespace, Target, TestCluster, component, condition, condition_of,
-    free_port, of, transom_with_cluster, unique,
+    free_port, of, transom_with_cluster, unique, up_to_date,
 };
 
 use crate::chart;
@@ -129,7 +129,7 @@ async fn what_the_plugin_denies_is_not_stored_and_what_was_left_out_is_filled_in
 
     // the configuration counts
     let record = ns.merge(&stage.record, json!({ "spec": { "config": { "highest": 50 } } })).await;
-    let record = ns.wait_for(&record, condition("Ready", "True")).await;
+    let record = ns.wait_for(&record, up_to_date()).await;
     ready(ns, &record).await;
     let refused = ns.dry_patch(&low, &patch(json!({ "height": 51 }))).await.unwrap_err();
     assert!(refused.contains("spec.height: must be at most 50"), "{refused}");
@@ -292,13 +292,13 @@ async fn configurations_go_with_a_version_that_has_no_webhooks_and_with_the_plug
     let ns = &stage.ns;
     stage.try_until(|i| gate(&format!("high-{i}"), json!({ "height": 501 })), |status| status == 422).await;
     let record = ns.merge(&stage.record, json!({ "spec": component("gate-old").await.spec() })).await;
-    let record = ns.wait_for(&record, condition("Ready", "True")).await;
+    let record = ns.wait_for(&record, up_to_date()).await;
     stage.configurations_are_gone().await;
     ns.wait_until(&record, |record| condition_of(record, "WebhooksReady").is_null()).await;
     stage.try_until(|i| gate(&format!("higher-{i}"), json!({ "height": 501 })), |status| status == 201).await;
 
     let record = ns.merge(&record, json!({ "spec": component("gate").await.spec() })).await;
-    let record = ns.wait_for(&record, condition("Ready", "True")).await;
+    let record = ns.wait_for(&record, up_to_date()).await;
     ready(ns, &record).await;
     stage.configurations().await;
     ns.delete(&record).await;
@@ -328,7 +328,7 @@ async fn a_swap_under_load_leaves_no_request_without_an_answer() {
         for i in 0..10 {
             let next: &Component = if i % 2 == 0 { &second } else { &first };
             let record = ns.merge(&stage.record, json!({ "spec": next.spec() })).await;
-            ns.wait_for(&record, condition("Ready", "True")).await;
+            ns.wait_for(&record, up_to_date()).await;
         }
         stop.store(true, Ordering::Relaxed);
     };
@@ -428,7 +428,7 @@ async fn old_and_new_clients_read_and_write_the_same_objects_of_a_kind_in_two_ve
     assert!(message.contains(&expected), "{message}");
     ns.delete(&odd).await;
     ns.wait_gone(&odd).await;
-    let record = ns.wait_for(&record, condition("Ready", "True")).await;
+    let record = ns.wait_for(&record, up_to_date()).await;
     let planned = &record["status"]["plan"];
     assert_eq!((&planned["objects"], &planned["unknown"], &planned["failed"]), (&json!(1), &json!(0), &json!(0)));
     ready(&ns, &record).await;

@@ -24,7 +24,7 @@ fn spec(folder: &Path, signature: Option<Value>) -> PluginSpec {
 }
 
 async fn get(fetcher: &Fetcher, spec: &PluginSpec) -> Result<Vec<u8>, (&'static str, &'static str)> {
-    let component = fetcher.component(&Named::plugin(&VersionSpec::of(spec)), &[]).await;
+    let component = fetcher.component("p", &Named::plugin(&VersionSpec::of(spec)), &[]).await;
     component.map(|component| component.wasm).map_err(|failure| (failure.step, failure.reason))
 }
 
@@ -111,7 +111,7 @@ async fn keys_that_are_none_are_named() {
     let fetcher = fetcher(folder.path(), Policy::default());
     std::fs::write(folder.path().join("a.wasm"), WASM).unwrap();
     let spec = spec(folder.path(), Some(json!({ "keys": [{ "pem": "nonsense" }] })));
-    let failure = fetcher.component(&Named::plugin(&VersionSpec::of(&spec)), &[]).await.err().unwrap();
+    let failure = fetcher.component("p", &Named::plugin(&VersionSpec::of(&spec)), &[]).await.err().unwrap();
     assert_eq!((failure.step, failure.reason, failure.transient), ("Verified", "InvalidKey", false));
     assert!(failure.message.starts_with("spec.signature.keys[0] must be a public key"), "{}", failure.message);
 }

@@ -1,0 +1,251 @@
+//! What the status of a `Plugin` says.
+//!
+//! `Ready` is about what serves: True while a version serves all objects, whichever it is. `Progressing` is about the version
+//! in the spec: whether it is on its way, is complete, or why it is neither. `Reconciling` and `Stalled` say the same to tools
+//! that follow kstatus, which look at nothing else beside `Ready`.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+use super::stored::name_of;
+use super::{declare, fitting, is_same, now, remember};
+use crate::api::names::{PROGRESSING, READY, RECONCILING, STALLED, STORED};
+use crate::api::plugin::{Phase, Plugin, PluginStatus};
+use crate::api::rollout::{HistoryEntry, NOT_LOADABLE, REPLACED, RolloutState, RolloutStatus, VersionSpec};
+use crate::control::controller::Active;
+use crate::registry::load::{LoadFailure, STEPS};
+use crate::telemetry::metrics;
+use crate::webhook;
+
+/// What serves the objects that no version on its way has.
+#[derive(Clone, Copy)]
+pub(super) enum Base<'a> {
+    /// This version.
+    Version(&'a Active),
+    /// None: the version that did cannot be loaded.
+    Lost(&'a LoadFailure),
+    /// None has ever done.
+    None,
+}
+
+/// Type, status, reason, message.
+type Said = (&'static str, &'static str, &'static str, String);
+
+/// Condition and event reason of a version on its way.
+pub(super) fn reason_of(state: RolloutState) -> &'static str {
+    match state {
+        RolloutState::Held => "PlanHeld",
+        RolloutState::Waiting => "ApprovalNeeded",
+        RolloutState::Baking => "Canary",
+        RolloutState::Paused => "Paused",
+        RolloutState::RolledBack => "RolledBack",
+        RolloutState::Aborted => "Aborted",
+    }
+}
+
+/// A version serves all objects.
+pub(super) fn loaded(before: &PluginStatus, plugin: &Plugin, active: &Active) -> PluginStatus {
+    let mut status = before.clone();
+    let wanted = VersionSpec::of(&plugin.spec);
+    let revision = wanted.revision();
+    let old_revision = before.serving.as_ref().map(VersionSpec::revision).unwrap_or_default();
+    let is_swap =
+        if old_revision.is_empty() { before.digest.as_ref() != Some(&active.digest) } else { old_revision != revision };
+    // one that was lost serves again, or was replaced after all
+    status.history.retain(|entry| entry.reason != NOT_LOADABLE || !is_same(entry, &revision, &active.digest));
+    for entry in status.history.iter_mut().filter(|entry| entry.reason == NOT_LOADABLE) {
+        entry.reason = REPLACED.into();
+        entry.message = format!("by version {}; {}", active.manifest.version, entry.message);
+    }
+    if let (Some(digest), Some(version), true) = (&before.digest, &before.version, is_swap) {
+        status.history.retain(|entry| !is_same(entry, &revision, &active.digest));
+        let entry = HistoryEntry {
+            digest: digest.clone(),
+            version: version.clone(),
+            revision: old_revision,
+            reason: REPLACED.into(),
+            message: format!("by version {}", active.manifest.version),
+            at: Some(Time(now())),
+            spec: before.serving.clone().and_then(fitting),
+        };
+        remember(&mut status.history, entry);
+    }
+    declare(&mut status, before, active);
+    status.phase = Phase::Ready;
+    status.serving = Some(wanted);
+    status.rollout = None;
+    // one of another version would be taken for that of this one
+    status.plan = before.plan.clone().filter(|plan| plan.revision == revision);
+    status.observed_generation = plugin.metadata.generation;
+    let ready = serves(&mut status, active);
+    let steps = STEPS.map(|step| (step, "True", "Done", String::new()));
+    let complete = format!("version {} serves all objects", active.manifest.version);
+    let progressing = (PROGRESSING, "False", "Complete", complete);
+    status.conditions = conditions(before, plugin, steps.into_iter().chain([ready, progressing]));
+    status
+}
+
+/// Notes what serves.
+fn serves(status: &mut PluginStatus, active: &Active) -> Said {
+    status.kinds =
+        active.primary_watches.iter().map(|watch| format!("{}.{}", watch.kind.kind, watch.kind.group())).collect();
+    status.digest = Some(active.digest.clone());
+    status.version = Some(active.manifest.version.clone());
+    let message = format!("version {} serves {}", active.manifest.version, status.kinds.join(", "));
+    (READY, "True", "Serving", message)
+}
+
+/// Notes that nothing serves, and why.
+fn nothing_serves(status: &mut PluginStatus, lost: &LoadFailure, reason: &'static str) -> Said {
+    let LoadFailure { reason: why, message, .. } = lost;
+    if let (Some(digest), Some(version)) = (status.digest.take(), status.version.take()) {
+        let spec = status.serving.clone();
+        let entry = HistoryEntry {
+            digest,
+            version,
+            revision: spec.as_ref().map(VersionSpec::revision).unwrap_or_default(),
+            reason: NOT_LOADABLE.into(),
+            message: format!("{why}: {message}"),
+            at: Some(Time(now())),
+            spec: spec.and_then(fitting),
+        };
+        remember(&mut status.history, entry);
+    }
+    status.kinds = Vec::new();
+    let name = status.history.iter().find(|entry| entry.reason == NOT_LOADABLE);
+    let name = name_of(name.map(|entry| entry.version.as_str()), name.map(|entry| entry.digest.as_str()));
+    let message = format!(
+        "nothing serves, and objects stay as they are, except that they can be deleted: {name} cannot be loaded: {why}: {message}"
+    );
+    (READY, "False", reason, message)
+}
+
+/// `Ready`, beside a version in the spec that does not serve all objects.
+fn ready(status: &mut PluginStatus, base: Base<'_>) -> Said {
+    match base {
+        Base::Version(active) => serves(status, active),
+        Base::Lost(lost) => nothing_serves(status, lost, "ServingVersionMissing"),
+        Base::None => (READY, "False", "NotServing", "no version has served yet".into()),
+    }
+}
+
+/// For messages about another version.
+fn still(base: Base<'_>) -> String {
+    match base {
+        Base::Version(active) => format!("; version {} is still serving", active.manifest.version),
+        Base::Lost(_) | Base::None => String::new(),
+    }
+}
+
+/// A version that was loaded and does not serve all objects.
+pub(super) fn on_its_way(
+    before: &PluginStatus,
+    plugin: &Plugin,
+    attempt: RolloutStatus,
+    base: Base<'_>,
+) -> PluginStatus {
+    let mut status = before.clone();
+    status.phase = match attempt.state {
+        RolloutState::Held | RolloutState::Waiting | RolloutState::Paused => Phase::Waiting,
+        RolloutState::Baking => Phase::Canary,
+        RolloutState::RolledBack | RolloutState::Aborted => Phase::RolledBack,
+    };
+    status.observed_generation = plugin.metadata.generation;
+    let steps = STEPS.map(|step| {
+        if step == "Installed" && attempt.step == 0 {
+            (step, "Unknown", "NotReached", String::new())
+        } else {
+            (step, "True", "Done", String::new())
+        }
+    });
+    let ready = ready(&mut status, base);
+    let (reason, message) = (reason_of(attempt.state), format!("{}{}", attempt.message, still(base)));
+    // a person who has to approve is part of the policy, one who has to decide what becomes of a failure is not
+    let goes_on = matches!(attempt.state, RolloutState::Waiting | RolloutState::Baking);
+    let progressing = (PROGRESSING, if goes_on { "True" } else { "False" }, reason, message.clone());
+    let kstatus = (if goes_on { RECONCILING } else { STALLED }, "True", reason, message);
+    status.conditions = conditions(before, plugin, steps.into_iter().chain([ready, progressing, kstatus]));
+    status.rollout = Some(attempt);
+    status
+}
+
+/// The version in the spec cannot be loaded.
+pub(super) fn failed(before: &PluginStatus, plugin: &Plugin, failure: &LoadFailure, base: Base<'_>) -> PluginStatus {
+    let mut status = before.clone();
+    status.phase = Phase::Failed;
+    status.observed_generation = plugin.metadata.generation;
+    let mut reached = true;
+    let mut said = Vec::new();
+    for step in STEPS {
+        if step == failure.step {
+            reached = false;
+            said.push((step, "False", failure.reason, failure.message.clone()));
+        } else if reached {
+            said.push((step, "True", "Done", String::new()));
+        } else {
+            said.push((step, "Unknown", "NotReached", String::new()));
+        }
+    }
+    let wanted = VersionSpec::of(&plugin.spec).revision();
+    let is_wanted = before.serving.as_ref().is_some_and(|serving| serving.revision() == wanted);
+    said.push(match base {
+        Base::None => (READY, "False", failure.reason, failure.message.clone()),
+        Base::Lost(lost) if is_wanted => nothing_serves(&mut status, lost, lost.reason),
+        base => ready(&mut status, base),
+    });
+    if let Some(attempt) = status.rollout.as_mut().filter(|attempt| attempt.serves()) {
+        (attempt.objects, attempt.message) = (0, format!("cannot be loaded: {}", failure.message));
+    }
+    let message = format!("{}{}", failure.message, still(base));
+    said.push((PROGRESSING, "False", failure.reason, message.clone()));
+    said.push((if failure.transient { RECONCILING } else { STALLED }, "True", failure.reason, message));
+    status.conditions = conditions(before, plugin, said.into_iter());
+    status
+}
+
+/// These conditions, and those as they were that are about something else.
+fn conditions(before: &PluginStatus, plugin: &Plugin, said: impl Iterator<Item = Said>) -> Vec<Condition> {
+    let others = [webhook::CONDITION, STORED];
+    let others = before.conditions.iter().filter(|condition| others.contains(&condition.type_.as_str())).cloned();
+    of(before, plugin, said).into_iter().chain(others).collect()
+}
+
+/// Conditions with their times.
+pub(super) fn of(before: &PluginStatus, plugin: &Plugin, said: impl Iterator<Item = Said>) -> Vec<Condition> {
+    let now = now();
+    said.map(|(type_, status, reason, message)| Condition {
+        last_transition_time: before
+            .conditions
+            .iter()
+            .find(|c| c.type_ == type_ && c.status == status)
+            .map_or(Time(now), |c| c.last_transition_time.clone()),
+        type_: type_.into(),
+        status: status.into(),
+        reason: reason.into(),
+        message,
+        observed_generation: plugin.metadata.generation,
+    })
+    .collect()
+}
+
+/// Puts the condition about what is stored in place.
+pub(super) fn set_stored(
+    status: &mut PluginStatus,
+    plugin: &Plugin,
+    stored: Option<&(&'static str, &'static str, String)>,
+) {
+    let Some((is_stored, reason, message)) = stored else { return };
+    let said = (STORED, *is_stored, *reason, message.clone());
+    let condition = of(status, plugin, [said].into_iter());
+    match status.conditions.iter_mut().find(|condition| condition.type_ == STORED) {
+        Some(there) => condition.into_iter().for_each(|one| *there = one),
+        None => status.conditions.extend(condition),
+    }
+}
+
+/// The same as metrics.
+pub(super) fn count(plugin: &str, status: &PluginStatus) {
+    let find = |type_: &str| status.conditions.iter().find(|condition| condition.type_ == type_);
+    let is_ready = find(READY).is_some_and(|ready| ready.status == "True");
+    let is_up_to_date = find(PROGRESSING).is_some_and(|progressing| progressing.reason == "Complete");
+    metrics().plugin_ready(plugin, is_ready, is_up_to_date);
+}
