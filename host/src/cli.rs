@@ -148,6 +148,14 @@ async fn client() -> anyhow::Result<kube::Client> {
     kube::Client::try_default().await.context("no cluster: set KUBECONFIG, or run inside one")
 }
 
+/// The namespace that was named, else that of the kubeconfig's context, or of the pod.
+async fn namespace(named: Option<String>) -> String {
+    match named {
+        Some(named) => named,
+        None => kube::Config::infer().await.map_or_else(|_| "default".into(), |config| config.default_namespace),
+    }
+}
+
 /// All Plugin records.
 async fn plugins(api: &kube::Api<Plugin>) -> anyhow::Result<Vec<Plugin>> {
     match api.list(&Default::default()).await {
@@ -162,7 +170,8 @@ async fn plugins(api: &kube::Api<Plugin>) -> anyhow::Result<Vec<Plugin>> {
 /// What the program exits with after an error.
 #[must_use]
 pub fn exit_code(error: &anyhow::Error) -> u8 {
-    error.downcast_ref::<verify::Failed>().map_or(1, verify::Failed::exit_code)
+    let undecided = || error.downcast_ref::<plugin::wait::Undecided>().map(|_| plugin::wait::Undecided::EXIT_CODE);
+    error.downcast_ref::<verify::Failed>().map(verify::Failed::exit_code).or_else(undecided).unwrap_or(1)
 }
 
 /// The key in the file that was named, or in the user's folder for state. Where there is none that can be written, what is

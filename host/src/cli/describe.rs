@@ -24,9 +24,9 @@ pub struct Args {
     kind: String,
     /// Name of the object.
     name: String,
-    /// Namespace of the object.
-    #[arg(long, short, default_value = "default")]
-    namespace: String,
+    /// Namespace of the object (default: that of the kubeconfig's context).
+    #[arg(long, short)]
+    namespace: Option<String>,
     /// How the result looks.
     #[arg(long, short, default_value = "text")]
     output: Output,
@@ -37,8 +37,9 @@ impl Args {
         let client = super::client().await?;
         let cluster = Cluster::new(client.clone(), None);
         let plugins = super::plugins(&Api::all(client)).await?;
+        let namespace = super::namespace(self.namespace.clone()).await;
         let (ObjectRef { kind, .. }, primary) =
-            subject::primary(&cluster, &plugins, &self.kind, &self.namespace, &self.name).await?;
+            subject::primary(&cluster, &plugins, &self.kind, &namespace, &self.name).await?;
         let serving = subject::serving(plugins, &kind);
         let mut children = Vec::new();
         for (kind, objects) in subject::children(&cluster, &serving, &primary.uid).await {

@@ -61,9 +61,10 @@ pub struct Args {
     /// Which host runs the plugin.
     #[arg(long, default_value = "auto", value_name = "WHICH")]
     host: Which,
-    /// Namespace of the ConfigMap through which a host of the cluster gets the component.
-    #[arg(long, short, default_value = "default")]
-    namespace: String,
+    /// Namespace of the ConfigMap through which a host of the cluster gets the component (default: that of the
+    /// kubeconfig's context).
+    #[arg(long, short)]
+    namespace: Option<String>,
     /// Where a host that runs already serves its plans: `kubectl port-forward` brings the 8081 of its pod here.
     #[arg(long, value_name = "ADDRESS", env = "TRANSOM_HOST", default_value_t = DEFAULT_HOST)]
     plans: SocketAddr,
@@ -94,6 +95,7 @@ impl Args {
     pub(super) async fn run(self, settings: Settings) -> anyhow::Result<()> {
         let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let config = kube::Config::infer().await.context("no cluster: set KUBECONFIG, or run inside one")?;
+        let namespace = self.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
         println!("cluster {}", config.cluster_url);
         let client = kube::Client::try_from(config).context("the kubeconfig cannot be used")?;
         let (ended, mut host_ended) = mpsc::unbounded_channel();
@@ -103,6 +105,7 @@ impl Args {
             loader: Loader { engine: Engine::new()?, program: std::env::current_exe()?, cache: settings.cache.clone() },
             plans: self.plans,
             arguments: self,
+            namespace,
             client,
             toolchain: None,
             settings,
@@ -127,6 +130,8 @@ impl Args {
 /// What goes on between two signals.
 struct Session {
     arguments: Args,
+    /// Of the ConfigMap.
+    namespace: String,
     sources: Sources,
     client: kube::Client,
     loader: Loader,
@@ -193,7 +198,7 @@ impl Session {
             self.start_host(&name).await?;
         }
         if self.place.is_none() {
-            match deploy::taken_up(&self.client, &version, &self.arguments.namespace, GRACE).await? {
+            match deploy::taken_up(&self.client, &version, &self.namespace, GRACE).await? {
                 Some(generation) => {
                     println!("a host of the cluster has taken up Plugin {name}");
                     self.place = Some(Place::Cluster);
@@ -203,7 +208,7 @@ impl Session {
             }
         }
         let place = self.place.unwrap_or(Place::Here);
-        deploy::apply(&self.client, &version, place, &self.arguments.namespace).await
+        deploy::apply(&self.client, &version, place, &self.namespace).await
     }
 
     /// Starts a host in this program, for this record only.

@@ -33,9 +33,9 @@ pub struct Args {
     /// number: `spec.template.spec.containers[0].image`.
     #[arg(num_args = 0..=2)]
     field: Vec<String>,
-    /// Namespace of the object.
-    #[arg(long, short, default_value = "default")]
-    namespace: String,
+    /// Namespace of the object (default: that of the kubeconfig's context).
+    #[arg(long, short)]
+    namespace: Option<String>,
     /// Where the host serves its recordings: `kubectl port-forward` brings the 8081 of its pod here.
     #[arg(long, value_name = "ADDRESS", env = "TRANSOM_HOST", default_value_t = DEFAULT_HOST)]
     host: SocketAddr,
@@ -53,7 +53,8 @@ enum Output {
 
 impl Args {
     pub(super) async fn run(self) -> anyhow::Result<()> {
-        let subject = Subject::find(&self.kind, &self.namespace, &self.name).await?;
+        let namespace = super::namespace(self.namespace.clone()).await;
+        let subject = Subject::find(&self.kind, &namespace, &self.name).await?;
         let kind = format!("{}.{}", subject.reference.kind.kind, subject.reference.kind.group());
         let asked = record::ask(self.host, &kind, &subject.reference.namespace, &self.name, 1).await;
         // a host for another object of this name, in another cluster, may be what answers

@@ -33,9 +33,9 @@ pub struct Args {
     kind: String,
     /// Name of the object.
     name: String,
-    /// Namespace of the object.
-    #[arg(long, short, default_value = "default")]
-    namespace: String,
+    /// Namespace of the object (default: that of the kubeconfig's context).
+    #[arg(long, short)]
+    namespace: Option<String>,
     /// How many reconciles; several are written as FILE, FILE.1, FILE.2, newest first.
     #[arg(long, default_value_t = 1, value_name = "COUNT")]
     last: usize,
@@ -55,10 +55,11 @@ pub struct Args {
 
 impl Args {
     pub(super) async fn run(self, cache: Cache) -> anyhow::Result<()> {
+        let namespace = super::namespace(self.namespace.clone()).await;
         let bundles = if self.fresh {
-            vec![self.evaluate(cache).await?]
+            vec![self.evaluate(&namespace, cache).await?]
         } else {
-            ask(self.host, &self.kind, &self.namespace, &self.name, self.last).await?
+            ask(self.host, &self.kind, &namespace, &self.name, self.last).await?
         };
         let (Some(output), false) = (&self.output, bundles.is_empty()) else {
             let [bundle] = bundles.as_slice() else {
@@ -79,8 +80,8 @@ impl Args {
     }
 
     /// Now, with the caller's rights.
-    async fn evaluate(&self, cache: Cache) -> anyhow::Result<Bundle> {
-        let subject = Subject::find(&self.kind, &self.namespace, &self.name).await?;
+    async fn evaluate(&self, namespace: &str, cache: Cache) -> anyhow::Result<Bundle> {
+        let subject = Subject::find(&self.kind, namespace, &self.name).await?;
         let loaded = load(&subject, self.plugin.as_deref(), cache).await?;
         let recording = evaluate(&subject, &loaded).await?;
         Ok(Bundle::of(&recording).await?)

@@ -47,7 +47,7 @@ fn command_line() -> Result<String, std::fmt::Error> {
     let mut all = quiet(super::Cli::command()).term_width(WIDTH);
     all.build();
     let mut page = format!(
-        "{GENERATED}# The command line\n\nExit codes: 0 it is done; 1 it is not, and stderr says why; 2 the command line is wrong.\n"
+        "{GENERATED}# The command line\n\nExit codes: 0 it is done; 1 it is not, and stderr says why; 2 the command line is wrong; 3 a version of\na plugin waits for a person.\n"
     );
     page.push_str("`transom verify` has its own. Logs and progress go to stderr, results to stdout.\n");
     describe(&mut page, &mut all, "transom")?;

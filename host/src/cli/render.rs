@@ -48,9 +48,9 @@ pub struct Args {
     /// `spec.config` of the Plugin record, YAML or JSON.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Namespace where the objects name none.
-    #[arg(long, short, default_value = "default")]
-    namespace: String,
+    /// Namespace where the objects name none (default: that of the kubeconfig's context).
+    #[arg(long, short)]
+    namespace: Option<String>,
     /// Overlays that are laid over the plan, YAML or JSON: as in the cluster, but for the rights of their accounts,
     /// which only a cluster knows.
     #[arg(long, value_name = "FILE")]
@@ -79,7 +79,13 @@ enum Output {
 }
 
 impl Args {
-    pub(super) async fn run(self, cache: Cache) -> anyhow::Result<()> {
+    /// Where objects are that name no namespace.
+    fn namespace(&self) -> &str {
+        self.namespace.as_deref().unwrap_or("default")
+    }
+
+    pub(super) async fn run(mut self, cache: Cache) -> anyhow::Result<()> {
+        self.namespace = Some(super::namespace(self.namespace.take()).await);
         let loader = Loader { engine: Engine::new()?, program: std::env::current_exe()?, cache };
         let wasm = std::fs::read(&self.plugin).with_context(|| format!("cannot read {}", self.plugin.display()))?;
         let digest = digest_of(&wasm);
@@ -164,7 +170,7 @@ fn read_overlays(args: &Args, snapshot: &Snapshot) -> anyhow::Result<(Vec<Arc<Gi
         for object in read_objects(path)? {
             let overlay: Overlay = serde_json::from_value(Value::Object(object))
                 .with_context(|| format!("{}: no Overlay", path.display()))?;
-            let overlay = Given::of(&overlay, &args.namespace);
+            let overlay = Given::of(&overlay, args.namespace());
             if overlay.selects(&snapshot.kind, &snapshot.primary) {
                 given.push(Arc::new(overlay));
             } else {
@@ -197,7 +203,7 @@ impl World {
             bail!("{}: must hold exactly one object", path.display());
         };
         let body = Value::Object(primary.clone());
-        let (kind, primary) = identify(primary, &args.namespace).with_context(|| path.display().to_string())?;
+        let (kind, primary) = identify(primary, args.namespace()).with_context(|| path.display().to_string())?;
         let served = loaded.definitions.iter().find(|d| d.served.kind == kind);
         let Some(served) = served else {
             let kinds: Vec<String> = loaded.definitions.iter().map(|d| d.served.kind.to_string()).collect();
@@ -214,7 +220,7 @@ impl World {
         let (mut children, mut others) = (Children::new(), Vec::new());
         for path in &args.with {
             for object in read_objects(path)? {
-                let (kind, object) = identify(object, &args.namespace).with_context(|| path.display().to_string())?;
+                let (kind, object) = identify(object, args.namespace()).with_context(|| path.display().to_string())?;
                 if object.owner.as_ref() == Some(&primary.uid) {
                     children.insert(object.reference(&kind), Arc::new(object));
                 } else {

@@ -19,9 +19,9 @@ pub struct Args {
     /// What to look at: `web/shop`, `Web.bench.dev/shop`.
     #[arg(required = true, value_name = "KIND/NAME", value_parser = parse)]
     objects: Vec<(String, String)>,
-    /// Namespace of the objects.
-    #[arg(long, short, default_value = "default")]
-    namespace: String,
+    /// Namespace of the objects (default: that of the kubeconfig's context).
+    #[arg(long, short)]
+    namespace: Option<String>,
     /// How the result looks.
     #[arg(long, short, default_value = "table")]
     output: Output,
@@ -91,9 +91,10 @@ impl Args {
         let client = super::client().await?;
         let cluster = Arc::new(Cluster::new(client.clone(), None));
         let plugins = super::plugins(&Api::all(client)).await?;
+        let namespace = super::namespace(self.namespace.clone()).await;
         let mut found = Vec::new();
         for (kind, name) in &self.objects {
-            let (reference, object) = subject::primary(&cluster, &plugins, kind, &self.namespace, name).await?;
+            let (reference, object) = subject::primary(&cluster, &plugins, kind, &namespace, name).await?;
             found.push((reference.kind.kind, object.value()));
         }
         Ok(found)

@@ -80,7 +80,7 @@ async fn a_save_becomes_a_plan_and_a_broken_one_leaves_the_version_before() {
         "let mut plan = cx.plan();",
         "assert!(object.spec.replicas > 1, \"two at least\");\n        let mut plan = cx.plan();",
     );
-    dev.hear("a version that traps", &["1 objects: 0 unchanged, 0 changed, 1 failed", "0.1.0 goes on serving"]).await;
+    dev.hear("a version that traps", &["1 objects: 0 unchanged, 0 changed, 1 failed", "0.1.0 is still serving"]).await;
     assert_eq!(digest(&ns, &name).await, first, "the version before serves");
 
     save("PORT.to_string())", "PORT.to_string()), objects::env(\"GREETING\", \"hi\")");

@@ -25,6 +25,7 @@ mod domain;
 mod domain_database;
 mod domain_workload;
 mod drift;
+mod durability;
 mod environment;
 mod faults;
 mod hostile;

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use transom_tests::{
     Component, HostOptions, Namespace, Registry, TestCluster, component, condition, condition_of, of, sample,
-    transom_as, transom_with_cluster, unique, variant,
+    transom_as, transom_with_cluster, unique, up_to_date, variant,
 };
 
 /// The Secrets with which hosts reach the registry.
@@ -42,24 +42,24 @@ async fn versions_come_by_tag_and_digest_and_the_one_that_serves_survives_every_
     let at = |which: &str| oci(&ns, &format!("{}/team/hostile{which}", registry.authority));
 
     let record = ns.record("hostile", json!({ "source": at(":1") })).await;
-    let record = ns.wait_for(&record, condition("Ready", "True")).await;
+    let record = ns.wait_for(&record, up_to_date()).await;
     let status = &record["status"];
     assert_eq!((&status["digest"], &status["sources"][0]["manifest"]), (&json!(one.digest), &json!(first)));
 
     // The tag moves: nothing changes, whatever else is edited, until somebody says so.
     let second = push(&registry, &two, "team/hostile:1").await;
     let record = ns.merge(&record, json!({ "spec": { "limits": { "children": 7 } } })).await;
-    let record = ns.wait_for(&record, condition("Ready", "True")).await;
+    let record = ns.wait_for(&record, up_to_date()).await;
     assert_eq!(record["status"]["digest"], one.digest);
     let record = ns.merge(&record, json!({ "spec": { "source": { "oci": { "refresh": "1" } } } })).await;
-    let record = ns.wait_for(&record, condition("Ready", "True")).await;
+    let record = ns.wait_for(&record, up_to_date()).await;
     assert_eq!(record["status"]["digest"], two.digest);
     let sources = record["status"]["sources"].as_array().unwrap();
     let refreshed = sources.iter().find(|source| source["refresh"] == "1").expect("it is on record");
     assert_eq!(refreshed["manifest"], second);
     let back = json!({ "spec": { "source": at(&format!("@{first}")) } });
     let record = ns.merge(&record, back).await;
-    let mut record = ns.wait_for(&record, condition("Ready", "True")).await;
+    let mut record = ns.wait_for(&record, up_to_date()).await;
     assert_eq!(record["status"]["digest"], one.digest);
 
     let large = vec![0; (64 << 20) + 1];
@@ -80,8 +80,8 @@ async fn versions_come_by_tag_and_digest_and_the_one_that_serves_survives_every_
         record = ns.merge(&record, json!({ "spec": spec })).await;
         record = ns.wait_for(&record, condition(step, "False").because(reason)).await;
         assert_eq!(record["status"]["digest"], one.digest, "{reason}");
-        let ready = condition_of(&record, "Ready")["message"].as_str().unwrap().to_owned();
-        assert!(ready.ends_with("goes on serving"), "{ready}");
+        let said = condition_of(&record, "Progressing")["message"].as_str().unwrap().to_owned();
+        assert!(said.ends_with("is still serving"), "{said}");
     }
     let object = ns.create(sample::hostile("served", "configMap")).await;
     ns.wait_for(&object, condition("Ready", "True")).await;
@@ -94,7 +94,7 @@ async fn versions_come_by_tag_and_digest_and_the_one_that_serves_survives_every_
     let record = ns.wait_for(&record, condition("Fetched", "False").because("RegistryUnavailable")).await;
     assert_eq!(record["status"]["digest"], one.digest);
     let registry = stopped.start().await;
-    let record = ns.wait_for(&record, condition("Ready", "True")).await;
+    let record = ns.wait_for(&record, up_to_date()).await;
     assert_ne!(record["status"]["digest"], one.digest);
 
     // A host that starts again needs no registry.
@@ -167,21 +167,23 @@ async fn what_was_rolled_back_is_installed_over_and_what_needs_approval_is_not_w
         let file = built.path.display().to_string();
         let arguments =
             ["plugin", "install", &file, "--name", &name, "--namespace", &ns.name, "--label", &label, "--yes"];
-        transom_with_cluster(&arguments).await.printed()
+        transom_with_cluster(&arguments).await
     };
     let record = of::<sample::Plugin>(&name);
-    assert!(install("1.0.0").await.contains(" 1.0.0 serves"));
-    assert!(install("2.0.0").await.contains(" 2.0.0 serves"));
+    assert!(install("1.0.0").await.printed().contains(" 1.0.0 serves"));
+    assert!(install("2.0.0").await.printed().contains(" 2.0.0 serves"));
     let back = transom_with_cluster(&["plugin", "rollback", &name]).await.printed();
     assert!(back.contains(" 1.0.0 serves"), "{back}");
     ns.wait_until(&record, |record| record["status"]["version"] == "1.0.0").await;
-    assert!(install("3.0.0").await.contains(" 3.0.0 serves"));
+    assert!(install("3.0.0").await.printed().contains(" 3.0.0 serves"));
 
     ns.merge(&record, json!({ "spec": { "rollout": { "strategy": "manual" } } })).await;
-    let printed = install("4.0.0").await;
-    assert!(printed.contains("the version waits for a person"), "{printed}");
+    let waits = install("4.0.0").await;
+    assert_eq!(waits.code, Some(3), "{waits:?}");
+    assert!(waits.stderr.contains("version 4.0.0 waits for a person: ApprovalNeeded: "), "{}", waits.stderr);
+    assert!(waits.stderr.contains(&format!("`transom plugin approve {name}`")), "{}", waits.stderr);
     let approved = transom_with_cluster(&["plugin", "approve", &name]).await.printed();
-    assert!(approved.contains("goes on"), "{approved}");
+    assert!(approved.contains(" 4.0.0 serves"), "{approved}");
     ns.wait_until(&record, |record| record["status"]["version"] == "4.0.0").await;
     ns.delete(&record).await;
     ns.wait_gone(&record).await;

@@ -151,10 +151,19 @@ async fn crds_writes_the_definitions_of_host_and_components() {
         .map(|file| file.unwrap().file_name().into_string().unwrap())
         .collect();
     files.sort();
-    assert_eq!(files, ["bench.dev_webs.yaml", "transom.dev_overlays.yaml", "transom.dev_plugins.yaml"]);
+    let host = ["transom.dev_overlays.yaml", "transom.dev_plugins.yaml", "transom.dev_storedcomponents.yaml"];
+    assert_eq!(files, [&["bench.dev_webs.yaml"][..], &host].concat());
     let printed = transom(&["crds", path(&web.path)], "").await.printed();
     let names: Vec<&str> = printed.lines().filter(|line| line.starts_with("  name: ")).collect();
-    assert_eq!(names, ["  name: plugins.transom.dev", "  name: overlays.transom.dev", "  name: webs.bench.dev"]);
+    assert_eq!(
+        names,
+        [
+            "  name: plugins.transom.dev",
+            "  name: overlays.transom.dev",
+            "  name: storedcomponents.transom.dev",
+            "  name: webs.bench.dev"
+        ]
+    );
 }
 
 #[rstest]

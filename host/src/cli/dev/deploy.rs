@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::wait::{await_condition, conditions};
@@ -15,7 +14,7 @@ use serde_json::{Map, Value, json};
 
 use crate::api::names::DEV_LABEL;
 use crate::api::plugin::Plugin;
-use crate::cli::plugin::install::{config_map, config_map_name};
+use crate::cli::plugin::install::{Map as StoredMap, config_map, delete_unused, place as place_map};
 
 const MANAGER: &str = "transom-dev";
 
@@ -99,6 +98,7 @@ pub(super) async fn apply(
     let labels: Map<String, Value> = labels.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
     let api = Api::<Plugin>::all(client.clone());
     let there = api.get_opt(name).await.context("cannot read the Plugin record")?;
+    let (uid, mut in_map) = (there.as_ref().and_then(ResourceExt::uid), None);
     if let Some(there) = there {
         ensure!(
             there.labels().contains_key(DEV_LABEL),
@@ -111,13 +111,9 @@ pub(super) async fn apply(
             let Some(mut map) = config_map(wasm)? else {
                 bail!("{} KiB are too many for a ConfigMap: call `transom dev --host own`", wasm.len() / 1024);
             };
-            let map_name = config_map_name(name);
-            if let Some(metadata) = map.pointer_mut("/metadata") {
-                *metadata = json!({ "name": map_name, "namespace": namespace });
-            }
-            let maps = Api::<ConfigMap>::namespaced(client.clone(), namespace);
-            let applied = maps.patch(&map_name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&map)).await;
-            applied.with_context(|| format!("cannot apply the ConfigMap {namespace}/{map_name}"))?;
+            let map_name = place_map(&mut map, name, digest, namespace);
+            let owner = uid.as_deref().map(|uid| (*name, uid));
+            in_map = Some(StoredMap::apply(client.clone(), MANAGER, &map, owner).await?);
             json!({ "configMap": { "namespace": namespace, "name": map_name } })
         }
     };
@@ -128,6 +124,12 @@ pub(super) async fn apply(
     });
     let applied = api.patch(name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&record)).await;
     let applied = applied.context("cannot apply the Plugin record")?;
+    if let Some(map) = in_map {
+        if let (None, Some(uid)) = (&uid, applied.uid()) {
+            map.own(name, &uid).await?;
+        }
+        delete_unused(client, &applied, namespace).await;
+    }
     Ok(applied.metadata.generation.unwrap_or_default())
 }
 

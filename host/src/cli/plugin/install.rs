@@ -1,5 +1,6 @@
 //! `transom plugin install`
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,14 +11,15 @@ use base64::engine::general_purpose::STANDARD;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::Api;
-use kube::api::{Patch, PatchParams};
-use serde_json::{Map, Value, json};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use kube::{Api, ResourceExt};
+use serde_json::{Value, json};
 
 use super::remote::{RemoteArgs, check_component, explained};
 use super::wait::{Asked, WaitArgs};
 use super::{Output, roles};
 use crate::api::plugin::{Bounds, Plugin, SignaturePolicy};
+use crate::api::rollout::VersionSpec;
 use crate::control::cluster::Cluster;
 use crate::lookup::registry::is_digest;
 use crate::plugin::{Cache, Engine};
@@ -39,6 +41,7 @@ const MAX_CONFIG_MAP: usize = 760 << 10;
     transom plugin install registry.example/team/web:1.3.0 --key cosign.pub --yes   # upgrade\n  \
     transom plugin install web.wasm --namespace transom --yes        # through a ConfigMap\n\
     A tag is written to the record with the digest that it stands for now; call it again to take up a tag that has moved.\n\
+    It exits with 0 when the version serves all objects, with 3 when it waits for a person, and with 1 when it failed.\n\
     Keys, account, secrets and labels that an earlier call has set stay when they are not named again.")]
 pub struct Args {
     /// registry/repository:tag or @sha256:…, or a file, which is put into a ConfigMap.
@@ -62,9 +65,9 @@ pub struct Args {
     /// Secret with `ca.crt` of the registry, for the host.
     #[arg(long, value_name = "NAMESPACE/NAME", value_parser = pair::<'/'>)]
     ca_secret: Option<(String, String)>,
-    /// Namespace of the ConfigMap that a file is put into.
-    #[arg(long, short, default_value = "default")]
-    namespace: String,
+    /// Namespace of the ConfigMap that a file is put into (default: that of the kubeconfig's context).
+    #[arg(long, short)]
+    namespace: Option<String>,
     /// Do it; without this only what would be done, and what it needs, is shown.
     #[arg(long)]
     yes: bool,
@@ -149,7 +152,7 @@ impl Signed {
     }
 
     /// For people.
-    fn told(&self) -> String {
+    fn sentence(&self) -> String {
         match self {
             Self::NotAsked => "not asked for: --key names who must have signed it".into(),
             Self::Valid(1) => "valid, by the key that the record names".into(),
@@ -164,7 +167,7 @@ impl Signed {
             Self::Valid(_) => Some(true),
             Self::Refused(_) => Some(false),
         };
-        json!({ "valid": valid, "message": self.told() })
+        json!({ "valid": valid, "message": self.sentence() })
     }
 }
 
@@ -214,6 +217,7 @@ impl Args {
     pub(super) async fn run(self, cache: Cache) -> anyhow::Result<()> {
         let keys = self.keys()?;
         let client = crate::cli::client().await?;
+        let namespace = crate::cli::namespace(self.namespace.clone()).await;
         let file = Path::new(&self.what);
         let mut found = if file.is_file() { self.found_in_file(file)? } else { self.found_in_registry().await? };
         let digest = digest_of(&found.wasm);
@@ -222,10 +226,10 @@ impl Args {
         let loaded = loader.load("install", &found.wasm, &digest, Bounds::default()).await;
         let loaded = loaded.with_context(|| format!("{} is no plugin", self.what))?;
         let (manifest, name) = (&loaded.manifest, self.name.as_ref().unwrap_or(&loaded.manifest.name));
-        if let Some(map) = found.config_map.as_mut().and_then(|map| map.pointer_mut("/metadata")) {
-            *map = json!({ "name": config_map_name(name), "namespace": self.namespace });
+        if let Some(map) = &mut found.config_map {
+            let map_name = place(map, name, &digest, &namespace);
             if let Some(source) = found.source.get_mut("configMap") {
-                *source = json!({ "namespace": self.namespace, "name": config_map_name(name) });
+                *source = json!({ "namespace": namespace, "name": map_name });
             }
         }
         let cluster = Cluster::new(client.clone(), None);
@@ -239,6 +243,7 @@ impl Args {
             Err(error) => return Err(error).with_context(|| format!("cannot read the Plugin record {name}")),
         };
         let before = live.as_ref().and_then(|live| live.metadata.generation);
+        let uid = live.as_ref().and_then(ResourceExt::uid);
         let kept = live.and_then(|live| serde_json::to_value(live).ok()).map(|live| keep(&mut record, &live));
         for field in kept.into_iter().flatten() {
             eprintln!("{field} stays as an earlier install has set it");
@@ -267,7 +272,7 @@ impl Args {
             match self.output.of(&shown)? {
                 Some(text) => println!("{text}"),
                 None => {
-                    println!("# signature: {}", signed.told());
+                    println!("# signature: {}", signed.sentence());
                     println!("---\n{}", serde_saphyr::to_string(&installation.record)?.trim_end());
                 }
             }
@@ -276,37 +281,111 @@ impl Args {
             }
             bail!("nothing was changed: this record would be applied; call it again with --yes");
         }
-        if let Some(map) = &found.config_map {
-            let api = Api::<ConfigMap>::namespaced(client.clone(), &self.namespace);
-            let parameters = PatchParams::apply(MANAGER).force();
-            let applied = api.patch(&config_map_name(name), &parameters, &Patch::Apply(map)).await;
-            applied
-                .with_context(|| format!("cannot apply the ConfigMap {}/{}", self.namespace, config_map_name(name)))?;
-        }
-        let apply = async |force| {
-            let parameters = PatchParams { force, ..PatchParams::apply(MANAGER) };
-            api.patch(name, &parameters, &Patch::Apply(&installation.record)).await
+        // what would be refused changes nothing
+        self.apply(&api, name, &installation.record, true).await?;
+        let map = match &found.config_map {
+            Some(map) => {
+                Some(Map::apply(client.clone(), MANAGER, map, uid.as_deref().map(|uid| (name.as_str(), uid))).await?)
+            }
+            None => None,
         };
-        let applied = match apply(self.force).await {
-            Err(kube::Error::Api(status)) if is_rolled_back(&status) => apply(true).await,
-            applied => applied,
+        let applied = match self.apply(&api, name, &installation.record, false).await {
+            Ok(applied) => applied,
+            Err(error) => {
+                if let Some(map) = map {
+                    map.undo().await;
+                }
+                return Err(error);
+            }
+        };
+        if let (Some(map), None, Some(uid)) = (&map, &uid, applied.uid()) {
+            map.own(name, &uid).await?;
+        }
+        let generation = applied.metadata.generation.unwrap_or_default();
+        let asked = Asked { generation, is_new: before.is_none_or(|before| before < generation) };
+        let end = self.wait.end(&api, name, asked).await;
+        if let Ok(Some(latest)) = api.get_opt(name).await {
+            delete_unused(&client, &latest, &namespace).await;
+        }
+        let end = end?;
+        let result = self.output.of(&of(end.version()))?;
+        let text = end.sentence(name, "the version is in its spec");
+        if let Some(result) = result {
+            println!("{result}");
+            text?;
+        } else {
+            println!("{}", text?);
+        }
+        Ok(())
+    }
+
+    /// Applies the record, or asks the API server whether it would take it.
+    async fn apply(&self, api: &Api<Plugin>, name: &str, record: &Value, dry_run: bool) -> anyhow::Result<Plugin> {
+        let apply = async |force| {
+            let parameters = PatchParams { force, dry_run, ..PatchParams::apply(MANAGER) };
+            api.patch(name, &parameters, &Patch::Apply(record)).await
+        };
+        let (applied, is_forced) = match apply(self.force).await {
+            Err(kube::Error::Api(status)) if is_rolled_back(&status) => (apply(true).await, true),
+            applied => (applied, self.force),
         };
         let applied = match applied {
-            Ok(applied) => applied,
+            // an apply does not take the source away that another field manager has set, and there may be one only
+            Err(kube::Error::Api(status)) if status.code == 422 && is_forced => {
+                match self.replace_source(api, name, record, dry_run).await? {
+                    Some(replaced) if dry_run => Ok(replaced),
+                    Some(_) => apply(true).await,
+                    None => Err(kube::Error::Api(status)),
+                }
+            }
+            applied => applied,
+        };
+        match applied {
+            Ok(applied) => Ok(applied),
             Err(kube::Error::Api(status)) if status.code == 409 => {
-                bail!("somebody else has set these fields: {}; --force takes them over", status.message)
+                bail!(
+                    "nothing was changed: another field manager has set these fields: {}; --force takes them over",
+                    status.message
+                )
             }
             Err(kube::Error::Api(status)) if status.code == 404 => {
                 bail!("this cluster does not know Plugins: start a host first (`transom run`)")
             }
-            Err(error) => return Err(error).context("cannot apply the Plugin record"),
-        };
-        let generation = applied.metadata.generation.unwrap_or_default();
-        let asked = Asked { generation, is_new: before.is_none_or(|before| before < generation) };
-        let end = self.wait.end(&api, name, asked).await?;
-        let result = self.output.of(&of(end.version()))?;
-        println!("{}", result.unwrap_or_else(|| end.told(name, "the version is asked for")));
-        Ok(())
+            Err(kube::Error::Api(status)) => bail!("nothing was changed: {}", status.message),
+            Err(error) => Err(error).context("nothing was changed: cannot apply the Plugin record"),
+        }
+    }
+
+    /// Puts source and digest in place of another sort of source; none when there is no other.
+    async fn replace_source(
+        &self,
+        api: &Api<Plugin>,
+        name: &str,
+        record: &Value,
+        dry_run: bool,
+    ) -> anyhow::Result<Option<Plugin>> {
+        let live = api.get(name).await.context("nothing was changed: cannot read the Plugin record")?;
+        let (live, spec) = (serde_json::to_value(&live.spec.source)?, record.pointer("/spec").cloned());
+        let mut source = spec.as_ref().and_then(|spec| spec.get("source")?.as_object().cloned()).unwrap_or_default();
+        let others: Vec<String> = live
+            .as_object()
+            .into_iter()
+            .flat_map(|live| live.keys())
+            .filter(|sort| !source.contains_key(*sort))
+            .cloned()
+            .collect();
+        if others.is_empty() {
+            return Ok(None);
+        }
+        source.extend(others.into_iter().map(|sort| (sort, Value::Null)));
+        let digest = spec.as_ref().and_then(|spec| spec.get("digest")).cloned();
+        let patch = json!({ "spec": { "source": source, "digest": digest } });
+        let parameters = PatchParams { dry_run, field_manager: Some(MANAGER.into()), ..PatchParams::default() };
+        match api.patch(name, &parameters, &Patch::Merge(&patch)).await {
+            Ok(plugin) => Ok(Some(plugin)),
+            Err(kube::Error::Api(status)) => bail!("nothing was changed: {}", status.message),
+            Err(error) => Err(error).context("nothing was changed: cannot edit the Plugin record"),
+        }
     }
 
     /// What it is and needs, for people.
@@ -386,7 +465,8 @@ impl Args {
     }
 
     fn record(&self, name: &str, source: &Value, digest: &str, keys: &[String]) -> Value {
-        let mut spec = Map::from_iter([("source".to_owned(), source.clone()), ("digest".to_owned(), json!(digest))]);
+        let mut spec =
+            serde_json::Map::from_iter([("source".to_owned(), source.clone()), ("digest".to_owned(), json!(digest))]);
         if !keys.is_empty() {
             let keys: Vec<Value> = keys.iter().map(|pem| json!({ "pem": pem })).collect();
             spec.insert("signature".into(), json!({ "keys": keys }));
@@ -394,7 +474,8 @@ impl Args {
         if let Some((namespace, account)) = &self.service_account {
             spec.insert("serviceAccount".into(), json!({ "namespace": namespace, "name": account }));
         }
-        let labels: Map<String, Value> = self.label.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
+        let labels: serde_json::Map<String, Value> =
+            self.label.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
         json!({
             "apiVersion": "transom.dev/v1alpha1", "kind": "Plugin",
             "metadata": { "name": name, "labels": labels }, "spec": spec,
@@ -449,13 +530,124 @@ pub(in crate::cli) fn config_map(wasm: &[u8]) -> anyhow::Result<Option<Value>> {
     }))
 }
 
-pub(in crate::cli) fn config_map_name(plugin: &str) -> String {
-    format!("transom-plugin-{plugin}")
+/// Label of these ConfigMaps: name of the `Plugin`.
+const INSTALLED_FOR: &str = "transom.dev/installed-for";
+
+/// Digits of a digest in the name of a ConfigMap.
+const DIGITS: usize = 16;
+
+/// Gives the ConfigMap a name with the digest of its component, so that it is never written over by another version. Returns
+/// the name.
+pub(in crate::cli) fn place(map: &mut Value, plugin: &str, digest: &str, namespace: &str) -> String {
+    let digits: String = digest.trim_start_matches("sha256:").chars().take(DIGITS).collect();
+    let name = format!("transom-plugin-{plugin}-{digits}");
+    if let Some(metadata) = map.pointer_mut("/metadata") {
+        *metadata = json!({ "name": name, "namespace": namespace, "labels": { INSTALLED_FOR: plugin } });
+    }
+    name
+}
+
+/// A ConfigMap that was applied.
+pub(in crate::cli) struct Map {
+    api: Api<ConfigMap>,
+    name: String,
+    at: String,
+    /// It was not there before.
+    is_new: bool,
+}
+
+impl Map {
+    /// Applies it. `owner` are name and UID of the `Plugin`, if that is there.
+    pub(in crate::cli) async fn apply(
+        client: kube::Client,
+        manager: &str,
+        map: &Value,
+        owner: Option<(&str, &str)>,
+    ) -> anyhow::Result<Self> {
+        let text = |path: &str| map.pointer(path).and_then(Value::as_str).unwrap_or_default();
+        let (namespace, name) = (text("/metadata/namespace"), text("/metadata/name"));
+        let (api, at) = (Api::<ConfigMap>::namespaced(client, namespace), format!("{namespace}/{name}"));
+        let there = api.get_metadata_opt(name).await.with_context(|| format!("cannot read the ConfigMap {at}"))?;
+        let mut map = map.clone();
+        if let (Some((plugin, uid)), Some(Value::Object(metadata))) = (owner, map.get_mut("metadata")) {
+            metadata.insert("ownerReferences".into(), json!([reference(plugin, uid)]));
+        }
+        let applied = api.patch(name, &PatchParams::apply(manager).force(), &Patch::Apply(&map)).await;
+        applied.with_context(|| format!("nothing was changed: cannot apply the ConfigMap {at}"))?;
+        Ok(Self { name: name.to_owned(), api, at, is_new: there.is_none() })
+    }
+
+    /// It goes with the `Plugin` from now on.
+    pub(in crate::cli) async fn own(&self, plugin: &str, uid: &str) -> anyhow::Result<()> {
+        let patch = json!({ "metadata": { "ownerReferences": [reference(plugin, uid)] } });
+        let patched = self.api.patch(&self.name, &PatchParams::default(), &Patch::Merge(&patch)).await;
+        patched.map(drop).with_context(|| format!("cannot make the Plugin the owner of the ConfigMap {}", self.at))
+    }
+
+    /// Takes it away again, if it was not there before.
+    async fn undo(self) {
+        if !self.is_new {
+            return;
+        }
+        if let Err(error) = self.api.delete(&self.name, &DeleteParams::default()).await {
+            eprintln!("the ConfigMap {} stays: {error}", self.at);
+        }
+    }
+}
+
+fn reference(plugin: &str, uid: &str) -> Value {
+    json!({ "apiVersion": "transom.dev/v1alpha1", "kind": "Plugin", "name": plugin, "uid": uid })
+}
+
+/// Deletes ConfigMaps of components that no version of the `Plugin` names any more.
+pub(in crate::cli) async fn delete_unused(client: &kube::Client, plugin: &Plugin, namespace: &str) {
+    let (api, name) = (Api::<ConfigMap>::namespaced(client.clone(), namespace), plugin.name_any());
+    let parameters = ListParams::default().labels(&format!("{INSTALLED_FOR}={name}"));
+    let maps = match api.list_metadata(&parameters).await {
+        Ok(maps) => maps,
+        Err(error) => return eprintln!("old ConfigMaps in {namespace} cannot be listed: {error}"),
+    };
+    let used = used(plugin);
+    for map in maps.items.iter().map(ResourceExt::name_any) {
+        if used.contains(&(namespace.to_owned(), map.clone())) {
+            continue;
+        }
+        if let Err(error) = api.delete(&map, &DeleteParams::default()).await {
+            eprintln!("the ConfigMap {namespace}/{map}, which is not used any more, stays: {error}");
+        }
+    }
+}
+
+/// ConfigMaps, by namespace and name, that the spec, the version that serves or one of the history names.
+fn used(plugin: &Plugin) -> BTreeSet<(String, String)> {
+    let status = plugin.status.clone().unwrap_or_default();
+    let history = status.history.iter().filter_map(|entry| entry.spec.clone());
+    let versions = [VersionSpec::of(&plugin.spec)].into_iter().chain(status.serving.clone()).chain(history);
+    let sources = versions.flat_map(|version| {
+        let engines = version.engines.into_iter().map(|engine| engine.source);
+        std::iter::once(version.source).chain(engines)
+    });
+    sources.filter_map(|source| source.config_map).map(|map| (map.namespace, map.name)).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_component_has_a_config_map_of_its_own_as_long_as_a_version_names_it() {
+        let digest = |digit: &str| format!("sha256:{}", digit.repeat(64));
+        let named = |digit: &str| place(&mut json!({ "metadata": {} }), "web", &digest(digit), "n");
+        assert_eq!(named("a"), "transom-plugin-web-aaaaaaaaaaaaaaaa");
+        let version = |digit: &str| json!({ "source": { "configMap": { "namespace": "n", "name": named(digit) } }, "digest": digest(digit) });
+        let entry = json!({ "digest": digest("c"), "version": "1", "spec": version("c") });
+        let plugin = json!({
+            "apiVersion": "transom.dev/v1alpha1", "kind": "Plugin", "metadata": { "name": "web" }, "spec": version("a"),
+            "status": { "serving": version("b"), "history": [entry] },
+        });
+        let used = used(&serde_json::from_value(plugin).unwrap());
+        assert_eq!(used, ["a", "b", "c"].map(|digit| ("n".to_owned(), named(digit))).into());
+    }
 
     fn live(manager: &str) -> Value {
         let fields = json!({

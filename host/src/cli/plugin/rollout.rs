@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::Output;
-use super::wait::{Asked, WaitArgs, said};
+use super::wait::{Asked, Moved, WaitArgs, said};
 use crate::api::names::ROLLOUT_ANNOTATION;
 use crate::api::plugin::{Plugin, PluginStatus};
 use crate::api::rollout::{HistoryEntry, PlanStatus, REPLACED, RolloutState, RolloutStatus, VersionSpec};
@@ -31,19 +31,28 @@ pub enum Command {
     Plan(PlanArgs),
     /// Lets a version that waits, or was stopped by a gate, go on by one step.
     #[command(after_help = "Example: transom plugin approve web")]
-    Approve(Name),
+    Approve(DecideArgs),
     /// Takes a version back that does not serve all objects yet.
     #[command(after_help = "Example: transom plugin abort web")]
-    Abort(Name),
+    Abort(DecideArgs),
     /// Goes back to the version that served before, at once, and waits until it serves.
     Rollback(RollbackArgs),
 }
 
 /// Which plugin.
 #[derive(Debug, clap::Args)]
-pub struct Name {
+struct Name {
     /// Name of the Plugin record.
     name: String,
+}
+
+/// Arguments of `approve` and `abort`.
+#[derive(Debug, clap::Args)]
+pub struct DecideArgs {
+    #[command(flatten)]
+    plugin: Name,
+    #[command(flatten)]
+    wait: WaitArgs,
 }
 
 /// Arguments of `plan`.
@@ -85,18 +94,34 @@ impl Command {
         let api = Api::<Plugin>::all(client);
         let said = match self {
             Self::Plan(args) => args.run(&api).await?,
-            Self::Approve(name) => {
+            Self::Approve(DecideArgs { plugin: name, wait }) => {
                 let attempt = attempt(&name.read(&api).await?)?;
                 if attempt.state == RolloutState::Baking {
                     bail!("step {} of {} is being watched: nothing waits for an approval", attempt.step, attempt.steps);
                 }
                 name.wish(&api, json!({}), &format!("approve {} {}", attempt.id, attempt.step)).await?;
-                format!("version {} goes on from step {} of {}\n", attempt.version, attempt.step, attempt.steps)
+                let RolloutStatus { version, step, steps, .. } = &attempt;
+                match wait.moved(&api, &name.name, &attempt).await? {
+                    None => format!("version {version} goes on from step {step} of {steps}\n"),
+                    Some(Moved::Serves(version)) => format!("plugin {} {version} serves\n", name.name),
+                    Some(Moved::On(RolloutStatus { step, steps, objects, .. })) => {
+                        format!("version {version} goes on: step {step} of {steps}, objects: {objects}\n")
+                    }
+                    Some(Moved::Back(RolloutStatus { message, .. })) => {
+                        bail!("version {version} was rolled back: {message}")
+                    }
+                }
             }
-            Self::Abort(name) => {
+            Self::Abort(DecideArgs { plugin: name, wait }) => {
                 let attempt = attempt(&name.read(&api).await?)?;
                 name.wish(&api, json!({}), &format!("abort {}", attempt.id)).await?;
-                format!("version {} is taken back\n", attempt.version)
+                let version = &attempt.version;
+                match wait.moved(&api, &name.name, &attempt).await? {
+                    None => format!("version {version} is to be rolled back\n"),
+                    Some(Moved::Back(_)) => format!("version {version} is rolled back\n"),
+                    Some(Moved::Serves(_)) => bail!("version {version} serves all objects already: roll it back"),
+                    Some(Moved::On(now)) => bail!("version {version} is at step {} by now: abort it again", now.step),
+                }
             }
             Self::Rollback(args) => args.run(&api).await?,
         };
@@ -134,8 +159,8 @@ fn attempt(plugin: &Plugin) -> anyhow::Result<RolloutStatus> {
     let wanted = VersionSpec::of(&plugin.spec).revision();
     let attempt = status.rollout.filter(|attempt| attempt.revision == wanted && !attempt.state.is_over());
     attempt.with_context(|| match status.version {
-        Some(version) => format!("no version is on its way; version {version} serves all objects"),
-        None => "no version is on its way, and none serves".into(),
+        Some(version) => format!("no version is being rolled out; version {version} serves all objects"),
+        None => "no version is being rolled out, and none serves".into(),
     })
 }
 
@@ -160,11 +185,11 @@ impl RollbackArgs {
         let before = plugin.metadata.generation.unwrap_or_default();
         let generation = self.plugin.wish(api, spec, &format!("immediate {revision}")).await?;
         let component = target.digest.as_deref().unwrap_or("the version before");
-        let asked = format!("the record asks for {component} again");
+        let asked = format!("its spec names {component} again");
         eprintln!("{asked}");
         let name = &self.plugin.name;
         let end = self.wait.end(api, name, Asked { generation, is_new: before < generation }).await?;
-        Ok(end.told(name, &asked) + "\n")
+        Ok(end.sentence(name, &asked)? + "\n")
     }
 }
 
@@ -214,8 +239,9 @@ const MIN_DIGITS: usize = 4;
 /// one digest.
 fn named<'a>(status: &'a PluginStatus, to: &str) -> anyhow::Result<Option<Named<'a>>> {
     let serving = status.serving.as_ref().map(|serving| {
-        let (digest, version) = (status.digest.clone().unwrap_or_default(), status.version.clone().unwrap_or_default());
-        (digest, serving.revision(), version, Named::Serving(serving))
+        // without a digest it cannot be loaded now, and is in the history as well
+        let digest = status.digest.clone().or_else(|| serving.digest.clone()).unwrap_or_default();
+        (digest, serving.revision(), status.version.clone().unwrap_or_default(), Named::Serving(serving))
     });
     let before = status
         .history
@@ -277,7 +303,10 @@ struct Shown {
 /// What the last plan is worth, and why.
 fn standing(plugin: &Plugin) -> (Standing, String) {
     let status = status(plugin);
-    let version = status.version.as_deref().unwrap_or("none");
+    let others = match &status.version {
+        Some(version) => format!("version {version} serves all objects"),
+        None => "no version serves".into(),
+    };
     let wanted = VersionSpec::of(&plugin.spec).revision();
     let serves_wanted = status.serving.as_ref().is_some_and(|serving| serving.revision() == wanted);
     let is_seen = status.observed_generation.unwrap_or_default() >= plugin.metadata.generation.unwrap_or_default();
@@ -287,11 +316,9 @@ fn standing(plugin: &Plugin) -> (Standing, String) {
         let why = if !is_seen {
             format!("the record asks for a version{digest} that no host has looked at yet")
         } else if serves_wanted {
-            format!(
-                "version {version} serves all objects. It was let in without a plan, as the first version and roll-backs are"
-            )
+            format!("{others}. It was promoted without a plan, as the first version and roll-backs are")
         } else {
-            format!("version {version} serves. The record asks for another one{digest}: {}", said(plugin))
+            format!("{others}. The spec names another one{digest}: {}", said(plugin))
         };
         let old = status.plan.as_ref().map(|old| format!(", and the one of {} ({}) is old", at(old), old.digest));
         return (Standing::None, format!("{why}.\nthere is no plan of it{}", old.unwrap_or_default()));
@@ -300,22 +327,25 @@ fn standing(plugin: &Plugin) -> (Standing, String) {
     match attempt {
         Some(RolloutStatus { version: new, state, message, .. }) if state.is_over() => {
             let note = format!(
-                "version {new} was taken back ({state:?}: {message}); version {version} serves all objects.\n\
+                "version {new} was rolled back ({state:?}: {message}); {others}.\n\
                  what it would have changed, by the plan of {}:",
                 at(plan)
             );
             (Standing::TakenBack, note)
         }
         None if serves_wanted => {
-            let note =
-                format!("version {version} serves all objects.\nwhat it has changed, by the plan of {}:", at(plan));
+            let note = format!("{others}.\nwhat it has changed, by the plan of {}:", at(plan));
             (Standing::Past, note)
         }
         // it was planned, and could not be loaded later
-        None => (Standing::Present, format!("version {version} serves all objects; {}", said(plugin))),
+        None => (Standing::Present, format!("{others}; {}", said(plugin))),
         Some(RolloutStatus { version: new, state, step, steps, objects, message, .. }) => {
+            let rest = match &status.version {
+                Some(version) => format!("version {version} serves the rest"),
+                None => "no version serves the rest".into(),
+            };
             let note = format!(
-                "version {new}: {state:?}, step {step} of {steps}, serves {objects} objects; version {version} serves the rest\n\
+                "version {new}: {state:?}, step {step} of {steps}, serves {objects} objects; {rest}\n\
                  {message}"
             );
             (Standing::Present, note)
@@ -540,7 +570,7 @@ mod tests {
         assert_eq!(said(planned("a", "a", json!({}))), (Standing::Past, text));
         let back = planned("b", "b", json!({"rollout": attempt_of("b", RolloutState::RolledBack)}));
         let text = format!(
-            "version 2.0 was taken back (RolledBack: why); version 1.0 serves all objects.\n\
+            "version 2.0 was rolled back (RolledBack: why); version 1.0 serves all objects.\n\
              what it would have changed, by the plan of {at}:"
         );
         assert_eq!(said(back), (Standing::TakenBack, text));
@@ -551,8 +581,9 @@ mod tests {
         let (at, b) = ("2026-01-01T00:00:00Z", "b".repeat(64));
         let old = format!("there is no plan of it, and the one of {at} (sha256:a) is old");
         let refused = standing(&planned("b", "a", json!({})));
-        let text =
-            format!("version 1.0 serves. The record asks for another one (sha256:{b}): IncompatibleDefinition: m");
+        let text = format!(
+            "version 1.0 serves all objects. The spec names another one (sha256:{b}): IncompatibleDefinition: m"
+        );
         assert_eq!(refused, (Standing::None, format!("{text}.\n{old}")));
         let unseen = standing(&planned("b", "a", json!({"observedGeneration": 0})));
         let text = format!("the record asks for a version (sha256:{b}) that no host has looked at yet");
@@ -565,6 +596,6 @@ mod tests {
     #[test]
     fn nothing_waits_when_nothing_is_on_its_way() {
         let error = attempt(&record("a", json!({"version": "1.0"}))).unwrap_err();
-        assert_eq!(error.to_string(), "no version is on its way; version 1.0 serves all objects");
+        assert_eq!(error.to_string(), "no version is being rolled out; version 1.0 serves all objects");
     }
 }

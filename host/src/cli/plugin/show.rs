@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use super::Output;
 use super::wait::said;
-use crate::api::names::READY;
-use crate::api::plugin::{Phase, Plugin, Source};
+use crate::api::names::{PROGRESSING, READY};
+use crate::api::plugin::{Phase, Plugin, PluginStatus, Source};
 use crate::api::rollout::VersionSpec;
 use crate::cli::paint::Paint;
 use crate::cli::{client, plugins};
@@ -96,13 +96,14 @@ fn listed(plugins: &[Plugin], paint: Paint) -> Result<String, std::fmt::Error> {
         let version = status.version.as_deref().unwrap_or("none");
         let phase = paint.state(&format!("{phase:<12}"));
         writeln!(out, "{name:<24} {phase} {version:<12} {digest:<16} {}", source(&plugin.spec.source))?;
-        let ready = status.conditions.iter().find(|condition| condition.type_ == READY);
-        if ready.is_some_and(|ready| ready.status == "True") {
+        let is_observed =
+            status.observed_generation.unwrap_or_default() >= plugin.metadata.generation.unwrap_or_default();
+        if is_observed && serves_what_it_should(&status) {
             continue;
         }
         // what the first line has said already
         let why = said(plugin);
-        let why = shorten(why.trim_end_matches(&format!("; version {version} goes on serving")), MAX_WHY);
+        let why = shorten(why.trim_end_matches(&format!("; version {version} is still serving")), MAX_WHY);
         let is_other =
             status.serving.is_none_or(|serving| serving.revision() != VersionSpec::of(&plugin.spec).revision());
         match &plugin.spec.digest {
@@ -112,6 +113,13 @@ fn listed(plugins: &[Plugin], paint: Paint) -> Result<String, std::fmt::Error> {
         }
     }
     Ok(out)
+}
+
+/// Does the version in the spec serve all objects? Hosts before this one say it by `Ready`.
+fn serves_what_it_should(status: &PluginStatus) -> bool {
+    let find = |type_: &str| status.conditions.iter().find(|condition| condition.type_ == type_);
+    let is_ready = find(READY).is_some_and(|ready| ready.status == "True");
+    is_ready && find(PROGRESSING).is_none_or(|progressing| progressing.reason == "Complete")
 }
 
 fn word(phase: Phase) -> String {
@@ -220,15 +228,20 @@ impl RemoveArgs {
 mod tests {
     use super::*;
 
-    fn record(wanted: &str, phase: &str, ready: &str, reason: &str, message: &str) -> Plugin {
+    fn record(wanted: &str, phase: &str, serves: bool, reason: &str, message: &str) -> Plugin {
         let digest = |digit: &str| format!("sha256:{}", digit.repeat(64));
         let source = json!({ "file": { "path": "/p.wasm" } });
-        let ready = json!({ "type": "Ready", "status": ready, "reason": reason, "message": message,
-            "lastTransitionTime": "2026-01-01T00:00:00Z" });
+        let condition = |type_: &str, status: &str, reason: &str, message: &str| {
+            json!({ "type": type_, "status": status, "reason": reason, "message": message,
+                "lastTransitionTime": "2026-01-01T00:00:00Z" })
+        };
+        let ready = condition("Ready", if serves { "True" } else { "False" }, "Serving", "serves Web");
+        let progressing = condition("Progressing", "False", reason, message);
+        let (version, served) = if serves { (json!("1.0.0"), json!(digest("a"))) } else { (json!(null), json!(null)) };
         serde_json::from_value(json!({
             "apiVersion": "transom.dev/v1alpha1", "kind": "Plugin", "metadata": { "name": "web" },
             "spec": { "source": source, "digest": digest(wanted) },
-            "status": { "phase": phase, "version": "1.0.0", "digest": digest("a"), "conditions": [ready],
+            "status": { "phase": phase, "version": version, "digest": served, "conditions": [ready, progressing],
                 "serving": { "source": source, "digest": digest("a") } },
         }))
         .unwrap()
@@ -240,13 +253,13 @@ mod tests {
             let all = listed(&[plugin], Paint::plain()).unwrap();
             all.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
         };
-        let serves = lines(record("a", "Ready", "True", "Serving", "serves Web"));
+        let serves = lines(record("a", "Ready", true, "Complete", "version 1.0.0 serves all objects"));
         assert_eq!(serves, ["web Ready 1.0.0 sha256:aaaaaaaa /p.wasm"]);
-        let message = "field spec.x is used; version 1.0.0 goes on serving";
-        let refused = lines(record("b", "Failed", "False", "IncompatibleDefinition", message));
+        let message = "field spec.x is used; version 1.0.0 is still serving";
+        let refused = lines(record("b", "Failed", true, "IncompatibleDefinition", message));
         let why = "asked for: sha256:bbbbbbbb, IncompatibleDefinition: field spec.x is used";
         assert_eq!(refused, ["web Failed 1.0.0 sha256:aaaaaaaa /p.wasm", why]);
-        let failed = lines(record("a", "Failed", "False", "NotFound", "no file"));
-        assert_eq!(failed, ["web Failed 1.0.0 sha256:aaaaaaaa /p.wasm", "NotFound: no file"]);
+        let failed = lines(record("a", "Failed", false, "NotFound", "no file"));
+        assert_eq!(failed, ["web Failed none /p.wasm", "NotFound: no file"]);
     }
 }
