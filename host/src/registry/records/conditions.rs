@@ -249,3 +249,98 @@ pub(super) fn count(plugin: &str, status: &PluginStatus) {
     let is_up_to_date = find(PROGRESSING).is_some_and(|progressing| progressing.reason == "Complete");
     metrics().plugin_ready(plugin, is_ready, is_up_to_date);
 }
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn failure(reason: &'static str, transient: bool) -> LoadFailure {
+        LoadFailure { step: "Fetched", reason, message: "why".into(), transient }
+    }
+
+    /// Asks for version `wanted`; version a has served.
+    fn plugin(wanted: &str) -> Plugin {
+        let spec = |digest: &str| json!({ "source": { "file": { "path": "/p.wasm" } }, "digest": digest });
+        serde_json::from_value(json!({
+            "apiVersion": "transom.dev/v1alpha1", "kind": "Plugin", "metadata": { "name": "web", "generation": 2 },
+            "spec": spec(wanted),
+            "status": { "serving": spec("a"), "digest": "a", "version": "1.0.0", "kinds": ["Web.bench.dev"] },
+        }))
+        .unwrap()
+    }
+
+    fn said(status: &PluginStatus, type_: &str) -> Value {
+        let condition = status.conditions.iter().find(|condition| condition.type_ == type_);
+        condition.map_or(Value::Null, |condition| json!([condition.status, condition.reason]))
+    }
+
+    #[rstest]
+    #[case::may_get_better("Unavailable", true, RECONCILING, STALLED)]
+    #[case::will_not("InvalidConfig", false, STALLED, RECONCILING)]
+    fn a_version_that_cannot_be_loaded_is_said_to_kstatus(
+        #[case] reason: &'static str,
+        #[case] transient: bool,
+        #[case] there: &str,
+        #[case] absent: &str,
+    ) {
+        let plugin = plugin("b");
+        let before = plugin.status.clone().unwrap();
+        let status = failed(&before, &plugin, &failure(reason, transient), Base::None);
+        assert_eq!(said(&status, PROGRESSING), json!(["False", reason]));
+        assert_eq!((said(&status, there), said(&status, absent)), (json!(["True", reason]), Value::Null));
+        assert!(status.conditions.iter().all(|condition| condition.observed_generation == Some(2)));
+    }
+
+    #[rstest]
+    #[case::it_is_wanted("a", "NotFound")]
+    #[case::another_is_wanted("b", "ServingVersionMissing")]
+    fn nothing_is_said_to_serve_that_is_not_loaded(#[case] wanted: &str, #[case] reason: &str) {
+        let (plugin, lost) = (plugin(wanted), failure("NotFound", true));
+        let before = plugin.status.clone().unwrap();
+        let status = failed(&before, &plugin, &lost, Base::Lost(&lost));
+        assert_eq!(said(&status, READY), json!(["False", reason]));
+        assert_eq!((&status.version, &status.digest, status.kinds.len()), (&None, &None, 0));
+        assert_eq!(status.serving, before.serving, "the host goes on with it when it can");
+        let [entry] = status.history.as_slice() else { unreachable!("{:?}", status.history) };
+        assert_eq!((entry.version.as_str(), entry.reason.as_str()), ("1.0.0", NOT_LOADABLE));
+        // and once only
+        let again = failed(&status, &plugin, &lost, Base::Lost(&lost));
+        assert_eq!(again, status);
+    }
+
+    #[rstest]
+    #[case(RolloutState::Waiting, "True", "ApprovalNeeded", RECONCILING)]
+    #[case(RolloutState::Baking, "True", "Canary", RECONCILING)]
+    #[case(RolloutState::Held, "False", "PlanHeld", STALLED)]
+    #[case(RolloutState::Paused, "False", "Paused", STALLED)]
+    #[case(RolloutState::RolledBack, "False", "RolledBack", STALLED)]
+    #[case(RolloutState::Aborted, "False", "Aborted", STALLED)]
+    fn a_rollout_goes_on_or_waits_for_a_decision(
+        #[case] state: RolloutState,
+        #[case] progressing: &str,
+        #[case] reason: &str,
+        #[case] kstatus: &str,
+    ) {
+        let plugin = plugin("b");
+        let attempt = json!({ "id": "i", "revision": "r", "digest": "b", "version": "2.0.0", "state": "Held", "step": 1, "steps": 2 });
+        let attempt = RolloutStatus { state, ..serde_json::from_value(attempt).unwrap() };
+        let status = on_its_way(&plugin.status.clone().unwrap(), &plugin, attempt, Base::None);
+        assert_eq!(said(&status, PROGRESSING), json!([progressing, reason]));
+        assert_eq!(said(&status, kstatus), json!(["True", reason]));
+    }
+
+    #[test]
+    fn what_is_stored_stays_said_whatever_else_is() {
+        let plugin = plugin("b");
+        let mut status = plugin.status.clone().unwrap();
+        set_stored(&mut status, &plugin, Some(&("False", "TooLarge", "m".into())));
+        let status = failed(&status, &plugin, &failure("NotFound", true), Base::None);
+        assert_eq!(said(&status, STORED), json!(["False", "TooLarge"]));
+        let mut again = status.clone();
+        set_stored(&mut again, &plugin, Some(&("False", "TooLarge", "m".into())));
+        assert_eq!(again, status, "nothing has changed");
+    }
+}
