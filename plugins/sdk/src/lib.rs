@@ -17,6 +17,7 @@ mod failure;
 mod health;
 #[cfg(target_family = "wasm")]
 mod heap;
+mod job;
 mod json;
 mod kind;
 pub mod lists;
@@ -37,6 +38,7 @@ pub use context::{CallOutcome, Context};
 pub use conversion::{Convert, Unconvertible};
 pub use failure::{Failure, Violations};
 pub use health::{Health, State};
+pub use job::{JobOutcome, JobRun, JobRuns};
 #[doc(hidden)]
 pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 #[doc(hidden)]

@@ -10,7 +10,8 @@ use crate::bindings::exports::transom::plugin::reconciler as wit;
 use crate::bindings::transom::plugin::types;
 use crate::condition::Condition;
 use crate::failure::Failure;
-use crate::health::Health;
+use crate::health::{Health, State};
+use crate::job::{self, JobRuns};
 use crate::kind::{AnyObject, Child, Kind, TypeMeta};
 use crate::names;
 use crate::observed::{Children, Observed};
@@ -45,6 +46,8 @@ struct Entry {
     mark: Option<String>,
     /// Of a child that is held until others are done: which, for people.
     waits_for: Option<String>,
+    /// What became of a run that has ended, whether its Job is still there or not.
+    ended: Option<Health>,
 }
 
 /// Annotation of children that others wait for: tells what was planned when the live object was written.
@@ -366,6 +369,51 @@ impl Plan {
         self.position(&object.type_meta, object.namespace.as_deref(), &object.name)
     }
 
+    /// This planned Job (or pod that runs to its end) runs once for each content, also when it is cleaned up afterwards.
+    ///
+    /// A Job that has finished may go: by `ttlSecondsAfterFinished`, or because somebody deletes it. What became of it is
+    /// kept in `runs`, which belong into the status of the primary, and once it has ended it is not created again before
+    /// its `spec` changes. [`health`](Self::health) and what [waits](Self::apply_after) for it go by that. One that was
+    /// deleted while it ran, or after it had failed, runs again, unless it was deleted by itself
+    /// (`ttlSecondsAfterFinished`): then it has failed, or is taken to be complete when nobody saw its end.
+    ///
+    /// Only with [`Delivery::Full`](crate::Delivery::Full) it is seen that something else gave a live Job such a time.
+    ///
+    /// ```
+    /// # use k8s_openapi::api::batch::v1::Job;
+    /// # use transom_sdk::{ChildExt, Context, JobRun, JobRuns, Plan};
+    /// # fn f(cx: &Context, mut plan: Plan, known: &[JobRun], job: Job) -> Vec<JobRun> {
+    /// let mut runs = JobRuns::new(known); // of the status
+    /// let migration = plan.apply(job.replace());
+    /// plan.run_once(&migration, &mut runs);
+    /// runs.into_status()
+    /// # }
+    /// ```
+    pub fn run_once<K>(&mut self, child: &Planned<K>, runs: &mut JobRuns) {
+        let is_current = self.is_current(child.index);
+        let health = self.judge(child.index);
+        let Some(entry) = self.children.get_mut(child.index) else { return };
+        let Ok(planned) = serde_json::from_str::<Value>(&entry.child.object) else { return };
+        let text = |pointer: &str| planned.pointer(pointer).and_then(Value::as_str);
+        let (Some(name), Some(kind)) = (text("/metadata/name"), text("/kind")) else { return };
+        let content = job::content(&planned);
+        let live = entry.observed.and_then(|index| self.observed.get(index)).map(|live| {
+            let object: Value = serde_json::from_str(&live.object).unwrap_or_default();
+            // a pod that serves is ready, and has not ended
+            let serves = kind == "Pod" && health.is_ready() && health.reason != "Succeeded";
+            let state = if serves { State::Progressing } else { health.state };
+            job::Live { health: Health { state, ..health }, expires: job::expires(&object), is_current }
+        });
+        let known = runs.known(name, &content);
+        let seen = job::Seen { name, content: &content, expires: job::expires(&planned), live, known };
+        let Some(run) = job::judge(&seen) else { return };
+        if let Some(ended) = run.health() {
+            entry.child.disposition = wit::Disposition::Hold;
+            (entry.waits_for, entry.ended) = (None, Some(ended));
+        }
+        runs.keep(run);
+    }
+
     /// This object is created when it does not exist, and never touched again.
     pub fn create_once<K: Child>(&mut self, child: impl Into<Desired<K>>) -> Planned<K> {
         self.add(child.into(), wit::Disposition::CreateOnce)
@@ -458,7 +506,8 @@ impl Plan {
         is_immutable: bool,
     ) -> Planned<K> {
         let child = wit::Child { object, disposition, options };
-        self.children.push(Entry { child, observed, refusal: None, is_immutable, mark: None, waits_for: None });
+        let (refusal, mark, waits_for, ended) = (None, None, None, None);
+        self.children.push(Entry { child, observed, refusal, is_immutable, mark, waits_for, ended });
         Planned { index: self.children.len() - 1, kind: PhantomData }
     }
 
@@ -515,6 +564,9 @@ impl Plan {
     }
 
     fn judge(&self, index: usize) -> Health {
+        if let Some(ended) = self.children.get(index).and_then(|entry| entry.ended.as_ref()) {
+            return ended.clone();
+        }
         if let Some(refusal) = self.refusal_at(index) {
             return refusal.health();
         }
@@ -530,6 +582,9 @@ impl Plan {
     fn is_current(&mut self, index: usize) -> bool {
         let is_refused = self.refusal_at(index).is_some();
         let Some(entry) = self.children.get_mut(index) else { return false };
+        if entry.ended.is_some() {
+            return true;
+        }
         let live = entry.observed.and_then(|index| self.observed.get(index));
         match entry.child.disposition {
             wit::Disposition::Hold => {

@@ -317,6 +317,18 @@ impl<P: Plugin> Case<P> {
         self.status::<K>(name, status)
     }
 
+    /// The live child of this name, in whatever namespace, is gone: somebody deleted it, or it expired.
+    ///
+    /// # Panics
+    ///
+    /// When there is no such child.
+    pub fn gone<K: Kind>(mut self, name: &str) -> Self {
+        let before = self.children.len();
+        self.children.retain(|key, _| !is::<K>(key, name));
+        assert!(self.children.len() < before, "{}", no_live::<K>(name));
+        self
+    }
+
     // -------------------------------------------------------------- lookups
 
     /// An object that lookups find; in the primary's namespace unless it names one.
