@@ -6,12 +6,14 @@
 //!
 //! # Limits
 //! gRPC: request 64 KiB, response 4 MiB, 5 s. HTTP: body 4 MiB, 10 s. Image: 10 s. Artifact: 16 MiB and 10,000 files
-//! unpacked, 60 s. Engine: input and output 16 MiB, by default 10 s and 256 MiB. Objects: 1,000 and 4 MiB. Answers in
-//! memory: 128 MiB, and as much again for outputs of engines; requests to one endpoint at the same time: 32.
+//! unpacked, 60 s. Engine: input and output 16 MiB (with contents in the place of handles 24 MiB), by default 10 s and
+//! 256 MiB. Objects: 1,000 and 4 MiB. Answers in memory: 128 MiB, as much again for outputs of engines, and 64 MiB of
+//! contents; requests to one endpoint at the same time: 32.
 
 mod artifact;
 pub(crate) mod client;
 mod clock;
+mod content;
 mod engine;
 pub(crate) mod grants;
 mod grpc;
@@ -25,6 +27,8 @@ mod table;
 #[cfg(test)]
 pub(crate) mod testing;
 
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +45,7 @@ use crate::plan::contract::{Answer, Answered, Delivery, Lookup, Manifest, Object
 
 use artifact::Artifacts;
 use client::{Clients, SecretData};
+use content::{ContentDigest, Handle};
 use grants::Protocol;
 use table::{Freshness, Table};
 
@@ -48,6 +53,9 @@ pub use engine::Runner;
 pub use grants::{Endpoint, Grants};
 pub use selector::Selector;
 pub use table::Stale;
+
+/// What has files.
+const FILES: [Protocol; 4] = [Protocol::Oci, Protocol::Http, Protocol::Git, Protocol::Folder];
 
 /// Where the host keeps what it needs for lookups.
 pub struct Places {
@@ -164,7 +172,7 @@ impl Lookups {
             Lookup::Random { label, length } => {
                 self.random.answer(&self.sources.cluster, &asker.uid, label, *length).await
             }
-            Lookup::Engine { engine, input } => self.engines.answer(grants.engine(engine)?, input).await,
+            Lookup::Engine { engine, input } => self.engine(asker, grants.engine(engine)?, input).await?,
             Lookup::Object(reference) => {
                 let delivery =
                     may_read(asker.key, asker.manifest, &asker.owns, &reference.kind, Some(&reference.namespace))?;
@@ -218,8 +226,7 @@ impl Lookups {
                 .await
             }
             Lookup::Artifact { endpoint, reference, include, max_age_ms } => {
-                let any = [Protocol::Oci, Protocol::Http, Protocol::Git, Protocol::Folder];
-                let endpoint = grants.endpoint(endpoint, &any)?;
+                let endpoint = grants.endpoint(endpoint, &FILES)?;
                 let asked = (reference.clone(), include.clone());
                 self.aged(asker, lookup, endpoint, *max_age_ms, move |sources, endpoint| {
                     let (reference, include) = asked.clone();
@@ -229,6 +236,75 @@ impl Lookups {
                 .await
             }
         })
+    }
+
+    /// The output of an engine, whose input may have handles in the place of contents.
+    async fn engine(&self, asker: &Asker<'_>, runner: &Runner, input: &[u8]) -> Result<Answer, Answer> {
+        let Some(parts) = content::parts(input)? else {
+            let whole = || async { Ok(Cow::Borrowed(input)) }.boxed();
+            return Ok(self.engines.answer(runner, input, whole).await);
+        };
+        // before anything that is remembered: the output tells of the contents as well
+        let given = self.given(asker, &content::handles(&parts)).await?;
+        let whole = || async { self.contents(asker, &parts, &given).await.map(Cow::Owned) }.boxed();
+        Ok(self.engines.answer(runner, input, whole).await)
+    }
+
+    /// The artifacts by which the primary was given these handles.
+    async fn given(
+        &self,
+        asker: &Asker<'_>,
+        handles: &[Handle],
+    ) -> Result<HashMap<ContentDigest, Arc<Lookup>>, Answer> {
+        let mut given = HashMap::new();
+        for (lookup, known) in self.table.artifacts_of(asker.key) {
+            let handed_out = match known {
+                Some(known) => known,
+                None if handles.iter().all(|handle| given.contains_key(&handle.digest)) => break,
+                // the answer was thrown away for want of space
+                None => {
+                    let answer = self.fetch(asker, &lookup).await?;
+                    content::handed_out(include_of(&lookup), &answer)
+                }
+            };
+            let lookup = Arc::new(lookup);
+            given.extend(handed_out.into_iter().map(|handle| (handle.digest, lookup.clone())));
+        }
+        match handles.iter().all(|handle| given.contains_key(&handle.digest)) {
+            true => Ok(given),
+            false => Err(Answer::Denied(
+                "the engine's input names contents by a handle that this object was not given".into(),
+            )),
+        }
+    }
+
+    /// The input of an engine with contents; `given` says which artifact they are from.
+    async fn contents(
+        &self,
+        asker: &Asker<'_>,
+        parts: &[content::Part<'_>],
+        given: &HashMap<ContentDigest, Arc<Lookup>>,
+    ) -> Result<Vec<u8>, Answer> {
+        let kept = &self.sources.artifacts.contents;
+        let mut found = HashMap::new();
+        for handle in content::handles(parts) {
+            let mut content = kept.get(&handle.digest);
+            if let (None, Some(lookup)) = (&content, given.get(&handle.digest)) {
+                self.fetch(asker, lookup).await?;
+                content = kept.get(&handle.digest);
+            }
+            found.insert(handle.digest, content.ok_or_else(|| content::gone(&handle))?);
+        }
+        content::join(parts, &found)
+    }
+
+    /// The files of an artifact, past what is remembered of it.
+    async fn fetch(&self, asker: &Asker<'_>, lookup: &Lookup) -> Result<Answer, Answer> {
+        let Lookup::Artifact { endpoint, reference, include, .. } = lookup else {
+            return Ok(Answer::Absent);
+        };
+        let endpoint = asker.grants.endpoint(endpoint, &FILES)?;
+        Ok(self.sources.artifacts.answer(&self.sources.clients, endpoint, reference, include).await)
     }
 
     /// Something in the API server. Plugins do not share such answers: each reads as itself.
@@ -259,6 +335,14 @@ impl Lookups {
         let source = Arc::new(move || fetch(sources.clone(), granted.clone()));
         let freshness = Freshness::Aged(Duration::from_millis(max_age_ms.into()));
         self.table.answer(asker.key, lookup, &endpoint.digest, freshness, source).await
+    }
+}
+
+/// Which files of an artifact are asked for.
+fn include_of(lookup: &Lookup) -> &[String] {
+    match lookup {
+        Lookup::Artifact { include, .. } => include,
+        _ => &[],
     }
 }
 

@@ -9,7 +9,8 @@ pub struct Target {
     pub(crate) api_version: String,
     pub(crate) kind: String,
     /// Empty: any.
-    pub(crate) name: String,
+    /// Its name.
+    pub name: String,
 }
 
 /// The object of a kind of k8s-openapi and a name.

@@ -13,9 +13,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::client::{Clients, failed};
+use super::content::{Contents, Include};
 use super::grants::{Endpoint, Protocol};
 use super::http;
-use crate::plan::contract::{Answer, Value};
+use crate::plan::contract::Answer;
 
 use cache::Cache;
 use unpack::{Collector, Files};
@@ -35,14 +36,16 @@ const MAX_GLOB: usize = 1_024;
 /// Fetches and keeps artifacts.
 pub(super) struct Artifacts {
     cache: Cache,
+    /// Of files that plugins get by handle.
+    pub(super) contents: Contents,
 }
 
 impl Artifacts {
     pub(super) fn new(dir: PathBuf) -> Self {
-        Self { cache: Cache::new(dir) }
+        Self { cache: Cache::new(dir), contents: Contents::default() }
     }
 
-    /// The files of an artifact that match one of the globs.
+    /// The files of an artifact that match one of the globs; see [`super::content`] for those that come by handle.
     pub(super) async fn answer(
         &self,
         clients: &Clients,
@@ -54,9 +57,11 @@ impl Artifacts {
             let message = format!("more than {MAX_GLOBS} globs, or one of more than {MAX_GLOB} characters");
             return failed("InvalidArgument", message);
         }
-        let files = tokio::time::timeout(DEADLINE, self.fetch(clients, endpoint, reference, include)).await;
+        let include = Include::new(include);
+        let globs = include.globs();
+        let files = tokio::time::timeout(DEADLINE, self.fetch(clients, endpoint, reference, &globs)).await;
         match files {
-            Ok(Ok(Some(files))) => Answer::Found(Value::Files(files.into_iter().collect())),
+            Ok(Ok(Some(files))) => Answer::Found(self.contents.hand_out(&include, files)),
             Ok(Ok(None)) => Answer::Absent,
             Ok(Err(refused)) => refused,
             Err(_) => failed("DeadlineExceeded", format!("{reference}: not there within {DEADLINE:?}")),
@@ -110,6 +115,7 @@ mod tests {
 
     use super::*;
     use crate::lookup::testing::{clients, endpoint, serve, spec};
+    use crate::plan::contract::Value;
 
     #[tokio::test]
     async fn files_come_from_an_archive_over_http() {

@@ -1,9 +1,11 @@
 //! Runs of engines, remembered: the same bytes go in, the same bytes come out.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{OnceCell, Semaphore};
@@ -73,17 +75,24 @@ impl Engines {
         self.memo.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the engine makes of the input, now or earlier.
-    pub(super) async fn answer(&self, runner: &Runner, input: &[u8]) -> Answer {
+    /// What the engine makes of the input, now or earlier. The engine gets what `whole` makes of it, which is always the
+    /// same for the same input; an error of that is the answer, and not kept.
+    pub(super) async fn answer<'a>(
+        &'a self,
+        runner: &'a Runner,
+        input: &'a [u8],
+        whole: impl FnOnce() -> BoxFuture<'a, Result<Cow<'a, [u8]>, Answer>> + Send + 'a,
+    ) -> Answer {
         let digest = format!("{} {:?}", runner.digest, runner.component.bounds());
-        self.remembered(&digest, input, || Box::pin(runner.component.run(input))).await
+        let run = || async { Ok(runner.component.run(&whole().await?).await) }.boxed();
+        self.remembered(&digest, input, run).await
     }
 
     async fn remembered<'a>(
         &self,
         engine: &str,
         input: &[u8],
-        run: impl FnOnce() -> BoxFuture<'a, Result<Result<Vec<u8>, Problem>, CallError>>,
+        run: impl FnOnce() -> BoxFuture<'a, Result<Run, Answer>>,
     ) -> Answer {
         if input.len() > MAX_BYTES {
             return failed("TooLarge", format!("an input of {} bytes, at most {MAX_BYTES}", input.len()));
@@ -111,7 +120,10 @@ impl Engines {
                 return Err(failed("Unavailable", format!("all engines were busy for {QUEUE_DEADLINE:?}")));
             };
             let _timer = metrics().lookup("engine");
-            let (answer, lasting) = outcome(run().await);
+            let (answer, lasting) = match run().await {
+                Ok(run) => outcome(run),
+                Err(answer) => (answer, false),
+            };
             metrics().looked_up("engine", super::table::outcome_of(&answer));
             if lasting { Ok(answer) } else { Err(answer) }
         };
@@ -160,8 +172,11 @@ impl Engines {
     }
 }
 
+/// What comes of a run: bytes, the engine's own failure, or none of both.
+type Run = Result<Result<Vec<u8>, Problem>, CallError>;
+
 /// The answer, and whether the same input would have it again.
-fn outcome(result: Result<Result<Vec<u8>, Problem>, CallError>) -> (Answer, bool) {
+fn outcome(result: Run) -> (Answer, bool) {
     match result {
         Ok(Ok(output)) if output.len() > MAX_BYTES => {
             (failed("ResponseTooLarge", format!("an output of {} bytes, at most {MAX_BYTES}", output.len())), true)
@@ -175,6 +190,12 @@ fn outcome(result: Result<Result<Vec<u8>, Problem>, CallError>) -> (Answer, bool
         // on a busy machine the clock may have been unfair
         Err(error @ (CallError::DeadlineExceeded(_) | CallError::Unavailable(_))) => {
             (failed(error.reason(), error.to_string()), false)
+        }
+        Err(error @ CallError::OutOfMemory(bytes)) => {
+            let message = format!(
+                "the engine needs more than {bytes} bytes of memory: raise its limits.memory in spec.engines of the Plugin"
+            );
+            (failed(error.reason(), message), true)
         }
         Err(error) => (failed(error.reason(), error.to_string()), true),
     }
@@ -201,7 +222,7 @@ mod tests {
                 Box::pin(async {
                     runs.fetch_add(1, Ordering::Relaxed);
                     tokio::task::yield_now().await;
-                    Ok(Ok(b"out".to_vec()))
+                    Ok(Ok(Ok(b"out".to_vec())))
                 })
             })
         };
@@ -215,13 +236,13 @@ mod tests {
     async fn an_engines_own_failure_is_kept_and_a_missed_deadline_is_not() {
         let engines = Engines::new();
         let problem = || Problem { reason: "Bad".into(), message: "bad input".into() };
-        let first = engines.remembered("e", b"x", || Box::pin(async move { Ok(Err(problem())) })).await;
-        let second = engines.remembered("e", b"x", || Box::pin(async { Ok(Ok(vec![])) })).await;
+        let first = engines.remembered("e", b"x", || Box::pin(async move { Ok(Ok(Err(problem()))) })).await;
+        let second = engines.remembered("e", b"x", || Box::pin(async { Ok(Ok(Ok(vec![]))) })).await;
         assert_eq!((&first, &second), (&Answer::Failed(problem()), &Answer::Failed(problem())));
         let late = CallError::DeadlineExceeded(Duration::from_secs(1));
-        let answer = engines.remembered("e", b"y", || Box::pin(async move { Err(late) })).await;
+        let answer = engines.remembered("e", b"y", || Box::pin(async move { Ok(Err(late)) })).await;
         assert!(matches!(answer, Answer::Failed(p) if p.reason == "DeadlineExceeded"));
-        let answer = engines.remembered("e", b"y", || Box::pin(async { Ok(Ok(b"now".to_vec())) })).await;
+        let answer = engines.remembered("e", b"y", || Box::pin(async { Ok(Ok(Ok(b"now".to_vec()))) })).await;
         assert_eq!(bytes(&answer), b"now");
     }
 
@@ -229,20 +250,20 @@ mod tests {
     async fn memory_is_bounded_and_the_latest_stay() {
         let engines = Engines::new();
         for i in 0..12u8 {
-            engines.remembered("e", &[i], || Box::pin(async { Ok(Ok(vec![0; MAX_BYTES])) })).await;
+            engines.remembered("e", &[i], || Box::pin(async { Ok(Ok(Ok(vec![0; MAX_BYTES]))) })).await;
             assert!(engines.lock().bytes <= MAX_KEPT_BYTES);
         }
-        let kept = engines.remembered("e", &[11], || Box::pin(async { Ok(Ok(b"again".to_vec())) })).await;
+        let kept = engines.remembered("e", &[11], || Box::pin(async { Ok(Ok(Ok(b"again".to_vec()))) })).await;
         assert_eq!(bytes(&kept).len(), MAX_BYTES);
-        let gone = engines.remembered("e", &[0], || Box::pin(async { Ok(Ok(b"again".to_vec())) })).await;
+        let gone = engines.remembered("e", &[0], || Box::pin(async { Ok(Ok(Ok(b"again".to_vec()))) })).await;
         assert_eq!(bytes(&gone), b"again");
     }
 
     #[tokio::test]
     async fn two_engines_do_not_share() {
         let engines = Engines::new();
-        engines.remembered("a", b"x", || Box::pin(async { Ok(Ok(b"1".to_vec())) })).await;
-        let other = engines.remembered("b", b"x", || Box::pin(async { Ok(Ok(b"2".to_vec())) })).await;
+        engines.remembered("a", b"x", || Box::pin(async { Ok(Ok(Ok(b"1".to_vec()))) })).await;
+        let other = engines.remembered("b", b"x", || Box::pin(async { Ok(Ok(Ok(b"2".to_vec()))) })).await;
         assert_eq!(bytes(&other), b"2");
     }
 }

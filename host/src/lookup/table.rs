@@ -21,6 +21,7 @@ use futures::future::{BoxFuture, Shared};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::content::{Handle, handed_out};
 use super::selector::Selector;
 use crate::control::backoff;
 use crate::control::key::PrimaryKey;
@@ -261,6 +262,19 @@ impl Table {
         *asked = now;
         inner.release(key, &gone);
         lookups
+    }
+
+    /// The artifacts that a primary asked for, with the handles in their answers as far as these are in memory.
+    pub(super) fn artifacts_of(&self, key: &PrimaryKey) -> Vec<(Lookup, Option<Vec<Handle>>)> {
+        let inner = self.lock();
+        let asked = inner.by_primary.get(key).into_iter().flatten();
+        let known = |one: &Asked| {
+            let Lookup::Artifact { include, .. } = &one.lookup else { return None };
+            let entry = inner.entries.get(one.question.as_ref()?)?;
+            let answer = entry.known.as_ref().and_then(|known| known.answer.as_ref());
+            Some((one.lookup.clone(), answer.map(|answer| handed_out(include, answer))))
+        };
+        asked.filter_map(known).collect()
     }
 
     /// Tells of changes of an object without an answer.

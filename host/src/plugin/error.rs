@@ -16,7 +16,7 @@ pub enum CallError {
     #[error("the plugin did not finish with a fuel of {0}")]
     OutOfFuel(u64),
     /// It wanted more memory than allowed.
-    #[error("the plugin needs more than {0} bytes of memory")]
+    #[error("the plugin needs more than {0} bytes of memory: raise spec.limits.memory of the Plugin")]
     OutOfMemory(usize),
     /// It answered with more than allowed.
     #[error("the plugin's answer is larger than {0} bytes")]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
+use transom_engines::content::{self, Handle};
 use transom_engines::helm::Chart;
 use transom_sdk::prelude::*;
 use transom_sdk::{Answer, File, Problem, Stop};
@@ -38,12 +39,12 @@ pub(crate) fn fetch(cx: &Context, source: &ChartSource, digest: Option<&str>, fi
         ChartSource { oci: Some(oci), http: None, folder: None, .. } => {
             let digest = wanted.ok_or_else(missing)?;
             let at = format!("{}@{digest}", repository(&oci.reference));
-            let files = cx.artifact(endpoint(oci, OCI), &at, &[], FOR_GOOD)?;
+            // files go to the engine, not through the plugin, but for the one that is read here
+            let include = ["*/Chart.yaml", content::ALL_BY_HANDLE];
+            let files = cx.artifact(endpoint(oci, OCI), &at, &include, FOR_GOOD)?;
             let files = found(files, &format!("{field}.oci"), &at)?;
-            Ok(Fetched {
-                chart: Chart::Files(files.into_iter().filter_map(below_the_top).collect()),
-                digest: digest.into(),
-            })
+            let files = files.into_iter().filter_map(below_the_top).collect();
+            Ok(Fetched { chart: Chart::Files(files), digest: digest.into() })
         }
         ChartSource { oci: None, http: Some(http), folder: None, .. } => {
             let wanted = wanted.ok_or_else(missing)?;
@@ -60,7 +61,8 @@ pub(crate) fn fetch(cx: &Context, source: &ChartSource, digest: Option<&str>, fi
             Ok(Fetched { chart: Chart::Archive(response.body), digest })
         }
         ChartSource { oci: None, http: None, folder: Some(folder), .. } => {
-            let files = cx.artifact(endpoint(folder, FOLDER), &folder.reference, &[], A_WHILE)?;
+            let include = ["Chart.yaml", content::ALL_BY_HANDLE];
+            let files = cx.artifact(endpoint(folder, FOLDER), &folder.reference, &include, A_WHILE)?;
             let files = found(files, &format!("{field}.folder"), &folder.reference)?;
             let digest = folder_digest(&files);
             if let Some(wanted) = wanted {
@@ -126,7 +128,9 @@ fn hex(bytes: &[u8]) -> String {
 
 /// Of what `sha256sum` prints for the files, sorted by path.
 fn folder_digest(files: &[File]) -> String {
-    let mut lines: Vec<(&str, String)> = files.iter().map(|file| (file.path.as_str(), hex(&file.content))).collect();
+    let digest =
+        |content: &[u8]| Handle::parse(content).map_or_else(|| hex(content), |handle| handle.sha256.to_owned());
+    let mut lines: Vec<(&str, String)> = files.iter().map(|file| (file.path.as_str(), digest(&file.content))).collect();
     lines.sort_unstable();
     let text: String = lines.iter().map(|(path, digest)| format!("{digest}  {path}\n")).collect();
     sha256(text.as_bytes())

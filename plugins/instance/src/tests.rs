@@ -94,7 +94,12 @@ fn rendering_as(
 /// Everything around an instance is there.
 fn world(hooks: &[Value]) -> Case<InstancePlugin> {
     let values = json!({});
-    let case = Case::new(&instance(values.clone())).object(&template(60)).artifact(chart::FOLDER, "shop", &[], files());
+    let case = Case::new(&instance(values.clone())).object(&template(60)).artifact(
+        chart::FOLDER,
+        "shop",
+        &["Chart.yaml", "content-handle:**"],
+        files(),
+    );
     rendering(case, &values, 1, &reply(&values, hooks))
 }
 

@@ -163,6 +163,42 @@ async fn an_engine_that_misbehaves_is_a_failed_answer_and_the_host_goes_on() {
     assert!(host.is_healthy().await);
 }
 
+/// One part of an engine's input: `kind` 0 is bytes, 1 a handle.
+fn part(kind: u8, text: &str) -> String {
+    format!("{}{}\0\0\0{text}", char::from(kind), char::from(u8::try_from(text.len()).unwrap()))
+}
+
+#[tokio::test]
+async fn contents_reach_an_engine_by_their_handles_and_those_of_others_do_not() {
+    let (_web, address) = Web::start("").await;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("a.yaml"), "one").unwrap();
+    std::fs::write(folder.path().join("b.txt"), "whole").unwrap();
+    let files = json!({ "name": "files", "address": format!("file://{}", folder.path().display()) });
+    let (ns, _host) = served(json!([web_at(&address), files])).await;
+    let artifact = json!({ "what": "artifact", "of": "files", "include": ["*.txt", "content-handle:**"] });
+    let handle = "transom-content:sha256:7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed:3";
+    let input = format!("transom-parts/1\n{}{}{}", part(0, "a "), part(1, handle), part(0, " z"));
+    let run = json!({ "what": "engine", "of": "turner", "input": input });
+    let object = ns.create(asker("mine", json!([artifact, run]))).await;
+    let object = ns.wait_for(&object, condition("Ready", "True")).await;
+    let given = format!("found a.yaml={handle} b.txt=whole");
+    assert_eq!(answers(&object), [given.as_str(), "found z eno a"]);
+    // the output is known by now, and the bytes are in memory: neither is for one who was not given the handle
+    let whole = json!({ "what": "artifact", "of": "files" });
+    let object = ns.create(asker("stolen", json!([whole, run]))).await;
+    let object = ns.wait_for(&object, condition("Ready", "True")).await;
+    let denied = "denied the engine's input names contents by a handle that this object was not given";
+    assert_eq!(answers(&object), ["found a.yaml=one b.txt=whole", denied]);
+    // a text that looks like a handle gives nothing
+    std::fs::write(folder.path().join("b.txt"), handle).unwrap();
+    std::fs::remove_file(folder.path().join("a.yaml")).unwrap();
+    let fresh = json!({ "what": "artifact", "of": "files", "at": "/", "include": ["*.txt", "content-handle:**"] });
+    let object = ns.create(asker("written", json!([fresh, run]))).await;
+    let object = ns.wait_for(&object, condition("Ready", "True")).await;
+    assert_eq!(answers(&object)[1], denied);
+}
+
 /// The asker's engine is Helm here.
 #[tokio::test]
 async fn a_chart_is_rendered_from_what_the_cluster_has_and_again_when_that_changes() {

@@ -273,3 +273,18 @@ fn engine_and_command_line_have_the_same_version() {
     };
     assert_eq!(version("plugins/engines/helm/go.mod"), version("xtask/tools/helm/go.mod"));
 }
+
+/// The engine has what a record that says nothing gives it, but for the time: debug builds are slow.
+#[tokio::test]
+async fn a_chart_of_twelve_megabytes_renders_within_the_memory_of_an_engine() {
+    let template = "sizes: {{ range $path, $_ := .Files.Glob \"files/*\" }}{{ len ($.Files.Get $path) }} {{ end }}";
+    let mut request = small(template);
+    if let Chart::Files(files) = &mut request.chart {
+        files.extend((0..12).map(|n| (format!("files/{n}.txt"), vec![b'a' + n; 1 << 20])));
+    }
+    let bounds = Bounds { memory_bytes: 256 << 20, ..bounds() };
+    let reply = Reply::decode(&output(&request, bounds).await).unwrap();
+    assert_eq!(reply.error, None);
+    let sizes = "1048576 ".repeat(12);
+    assert!(reply.template().contains(&format!("sizes: {}", sizes.trim_end())), "{}", reply.template());
+}

@@ -137,10 +137,10 @@ impl Request {
     pub fn encode(&self) -> Result<Vec<u8>, serde_json::Error> {
         let header = Header {
             chart: match &self.chart {
-                Chart::Archive(bytes) => Source::Archive(bytes.len()),
+                Chart::Archive(bytes) => Source::Archive(crate::content::size(bytes)),
                 Chart::Files(files) => Source::Files(sizes(files)),
             },
-            values: self.values.iter().map(Vec::len).collect(),
+            values: self.values.iter().map(|values| crate::content::size(values)).collect(),
             release: &self.release,
             capabilities: &self.capabilities,
             now: self.now,
@@ -276,6 +276,16 @@ mod tests {
         assert_eq!(&input[4 + length..], b"name: ab: 1");
         let archive = Request { chart: Chart::Archive(vec![1, 2]), ..Request::default() }.encode().unwrap();
         assert!(String::from_utf8_lossy(&archive).contains(r#""archive":2"#) && archive.ends_with(&[1, 2]));
+    }
+
+    #[test]
+    fn files_by_handle_are_measured_by_their_contents() {
+        let handle = format!("transom-content:sha256:{}:12000000", "ab".repeat(32));
+        let files = vec![("big.json".into(), handle.clone().into_bytes()), ("Chart.yaml".into(), b"name: a".to_vec())];
+        let input = Request { chart: Chart::Files(files), ..Request::default() }.encode().unwrap();
+        let text = String::from_utf8_lossy(&input);
+        assert!(text.contains(r#"[{"path":"big.json","size":12000000},{"path":"Chart.yaml","size":7}]"#), "{text}");
+        assert!(text.starts_with("transom-parts/1\n") && text.contains(&handle) && input.len() < 1_000);
     }
 
     #[test]
