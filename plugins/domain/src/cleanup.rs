@@ -59,19 +59,29 @@ pub(crate) fn plan(domain: &Domain, cx: &Context) -> Result<Plan, Failure> {
     }
     let job = migration::clean_up_job(domain)?;
     let name = job.metadata.name.clone().unwrap_or_default();
-    plan.create_once(job);
-    let health = cx.health::<Job>(&name);
+    let mut runs = migration::runs(domain);
+    let planned = plan.create_once(job);
+    plan.run_once(&planned, &mut runs);
+    let (health, is_there) = (plan.health(&planned), plan.observed(&planned).is_some());
+    let status = DomainStatus { jobs: runs.into_status(), ..DomainStatus::default() };
+    plan.status(&status);
+    if let Some(refusal) = plan.refusal(&planned).cloned() {
+        let message = format!("{}; to keep the schema, set spec.db.retention to Retain", refusal.message);
+        say(&mut plan, &refusal.reason, &message, !refusal.is_final);
+        return Ok(plan);
+    }
     match health.state {
         // the Job goes with the other children, before the Domain does: that it has done its work is kept in the status
         State::Ready => {
             say(&mut plan, "CleanedUp", &format!("Job {name} dropped the schema {schema}"), true);
-            plan.status(&DomainStatus { cleaned_up_by: Some(name), ..DomainStatus::default() });
+            plan.status(&DomainStatus { cleaned_up_by: Some(name), ..status });
             plan.requeue_after(Duration::from_secs(1));
         }
         State::Failed => {
+            // of one that was cleaned up nothing is left to delete
+            let again = if is_there { "delete the Job" } else { "change spec.db.migrationEnv" };
             let message = format!(
-                "Job {name} failed ({}: {}); delete the Job to try again, or set spec.db.retention to Retain to keep \
-                 the schema",
+                "Job {name} failed ({}: {}); {again} to try again, or set spec.db.retention to Retain to keep the schema",
                 health.reason, health.message
             );
             say(&mut plan, "CleanUpFailed", &message, false);
@@ -87,7 +97,8 @@ fn is_running(domain: &Domain, cx: &Context) -> Result<bool, Failure> {
     if cx.children::<Deployment>().next().is_some() || cx.children::<Job>().any(|job| job.name() != drops) {
         return Ok(true);
     }
-    if cx.child::<Job>(&drops).is_some() {
+    let has_begun = |status: &DomainStatus| status.jobs.iter().any(|run| run.name == drops);
+    if cx.child::<Job>(&drops).is_some() || domain.status.as_ref().is_some_and(has_begun) {
         return Ok(false); // begun, so it was found out before
     }
     let pods_of = |what: &str| {

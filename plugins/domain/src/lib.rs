@@ -24,6 +24,7 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Pod, Secret, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use report::Run;
 pub use spec::{
     Autoscaling, Canary, CanaryStatus, CanaryStep, Database, Domain, DomainSpec, DomainStatus, ImagePullPolicy,
     LogLevel, NetworkProfile, Observability, Resources, Retention, Rollout, Security, Strategy,
@@ -53,7 +54,7 @@ impl Plugin for DomainPlugin {
             .config::<Config>()
             .finalizes()
             .child::<Deployment>(Delivery::Full) // replicas that live are said again until an autoscaler takes over
-            .child::<Job>(Delivery::Status)
+            .child::<Job>(Delivery::Full) // whether it expires
             .child::<Service>(Delivery::Metadata)
             .child::<HorizontalPodAutoscaler>(Delivery::Status)
             .child::<NetworkPolicy>(Delivery::Metadata)
@@ -78,9 +79,13 @@ impl Reconcile<Domain> for DomainPlugin {
         let found = database::find(domain, cx)?;
 
         let mut plan = cx.plan();
-        let mut canary = None;
+        let (mut canary, mut is_planned) = (None, false);
+        let mut runs = migration::runs(domain);
+        let mut migrated = runs.ended(&name).unwrap_or_else(|| cx.health::<Job>(&name));
         if found.is_ok() {
-            let migration = migration::plan(&mut plan, cx, job);
+            let migration = migration::plan(&mut plan, cx, job, &mut runs);
+            migrated = migration.health.clone();
+            is_planned = migration.is_alone;
             canary = rollout::plan(&mut plan, domain, cx, &config, &migration)?;
             plan.apply(workload::service(domain));
             plan.apply(network::policy(domain));
@@ -92,7 +97,8 @@ impl Reconcile<Domain> for DomainPlugin {
         } else {
             plan.hold_rest();
         }
-        report::publish(&mut plan, cx, domain, found.err(), &name, canary)?;
+        let jobs = if is_planned { runs.into_status() } else { runs.into_status_with_rest() };
+        report::publish(&mut plan, cx, domain, found.err(), Run { job: name, health: migrated, jobs }, canary)?;
         Ok(plan)
     }
 }

@@ -2,7 +2,7 @@ use k8s_openapi::api::batch::v1::{Job, JobSpec, JobStatus};
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use transom_sdk::objects::{self, labels};
 use transom_sdk::prelude::*;
-use transom_sdk::{State, names};
+use transom_sdk::{JobRuns, State, names};
 
 use crate::spec::{Database, Domain, DomainStatus};
 use crate::{database, workload};
@@ -65,14 +65,32 @@ pub(crate) struct Migration {
     pub(crate) planned: Planned<Job>,
     /// This very one is complete, and no other is under way.
     pub(crate) is_done: bool,
+    /// How it is, or how it ended.
+    pub(crate) health: Health,
+    /// No other one is under way.
+    pub(crate) is_alone: bool,
+}
+
+/// What is known of the Domain's Jobs.
+pub(crate) fn runs(domain: &Domain) -> JobRuns {
+    let status = domain.status.as_ref();
+    let mut runs = JobRuns::new(status.map_or(&[], |status| status.jobs.as_slice()));
+    // all that older versions of this plugin remembered
+    let older = status.filter(|status| status.jobs.is_empty());
+    if let Some(job) = older.and_then(|status| status.migration_job.as_ref()) {
+        runs.complete(job);
+    }
+    runs
 }
 
 /// Plans `job`, once no other migration of this schema is under way: two at a time could undo each other.
 ///
+/// One that is complete is not run again when its Job is cleaned up: see [`Plan::run_once`].
+///
 /// A Job is never changed once it exists, so a newer plugin does not run a finished migration again. Finished Jobs of
 /// other versions leave the plan and are deleted. Of unfinished ones, those at work are waited for (their deadline
 /// bounds that) and those that never started, for want of an image for instance, are deleted.
-pub(crate) fn plan(plan: &mut Plan, cx: &Context, job: Job) -> Migration {
+pub(crate) fn plan(plan: &mut Plan, cx: &Context, job: Job, runs: &mut JobRuns) -> Migration {
     let name = job.metadata.name.clone().unwrap_or_default();
     let others = cx.children::<Job>().filter(|other| other.name() != name);
     let unfinished: Vec<Observed<Job>> = others.filter(|other| other.health().state == State::Progressing).collect();
@@ -83,7 +101,13 @@ pub(crate) fn plan(plan: &mut Plan, cx: &Context, job: Job) -> Migration {
     }
     let is_alone = unfinished.is_empty();
     let planned = if is_alone { plan.create_once(job) } else { plan.hold(&name) };
-    Migration { planned, is_done: is_alone && cx.health::<Job>(&name).is_ready() }
+    if is_alone {
+        plan.run_once(&planned, runs);
+    }
+    // one that was refused has not failed: it never ran
+    let is_refused = plan.refusal(&planned).is_some();
+    let health = if is_refused { cx.health::<Job>(&name) } else { plan.health(&planned) };
+    Migration { planned, is_done: is_alone && !is_refused && health.is_ready(), health, is_alone }
 }
 
 /// True when a container of the Job runs; a status that cannot be read counts as one that does.
@@ -96,10 +120,15 @@ fn at_work(job: &Observed<Job>) -> bool {
 ///
 /// Pods go sooner or later, so what they said is kept in the status, and they are looked at once for each Job only: in
 /// the steady state nothing is asked.
-pub(crate) fn version(domain: &Domain, cx: &Context, job: &str) -> Result<(Option<String>, Option<String>), Failure> {
+pub(crate) fn version(
+    domain: &Domain,
+    cx: &Context,
+    job: &str,
+    is_complete: bool,
+) -> Result<(Option<String>, Option<String>), Failure> {
     let known = domain.status.clone().unwrap_or_default();
     let DomainStatus { db_migration_version, migration_job, .. } = known;
-    if migration_job.as_deref() == Some(job) || !cx.health::<Job>(job).is_ready() {
+    if migration_job.as_deref() == Some(job) || !is_complete {
         return Ok((db_migration_version, migration_job));
     }
     let pods = cx.list::<Pod>(&format!("batch.kubernetes.io/job-name={job}"))?;

@@ -1,7 +1,7 @@
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus};
 use k8s_openapi::api::batch::v1::Job;
 use transom_sdk::prelude::*;
-use transom_sdk::{State, Status};
+use transom_sdk::{JobRun, Kind, Refusal, State, Status};
 
 use crate::database::Missing;
 use crate::migration;
@@ -13,12 +13,25 @@ struct Facts {
     missing: Option<Missing>,
     migration: Health,
     migration_job: String,
+    is_job_there: bool,
     workload: Health,
     canary: Option<Running>,
+    /// What the API server did not accept; one that is final first.
+    refusals: Vec<Refusal>,
 }
 
 /// A condition's status, reason and message.
 type Verdict = (Status, String, String);
+
+/// The migration of this version.
+pub(crate) struct Run {
+    /// Name of its Job.
+    pub(crate) job: String,
+    /// How it is, or how it ended.
+    pub(crate) health: Health,
+    /// For the status.
+    pub(crate) jobs: Vec<JobRun>,
+}
 
 /// Conditions and status. `Ready` is `DBReady` and `WorkloadReady` and neither `MigrationFailed` nor `Degraded`.
 ///
@@ -28,7 +41,7 @@ pub(crate) fn publish(
     cx: &Context,
     domain: &Domain,
     missing: Option<Missing>,
-    migration_job: &str,
+    run: Run,
     canary: Option<Running>,
 ) -> Result<(), Failure> {
     let mut ready_replicas = 0;
@@ -37,13 +50,16 @@ pub(crate) fn publish(
         let status = deployment.as_ref().map(Observed::status::<DeploymentStatus>).transpose()?.unwrap_or_default();
         ready_replicas += status.ready_replicas.unwrap_or(0);
     }
-    let (db_migration_version, migration_job_seen) = migration::version(domain, cx, migration_job)?;
+    let Run { job, health, jobs } = run;
+    let (db_migration_version, migration_job) = migration::version(domain, cx, &job, health.is_ready())?;
     let facts = Facts {
         missing,
-        migration: cx.health::<Job>(migration_job),
-        migration_job: migration_job.to_owned(),
+        is_job_there: cx.child::<Job>(&job).is_some(),
+        migration: health,
+        migration_job: job,
         workload: cx.health::<Deployment>(domain.name()),
         canary,
+        refusals: refusals(plan),
     };
     let conditions = [
         ("DBReady", facts.database()),
@@ -60,11 +76,18 @@ pub(crate) fn publish(
     plan.status(&DomainStatus {
         ready_replicas: Some(ready_replicas),
         db_migration_version,
-        migration_job: migration_job_seen,
+        migration_job,
+        jobs,
         canary: facts.canary.map(|canary| canary.status),
         cleaned_up_by: None,
     });
     Ok(())
+}
+
+fn refusals(plan: &Plan) -> Vec<Refusal> {
+    let mut refusals: Vec<Refusal> = plan.refusals().cloned().collect();
+    refusals.sort_by_key(|refusal| !refusal.is_final);
+    refusals
 }
 
 /// Reason and message are those of the first condition that stands in the way.
@@ -85,6 +108,9 @@ impl Facts {
         if let Some(missing) = &self.missing {
             return verdict(false, missing.reason, &missing.message);
         }
+        if let Some(refused) = self.refused::<Job>() {
+            return refused;
+        }
         match self.migration.state {
             State::Ready => verdict(true, "Migrated", "the schema is migrated"),
             State::Failed => self.migration_failed_as(false),
@@ -92,7 +118,16 @@ impl Facts {
         }
     }
 
+    /// The API server does not accept a child of this kind.
+    fn refused<K: Kind>(&self) -> Option<Verdict> {
+        let refusal = self.refusals.iter().find(|refusal| refusal.type_meta.is_same_kind(&K::type_meta()))?;
+        Some(verdict(false, &refusal.reason, &refusal.message))
+    }
+
     fn workload(&self) -> Verdict {
+        if let Some(refused) = self.refused::<Deployment>() {
+            return refused;
+        }
         match self.workload.state {
             State::Missing => verdict(false, "NotCreated", "the Deployment does not exist yet"),
             state => verdict(state == State::Ready, &self.workload.reason, &self.workload.message),
@@ -101,6 +136,9 @@ impl Facts {
 
     fn migration_succeeded(&self) -> Verdict {
         let job = &self.migration_job;
+        if let Some(refused) = self.refused::<Job>() {
+            return refused;
+        }
         match self.migration.state {
             State::Ready => verdict(true, "Complete", &format!("Job {job} is complete")),
             State::Failed => verdict(false, "MigrationFailed", &format!("Job {job} failed")),
@@ -121,14 +159,17 @@ impl Facts {
 
     fn migration_failed_as(&self, status: bool) -> Verdict {
         let (job, why, message) = (&self.migration_job, &self.migration.reason, &self.migration.message);
-        let message = format!(
-            "Job {job} failed ({why}: {message}); change the image or the database, or delete the Job to try again"
-        );
+        // of one that was cleaned up nothing is left to delete
+        let again = if self.is_job_there { ", or delete the Job to try again" } else { "" };
+        let message = format!("Job {job} failed ({why}: {message}); change the image or the database{again}");
         verdict(status, "MigrationFailed", &message)
     }
 
     /// Something runs, but not as it should, and time alone will not mend it.
     fn degraded(&self) -> Verdict {
+        if let Some(refusal) = self.refusals.first().filter(|refusal| refusal.is_final) {
+            return verdict(true, &refusal.reason, &refusal.message);
+        }
         if self.workload.state == State::Missing {
             return verdict(false, "NotDegraded", "nothing runs yet");
         }
@@ -154,6 +195,9 @@ impl Facts {
 
     /// Something is under way that needs nobody's help.
     fn progressing(&self) -> Verdict {
+        if let Some(refusal) = self.refusals.first() {
+            return verdict(!refusal.is_final, &refusal.reason, &refusal.message);
+        }
         if let Some(missing) = &self.missing {
             return verdict(false, missing.reason, &missing.message);
         }

@@ -2,8 +2,8 @@ use std::fmt;
 
 use k8s_openapi::api::core::v1::EnvVar;
 use serde_json::json;
-use transom_sdk::Violations;
 use transom_sdk::prelude::*;
+use transom_sdk::{JobRun, Violations};
 
 use crate::database::{SCHEMA_VARIABLE, VARIABLES};
 use crate::workload::LOG_LEVEL_VARIABLE;
@@ -355,6 +355,10 @@ pub struct DomainStatus {
     /// The Job that `dbMigrationVersion` was taken from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub migration_job: Option<String>,
+    /// What became of its Jobs: one that has finished and was cleaned up is not run again before it changes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub jobs: Vec<JobRun>,
     /// How far a canary has come.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub canary: Option<CanaryStatus>,

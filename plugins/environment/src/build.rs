@@ -114,27 +114,33 @@ pub(crate) fn plan(
         let job = job(site, registry, build, checkout, image)?;
         let name = job.metadata.name.clone().unwrap_or_default();
         let planned = plan.create_once(job);
+        plan.run_once(&planned, &mut report.runs);
         let health = plan.health(&planned);
-        if health.is_failed() {
-            failure.get_or_insert((name, *build, health));
+        if plan.refusal(&planned).is_some() {
+            waits.push(format!("Job {name} is not accepted")); // the report says why
+        } else if health.is_failed() {
+            let is_there = plan.observed(&planned).is_some();
+            failure.get_or_insert((name, *build, health, is_there));
         } else if health.is_ready() {
-            waits.push(format!("{image} is pushed, and not there yet"));
+            waits.push(format!("Job {name} is complete, but {image} is not in the registry yet"));
             plan.requeue_after(MISSING_AGE);
         } else {
             waits.push(format!("Job {name} builds {image}"));
         }
     }
     plan.hold_rest();
-    if let Some((name, build, health)) = failure {
+    if let Some((name, build, health, is_there)) = failure {
         let said = pods::trouble(cx, site.namespace, &format!("batch.kubernetes.io/job-name={name}"))?;
         let said = said.unwrap_or_else(|| format!("{}: {}", health.reason, health.message));
-        let message = format!(
-            "build {} failed; mend the source and set its new commit, or delete the Job {name} in {} to try again; {said}",
-            build.name, site.namespace
-        );
+        let again = if is_there {
+            format!(", or delete the Job {name} in {} to try again", site.namespace)
+        } else {
+            String::new() // it was cleaned up, and only another one runs
+        };
+        let message = format!("build {} failed; mend the source and set its new commit{again}; {said}", build.name);
         return Err(of_spec(Step::Build, "BuildFailed", message).into());
     }
-    report.phase = Phase::Building;
+    report.rise(Phase::Building);
     report.say(Step::Build, false, "Building", waits.join("; "));
     Ok(None)
 }

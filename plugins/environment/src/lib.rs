@@ -37,8 +37,8 @@ pub use settings::{
 pub use spec::{
     DeploymentMode, Environment, EnvironmentSource, EnvironmentSpec, EnvironmentStatus, Phase, ProjectReference,
 };
-use transom_sdk::Protocol;
 use transom_sdk::prelude::*;
+use transom_sdk::{JobRuns, Protocol};
 
 use build::Site;
 use ingress::Backend;
@@ -267,7 +267,7 @@ impl Plugin for EnvironmentPlugin {
             .child::<Service>(Delivery::Status)
             .child::<Deployment>(Delivery::Status)
             .child::<StatefulSet>(Delivery::Status)
-            .child::<Job>(Delivery::Status)
+            .child::<Job>(Delivery::Full) // whether it expires
             .child::<Pod>(Delivery::Status)
             .child::<Ingress>(Delivery::Metadata)
             .any_child(Delivery::Status)
@@ -311,12 +311,13 @@ impl Reconcile<Environment> for EnvironmentPlugin {
     fn reconcile(environment: &Environment, cx: &Context) -> Result<Plan, Failure> {
         let mut plan = cx.plan();
         let config: Config = cx.config()?;
-        let mut report = Report::default();
+        let mut report = Report::new(environment.status.as_ref());
         match arrange(&mut plan, environment, cx, &config, &mut report) {
-            Ok(()) => {}
+            Ok(()) => report.refused(&plan),
             Err(Stop::Failure(failure)) => return Err(failure),
             Err(Stop::Problem(problem)) => {
                 plan.hold_rest();
+                report.refused(&plan);
                 report.problem(&problem);
                 report.keep(environment.status.clone().unwrap_or_default());
             }
@@ -362,12 +363,15 @@ fn arrange(
     report.phase = Phase::Initializing;
     plan.apply(namespace::namespace(&place.name, environment, &project));
     if !place.is_live {
+        // what ran in another namespace did nothing for this one
+        report.runs = JobRuns::default();
         report.say(Step::Namespace, false, "Creating", format!("namespace {} is being made", place.name));
         return Ok(());
     }
     policy::plan(plan, &place.name, &project.spec.resources.default_quota, config);
     let secrets = secrets::plan(plan, cx, config, &place.name)?;
     report.say(Step::Namespace, true, "Created", format!("namespace {} is there, with quota and policies", place.name));
+    report.enter(Step::Build, plan);
 
     let site = Site { environment, project: &project, namespace: &place.name, secrets: &secrets, config };
     let loaded = match what {
@@ -391,7 +395,8 @@ fn arrange(
         report.keep(environment.status.clone().unwrap_or_default());
         return Ok(());
     };
-    report.phase = Phase::Deploying;
+    report.enter(Step::Deployment, plan);
+    report.rise(Phase::Deploying);
     let backend = match (what, loaded) {
         (What::Rendered(..), Some(loaded)) => {
             let copied = [&secrets.git, &secrets.registry].into_iter().flatten().map(|name| ("Secret", name.as_str()));

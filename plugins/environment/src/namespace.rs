@@ -92,9 +92,12 @@ pub(crate) fn find(environment: &Environment, cx: &Context) -> Result<Place, Sto
     let known = environment.status.as_ref().and_then(|status| status.namespace.as_ref());
     let first = candidates.iter().filter(|name| Some(*name) == known);
     let rest = candidates.iter().filter(|name| Some(*name) != known);
+    // asked together
+    let asked: Vec<(&String, Result<Option<Seen>, Failure>)> =
+        first.chain(rest).map(|name| (name, cx.get_in::<Seen>("", name))).collect();
     let mut taken = String::new();
-    for name in first.chain(rest) {
-        let Some(found) = cx.get_in::<Seen>("", name)? else {
+    for (name, found) in asked {
+        let Some(found) = found? else {
             return Ok(Place { name: name.clone(), is_live: false });
         };
         let metadata = &found.metadata;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use transom_sdk::prelude::*;
-use transom_sdk::{State, Status};
+use transom_sdk::{JobRuns, Refusal, State, Status};
 
 use crate::spec::{EnvironmentStatus, Phase};
 
@@ -48,6 +48,13 @@ pub(crate) struct Report {
     pub(crate) url: Option<String>,
     pub(crate) namespace: Option<String>,
     pub(crate) images: BTreeMap<String, String>,
+    /// Runs of the Jobs that are planned.
+    pub(crate) runs: JobRuns,
+    /// What is planned at the moment, and how many refusals of what was planned before are told.
+    stage: Step,
+    refusals_told: usize,
+    /// There are Jobs that are not planned, because something else comes first.
+    is_partial: bool,
     conditions: BTreeMap<Step, (Status, String, String)>,
     /// Parts of the template that mean nothing here; none when the template cannot have such parts.
     pub(crate) unsupported: Option<Vec<String>>,
@@ -60,6 +67,10 @@ impl Default for Report {
             url: None,
             namespace: None,
             images: BTreeMap::new(),
+            runs: JobRuns::default(),
+            stage: Step::Namespace,
+            refusals_told: 0,
+            is_partial: false,
             conditions: BTreeMap::new(),
             unsupported: None,
         }
@@ -67,18 +78,44 @@ impl Default for Report {
 }
 
 impl Report {
+    /// With what is known of Jobs.
+    pub(crate) fn new(status: Option<&EnvironmentStatus>) -> Self {
+        let jobs = status.map_or(&[][..], |status| &status.jobs);
+        Self { runs: JobRuns::new(jobs), ..Self::default() }
+    }
+
     pub(crate) fn say(&mut self, step: Step, status: impl Into<Status>, reason: &str, message: impl Into<String>) {
         self.conditions.insert(step, (status.into(), reason.to_owned(), message.into()));
     }
 
     pub(crate) fn problem(&mut self, problem: &Problem) {
         self.phase = match (problem.passes, self.phase, problem.about) {
-            (false, ..) => Phase::Failed,
+            (false, ..) | (_, Phase::Failed, _) => Phase::Failed,
             (true, Phase::Initializing, Step::Build) => Phase::Building,
             (true, Phase::Initializing, Step::Deployment) => Phase::Deploying,
             (true, phase, _) => phase,
         };
         self.say(problem.about, false, &problem.reason, problem.message.as_str());
+    }
+
+    /// From here on other things are planned. What the API server refused of those before is told.
+    pub(crate) fn enter(&mut self, stage: Step, plan: &Plan) {
+        self.refused(plan);
+        self.stage = stage;
+    }
+
+    /// Tells what the API server refused since the stage began: first what it will not accept however often it is sent.
+    pub(crate) fn refused(&mut self, plan: &Plan) {
+        let refusals: Vec<&Refusal> = plan.refusals().skip(self.refusals_told).collect();
+        self.refusals_told += refusals.len();
+        let worst = refusals.iter().find(|refusal| refusal.is_final).or(refusals.first());
+        let Some(refusal) = worst else { return };
+        if refusal.is_final {
+            self.phase = Phase::Failed;
+        } else if self.phase == Phase::Ready {
+            self.phase = Phase::Deploying;
+        }
+        self.say(self.stage, false, &refusal.reason, refusal.message.as_str());
     }
 
     /// What runs stays as it is, and so does what is known of it.
@@ -87,6 +124,14 @@ impl Report {
         self.namespace = self.namespace.take().or(known.namespace);
         if self.images.is_empty() {
             self.images = known.images;
+        }
+        self.is_partial = true;
+    }
+
+    /// It goes on, unless something has failed that comes before.
+    pub(crate) fn rise(&mut self, phase: Phase) {
+        if self.phase != Phase::Failed {
+            self.phase = phase;
         }
     }
 
@@ -98,11 +143,11 @@ impl Report {
             .or_else(|| parts.iter().find(|(_, health)| !health.is_ready()));
         match worst {
             None => {
-                self.phase = Phase::Ready;
+                self.rise(Phase::Ready);
                 self.say(Step::Deployment, true, "Deployed", format!("all {} objects are ready", parts.len()));
             }
             Some((name, health)) => {
-                self.phase = if health.is_failed() { Phase::Failed } else { Phase::Deploying };
+                self.rise(if health.is_failed() { Phase::Failed } else { Phase::Deploying });
                 self.say(Step::Deployment, false, &health.reason, format!("{name}: {}", health.message));
             }
         }
@@ -135,6 +180,7 @@ impl Report {
             url: self.url,
             namespace: self.namespace,
             images: self.images,
+            jobs: if self.is_partial { self.runs.into_status_with_rest() } else { self.runs.into_status() },
         });
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use transom_sdk::JobRun;
 use transom_sdk::prelude::*;
 
 use crate::settings::EnvironmentConfig;
@@ -110,6 +111,10 @@ pub struct EnvironmentStatus {
     /// Built images by the names of their builds.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub images: BTreeMap<String, String>,
+    /// What became of its Jobs: one that has finished and was cleaned up is not run again before it changes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 500))]
+    pub jobs: Vec<JobRun>,
 }
 
 /// How far an Environment is.

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::EnvVar;
 use serde_json::{Map, Value, json};
-use transom_engines::{helm, kustomize};
+use transom_engines::{content, helm, kustomize};
 use transom_sdk::prelude::*;
-use transom_sdk::{Answer, AnyObject, File};
+use transom_sdk::{Answer, AnyObject, File, lists};
 
 use crate::build::{Images, Site};
 use crate::compose::{self, Compose, Item};
@@ -88,14 +88,18 @@ pub(crate) fn load<'a>(
     let content = match kind {
         TemplateKind::Helm => {
             // asked together
-            let (seed, files) = (cx.random(HELM, SEED_BYTES), files(path, &[]));
+            // files go to the engine, not through the plugin
+            let (seed, files) = (cx.random(HELM, SEED_BYTES), files(path, &[content::ALL_BY_HANDLE]));
             let (_, files) = (seed?, files?);
             if !files.iter().any(|file| file.path == "Chart.yaml") {
                 return Err(missing("no Chart.yaml"));
             }
             Content::Helm(files)
         }
-        TemplateKind::Kustomize => Content::Kustomize(files("", &KUSTOMIZE_FILES)?),
+        TemplateKind::Kustomize => {
+            let include = KUSTOMIZE_FILES.map(|glob| format!("{}{glob}", content::BY_HANDLE));
+            Content::Kustomize(files("", &include.each_ref().map(String::as_str))?)
+        }
         TemplateKind::Manifest => {
             let files = if is_file { files(parent, &[name])? } else { files(path, &["*.yaml", "*.yml", "*.json"])? };
             if files.is_empty() {
@@ -186,6 +190,12 @@ impl Loaded<'_> {
         for item in &mut items {
             injection.object(&mut item.object)?;
         }
+        // a plain create takes one key twice in a list; what is applied must have it once
+        let mut objects: Vec<Value> = items.iter_mut().map(|item| item.object.take()).collect();
+        lists::unique_keys(&mut objects);
+        for (item, object) in items.iter_mut().zip(objects) {
+            item.object = object;
+        }
         inject::check_names(items.iter().map(|item| &item.object), own, &self.field)?;
         let mut planned: Vec<Planned<AnyObject>> = Vec::new();
         let mut parts = Vec::new();
@@ -203,6 +213,9 @@ impl Loaded<'_> {
             } else {
                 plan.apply_any_after(after.as_slice(), desired)
             };
+            if is_job || object_kind == "Pod" {
+                plan.run_once(&child, &mut report.runs);
+            }
             let health = plan.health(&child);
             // a volume may be bound no sooner than a pod wants it, and the pod's workload tells of that
             if object_kind != "PersistentVolumeClaim" || health.is_failed() {

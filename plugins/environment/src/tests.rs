@@ -6,8 +6,10 @@
 
 mod build;
 mod compose;
+mod jobs;
 mod managed;
 mod namespace;
+mod refusals;
 mod template;
 
 use serde_json::json;

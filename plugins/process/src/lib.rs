@@ -104,7 +104,9 @@ impl Reconcile<Process> for ProcessPlugin {
         } else {
             plan.hold_rest();
         }
-        report::publish(&mut plan, process, cx, &report::Facts { definition, temporal, missing, canary })?;
+        let refusals = report::refusals(&plan);
+        let facts = report::Facts { definition, temporal, missing, canary, refusals };
+        report::publish(&mut plan, process, cx, &facts)?;
         Ok(plan)
     }
 }

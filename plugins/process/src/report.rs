@@ -1,6 +1,6 @@
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus};
 use transom_sdk::prelude::*;
-use transom_sdk::{State, Status};
+use transom_sdk::{Kind, Refusal, State, Status};
 
 use crate::definition::Definition;
 use crate::rollout::{self, Running};
@@ -14,6 +14,15 @@ pub(crate) struct Facts {
     /// Of the dependencies.
     pub(crate) missing: Option<(&'static str, String)>,
     pub(crate) canary: Option<Running>,
+    /// What the API server did not accept; one that is final first.
+    pub(crate) refusals: Vec<Refusal>,
+}
+
+/// Those of the plan, for [`Facts`].
+pub(crate) fn refusals(plan: &Plan) -> Vec<Refusal> {
+    let mut refusals: Vec<Refusal> = plan.refusals().cloned().collect();
+    refusals.sort_by_key(|refusal| !refusal.is_final);
+    refusals
 }
 
 /// A condition's status, reason and message.
@@ -80,6 +89,11 @@ impl Facts {
     }
 
     fn workers_ready(&self, workers: &Health) -> Verdict {
+        let deployments = Deployment::type_meta();
+        let refused = self.refusals.iter().find(|refusal| refusal.type_meta.is_same_kind(&deployments));
+        if let Some(refusal) = refused {
+            return verdict(false, &refusal.reason, &refusal.message);
+        }
         match workers.state {
             State::Missing if self.definition.current.is_none() => {
                 verdict(false, "WaitingForDefinition", "workers start when there is a definition")
@@ -93,6 +107,9 @@ impl Facts {
     }
 
     fn degraded(&self, workers: &Health) -> Verdict {
+        if let Some(refusal) = self.refusals.first().filter(|refusal| refusal.is_final) {
+            return verdict(true, &refusal.reason, &refusal.message);
+        }
         if let Some((reason, message)) = self.temporal.problem() {
             return verdict(true, reason, message);
         }
@@ -110,6 +127,9 @@ impl Facts {
     }
 
     fn progressing(&self, workers: &Health) -> Verdict {
+        if let Some(refusal) = self.refusals.first() {
+            return verdict(!refusal.is_final, &refusal.reason, &refusal.message);
+        }
         if let Some(canary) = &self.canary {
             let message = format!("{} workers of the new version prove themselves", canary.status.replicas);
             return verdict(canary.failed.is_none(), "Canary", &message);

@@ -6,6 +6,7 @@
 
 mod definition;
 mod drain;
+mod refusals;
 mod rollout;
 mod workload;
 

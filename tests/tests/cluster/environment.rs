@@ -22,30 +22,46 @@ use transom_tests::{
 const BUILDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cluster/builder.sh");
 
 /// A team with a namespace and a host, its repositories and its registry.
-struct Team {
+pub(super) struct Team {
     // the host goes before what it works in
-    _host: Host,
-    ns: Namespace,
+    pub(super) host: Host,
+    pub(super) ns: Namespace,
     registry: Registry,
     repositories: TempDir,
 }
 
+fn options() -> HostOptions {
+    HostOptions { arguments: vec!["--own-namespaces".into()], ..HostOptions::default() }
+}
+
 impl Team {
-    async fn new(name: &str) -> Self {
+    pub(super) async fn new(name: &str) -> Self {
+        Self::with_engines(name, json!({ "memory": "1Gi", "deadlineMilliseconds": 60_000 })).await
+    }
+
+    /// The host was ended, and another one started.
+    pub(super) async fn restarted(self) -> Self {
+        let Self { host, ns, registry, repositories } = self;
+        host.stop().await;
+        let host = ns.host_with(options()).await;
+        Self { host, ns, registry, repositories }
+    }
+
+    /// With these limits of the engines.
+    pub(super) async fn with_engines(name: &str, limits: Value) -> Self {
         let ns = TestCluster::shared().await.namespace(name).await;
         let registry = Registry::start().await;
         let repositories = tempfile::tempdir().unwrap();
         let metadata = json!({ "name": "login" });
         let login = Registry::login();
         ns.create(json!({ "apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": login })).await;
-        let options = HostOptions { arguments: vec!["--own-namespaces".into()], ..HostOptions::default() };
-        let host = ns.host_with(options).await;
+        let host = ns.host_with(options()).await;
         let mut spec = component("environment").await.spec();
         let mut engines = Vec::new();
         for name in ["helm", "kustomize"] {
             let mut engine_spec = engine(name).await.spec();
             engine_spec["name"] = json!(name);
-            engine_spec["limits"] = json!({ "memory": "1Gi", "deadlineMilliseconds": 60_000 });
+            engine_spec["limits"] = limits.clone();
             engines.push(engine_spec);
         }
         spec["engines"] = json!(engines);
@@ -62,15 +78,15 @@ impl Team {
         });
         let record = ns.record("environment", spec).await;
         ns.wait_for(&record, condition("Ready", "True")).await;
-        Self { _host: host, ns, registry, repositories }
+        Self { host, ns, registry, repositories }
     }
 
     /// Makes a repository of these files, at the address `https://git.example/<name>`. Returns its commit.
-    fn repository(&self, name: &str, files: &[(&str, &str)]) -> String {
+    pub(super) fn repository(&self, name: &str, files: &[(&str, &str)]) -> String {
         commit(&self.repositories.path().join(name), files)
     }
 
-    async fn project(&self, name: &str, templates: Value) -> Value {
+    pub(super) async fn project(&self, name: &str, templates: Value) -> Value {
         let url = format!("https://git.example/{name}");
         let source = json!({ "name": "web", "repositoryUrl": url, "branch": "main" });
         let spec = json!({ "sources": [source], "templates": templates });
@@ -78,7 +94,7 @@ impl Team {
     }
 
     /// Of the project `shop`, at a commit.
-    fn environment(&self, name: &str, kind: &str, commit: &str) -> Value {
+    pub(super) fn environment(&self, name: &str, kind: &str, commit: &str) -> Value {
         let labels = json!({ "catalyst.dev/team": self.ns.name, "catalyst.dev/project": "shop", "catalyst.dev/environment": name });
         let source = json!({ "name": "web", "commitSha": commit, "branch": "main" });
         let spec = json!({ "projectRef": { "name": "shop" }, "type": kind, "sources": [source] });
@@ -86,11 +102,11 @@ impl Team {
     }
 
     /// The namespace of the Environment of this name.
-    fn inside(&self, name: &str) -> Namespace {
+    pub(super) fn inside(&self, name: &str) -> Namespace {
         self.ns.other(&format!("{}-shop-{name}", self.ns.name))
     }
 
-    async fn end(&self, environment: &Value) {
+    pub(super) async fn end(&self, environment: &Value) {
         self.ns.delete(environment).await;
         self.ns.wait_gone(environment).await;
     }
@@ -124,7 +140,7 @@ fn commit(folder: &Path, files: &[(&str, &str)]) -> String {
 
 const IMAGE: &str = "registry.example/shop:1";
 
-fn phase(object: &Value) -> &Value {
+pub(super) fn phase(object: &Value) -> &Value {
     &object["status"]["phase"]
 }
 

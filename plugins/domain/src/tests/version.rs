@@ -52,9 +52,8 @@ fn d4_a_migration_that_says_nothing_has_no_version() {
 #[test]
 fn d4_it_outlives_the_pods_and_is_not_asked_for_again() {
     let case = migrated(&[("Succeeded", Some("V3__add"))]).reconciled();
-    let name = job(&case.plan());
     let without_pods = with_database(Case::new(&Domain { status: status_of(&case), ..orders() }));
-    let case = without_pods.observe(&case.plan()).ready::<Job>(&name).ready::<Deployment>("orders");
+    let case = without_pods.observe(&case.plan()).ready::<Deployment>("orders");
     assert_eq!(version(&case.plan()), "V3__add");
     assert_eq!(case.request().answers.len(), 2, "cluster and secret, no pods");
 }

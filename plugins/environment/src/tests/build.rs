@@ -37,7 +37,11 @@ fn e4_a_missing_image_is_built_and_then_deployed() {
     let [job] = &plan.names::<Job>()[..] else { panic!("one Job") };
     let pushed = case.ready::<Job>(job);
     let plan = pushed.plan();
-    assert!(message(&plan, "BuildReady").ends_with("is pushed, and not there yet"), "{}", message(&plan, "BuildReady"));
+    assert!(
+        message(&plan, "BuildReady").contains("is complete, but registry.example:5000/"),
+        "{}",
+        message(&plan, "BuildReady")
+    );
     let plan = pushed.image(IMAGE, "sha256:1").plan();
     assert_eq!((phase(&plan), plan.condition("BuildReady")), ("Deploying", Some(("True", "Built"))));
     assert_eq!(plan.names::<Job>(), [""; 0], "it is done");
@@ -69,7 +73,29 @@ fn e4_a_failed_build_tells_the_end_of_its_log() {
     let told = message(&plan, "BuildReady");
     assert!(told.contains(&format!("delete the Job {job} in acme-shop-pr-7 to try again")), "{told}");
     assert!(told.ends_with("error: no Dockerfile") && told.len() < 2_000, "{told}");
-    assert_eq!(plan.disposition::<Job>(job), Some(Disposition::CreateOnce), "it stays to be looked at");
+    assert_eq!(plan.disposition::<Job>(job), Some(Disposition::Hold), "it stays to be looked at");
+    // whoever deletes it wants it to run again
+    let again = case.observe(&plan).gone::<Job>(job).plan();
+    assert_eq!((phase(&again), again.disposition::<Job>(job)), ("Building", Some(Disposition::CreateOnce)));
+}
+
+#[test]
+fn a_build_that_was_cleaned_up_is_not_run_again() {
+    let case = placed(&environment("deployment"), &built()).reconciled();
+    let job = &case.plan().names::<Job>()[0];
+    // something gave it a time to live
+    let mut live = serde_json::to_value(case.plan().child::<Job>(job)).unwrap();
+    live["spec"]["ttlSecondsAfterFinished"] = json!(0);
+    let live: Job = serde_json::from_value(live).unwrap();
+    let case = case.child(&live).reconciled();
+    let complete = case.gone::<Job>(job);
+    let plan = complete.plan();
+    assert_eq!(plan.disposition::<Job>(job), Some(Disposition::Hold), "it ended, and nobody saw how");
+    let told = format!("Job {job} is complete, but {IMAGE} is not in the registry yet");
+    assert_eq!((phase(&plan), message(&plan, "BuildReady")), ("Building", &*told));
+    let plan = complete.image(IMAGE, "sha256:1").plan();
+    assert_eq!(phase(&plan), "Deploying");
+    assert_eq!(plan.status.as_ref().unwrap()["jobs"], json!(null), "nobody asks for it any more");
 }
 
 #[test]

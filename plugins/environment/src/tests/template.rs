@@ -109,8 +109,9 @@ fn e6_what_is_not_in_the_repository_is_told() {
     let plan = placed(&environment(), &project).plan();
     assert_eq!((phase(&plan), plan.condition("DeploymentReady")), ("Failed", Some(("False", "SourceNotFound"))));
     assert!(message(&plan, "Ready").contains("commitSha must be a whole commit"), "{}", message(&plan, "Ready"));
-    let plan =
-        placed(&environment(), &project).artifact("git", &reference("chart"), &[], vec![file("a.yaml", "")]).plan();
+    let plan = placed(&environment(), &project)
+        .artifact("git", &reference("chart"), &["content-handle:**"], vec![file("a.yaml", "")])
+        .plan();
     assert_eq!(plan.condition("DeploymentReady"), Some(("False", "TemplateNotFound")));
     let mut other = project.clone();
     other.spec.sources[0].repository_url = "https://elsewhere.example/x".into();
@@ -138,14 +139,14 @@ fn helm_request(values: serde_json::Value) -> Vec<u8> {
     .unwrap()
 }
 
-fn charted(reply: &serde_json::Value) -> Case<EnvironmentPlugin> {
+pub(super) fn charted(reply: &serde_json::Value) -> Case<EnvironmentPlugin> {
     let template = json!({ "type": "helm", "path": "chart", "values": { "replicas": 2, "global": { "region": "eu" } },
         "builds": [{ "name": "web", "sourceRef": "web" }] });
     let project = with_template(project(), "deployment", template);
     let images = json!({ "web": { "repository": "registry.example:5000/acme/shop/web", "tag": COMMIT } });
     let values = json!({ "global": { "images": images, "region": "eu" }, "replicas": 2 });
     placed(&environment(), &project)
-        .artifact("git", &reference("chart"), &[], vec![file("Chart.yaml", "name: shop")])
+        .artifact("git", &reference("chart"), &["content-handle:**"], vec![file("Chart.yaml", "name: shop")])
         .image(&format!("registry.example:5000/acme/shop/web:{COMMIT}"), "sha256:1")
         .engine("helm", &helm_request(values), reply.to_string().into_bytes())
 }
@@ -184,6 +185,41 @@ fn e6_charts_get_images_as_values_and_hooks_run_in_order() {
 }
 
 #[test]
+fn a_variable_that_stands_twice_is_applied_once_with_the_last_value() {
+    let twice = "{apiVersion: apps/v1, kind: Deployment, metadata: {name: web}, spec: {template: {spec: {containers: [\
+                 {name: web, image: w, env: [{name: PREFIX, value: /}, {name: PREFIX, value: /chosen}]}]}}}}";
+    let plan = manifests(twice).plan();
+    let web: Deployment = plan.child("web").unwrap();
+    let env = web.spec.unwrap().template.spec.unwrap().containers[0].env.clone().unwrap();
+    let prefix: Vec<_> = env.iter().filter(|v| v.name == "PREFIX").map(|v| v.value.as_deref()).collect();
+    assert_eq!(prefix, [Some("/chosen")]);
+}
+
+#[test]
+fn a_deployment_that_an_autoscaler_has_made_larger_is_ready() {
+    let scaled = "{apiVersion: apps/v1, kind: Deployment, metadata: {name: web}, spec: {replicas: 1}}\n---\n\
+                  {apiVersion: autoscaling/v2, kind: HorizontalPodAutoscaler, metadata: {name: web}, spec: {}}\n";
+    let status = |updated: i32| {
+        json!({ "observedGeneration": 2, "replicas": 3, "updatedReplicas": updated, "readyReplicas": 3,
+            "availableReplicas": 3 })
+    };
+    let case = manifests(scaled).reconciled().status::<Deployment>("web", status(3));
+    let plan = case.plan();
+    assert_eq!((phase(&plan), plan.condition("Ready")), ("Ready", Some(("True", "Ready"))));
+    let plan = case.status::<Deployment>("web", status(1)).plan();
+    assert_eq!(plan.condition("DeploymentReady"), Some(("False", "Updating")), "it rolls out at three");
+}
+
+#[test]
+fn lookups_of_all_templates_are_asked_together() {
+    let reply = json!({ "manifests": [] });
+    charted(&reply).asks_together();
+    manifests(DEPLOYMENT).asks_together();
+    let fresh = Case::<EnvironmentPlugin>::new(&environment()).config(&config()).object(&project());
+    fresh.asks_together();
+}
+
+#[test]
 fn e6_a_chart_that_does_not_render_says_where() {
     let error =
         json!({ "reason": "TemplateFailed", "message": "nil pointer", "template": "shop/templates/a.yaml", "line": 3 });
@@ -214,10 +250,12 @@ fn e6_a_kustomization_is_built_and_its_own_ingress_is_the_address() {
         "**/*.txt",
         "**/kustomization",
         "**/Kustomization",
-    ];
+    ]
+    .map(|glob| format!("content-handle:{glob}"));
+    let by_handle = globs.each_ref().map(String::as_str);
     let case = |reply: serde_json::Value| {
         placed(&environment(), &project)
-            .artifact("git", &format!("shop@{COMMIT}"), &globs, vec![file("base/a.yaml", "x")])
+            .artifact("git", &format!("shop@{COMMIT}"), &by_handle, vec![file("base/a.yaml", "x")])
             .engine("kustomize", &request.encode().unwrap(), reply.to_string().into_bytes())
     };
     let case_of = case(json!({ "objects": [set, ingress] })).reconciled();
@@ -305,6 +343,8 @@ volumes: {data: }
     let case = case.image(&image, "sha256:1");
     let plan = case.plan();
     assert_eq!(plan.disposition::<Deployment>("web"), Some(Disposition::Hold));
+    let setup: Job = plan.child("setup").unwrap();
+    assert_eq!(setup.spec.unwrap().template.spec.unwrap().containers[0].image.as_deref(), Some("setup:7"));
     assert_eq!(plan.names::<Service>(), ["db", "web"]);
     assert_eq!(
         message(&plan, "TemplateSupported"),
@@ -316,8 +356,6 @@ volumes: {data: }
     let case = case.ready::<Deployment>("web");
     let plan = case.plan();
     assert_eq!(plan.condition("Ready"), Some(("True", "Ready")));
-    let setup: Job = plan.child("setup").unwrap();
-    assert_eq!(setup.spec.unwrap().template.spec.unwrap().containers[0].image.as_deref(), Some("setup:7"));
     let ingress: Ingress = plan.child("web").unwrap();
     let ingress = serde_json::to_value(ingress).unwrap();
     let service = &ingress["spec"]["rules"][0]["http"]["paths"][0]["backend"]["service"];
