@@ -166,7 +166,7 @@ mod tests {
         };
         let own = managed(MANAGER, "", fields(&wanted));
         let desired = desired("K", json!({ "spec": wanted }), &[]);
-        assert_eq!(review(&desired, &live(there.clone(), &[own.clone()]), MANAGER, true, false), None);
+        assert_eq!(review(&desired, &live(there.clone(), std::slice::from_ref(&own)), MANAGER, true, false), None);
         assert!(
             review(&desired, &live(there.clone(), &[own]), MANAGER, false, false).is_some(),
             "something else was applied"

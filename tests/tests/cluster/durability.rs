@@ -113,7 +113,7 @@ enum Source {
     File(PathBuf),
     ConfigMap,
     Http(PathBuf, String, tokio::task::JoinHandle<()>),
-    Registry(Registry),
+    Registry(Box<Registry>),
 }
 
 impl Source {
@@ -135,7 +135,7 @@ impl Source {
             _ => {
                 let registry = Registry::start_with_tls().await;
                 secrets(&stage.ns, &registry).await;
-                Self::Registry(registry)
+                Self::Registry(Box::new(registry))
             }
         }
     }
@@ -493,7 +493,7 @@ async fn an_install_that_fails_changes_nothing_and_each_version_has_a_config_map
         stage.install(component, &[]).await.succeeded();
     }
     stage.object().await;
-    let names: BTreeSet<String> = maps(&stage).await.iter().map(|map| name_of(map)).collect();
+    let names: BTreeSet<String> = maps(&stage).await.iter().map(name_of).collect();
     assert_eq!(names.len(), 2, "{names:?}");
     assert!(maps(&stage).await.iter().all(|map| map["metadata"]["ownerReferences"][0]["name"] == stage.name));
     // whatever is stored elsewhere, the first version is where it was
