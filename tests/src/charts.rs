@@ -148,7 +148,8 @@ impl Trial {
         let started = Instant::now();
         let instance = json!({
             "apiVersion": "caelus.io/v1", "kind": "CaelusInstance", "metadata": { "name": chart },
-            "spec": { "userId": "ann", "productTemplateVersion": chart, "namespace": format!("{}-{chart}", ns.name) },
+            "spec": { "userId": "ann", "productTemplateVersion": chart, "namespace": format!("{}-{chart}", ns.name),
+                "domainName": format!("{chart}.example.com") },
         });
         let instance = ns.create(instance).await;
         let phase = |instance: &Value| instance["status"]["phase"].as_str().unwrap_or_default().to_owned();

@@ -41,9 +41,8 @@ use crate::plan::contract::{
 use crate::plan::decide::{self, Apply, Experience, Prune, Writes};
 use crate::plan::diff;
 use crate::plan::object::Object;
-use crate::plan::owners::Owners;
 use crate::plan::request::{Snapshot, owns_namespace};
-use crate::plan::review::{Review, review};
+use crate::plan::review::{Review, is_about_replicas, review};
 use crate::plan::rounds::{self, Conversation, NoPlan, RoundsError, Session};
 use crate::plan::status::{self, INVALID, Report, Synced};
 use crate::plugin::CallError;
@@ -246,6 +245,8 @@ pub struct Memory {
     status_at: Option<Instant>,
     /// What was applied, and what the API server made of it.
     normalised: Vec<u64>,
+    /// Since when nothing is waited for but the removal of the children of a primary that goes.
+    removing: Option<Instant>,
     /// When a step on the way to be Ready may be written that waits for its turn.
     turn: Option<tokio::time::Instant>,
     /// Children that were compared and found to be as desired.
@@ -560,7 +561,7 @@ impl Reconcile<'_> {
         }
         self.memory.refusals.plan(&checked);
         let writes = decide::writes(&checked, &snapshot.children, self.memory);
-        let mut writes = self.review(writes).await?;
+        let mut writes = self.review(writes, &checked).await?;
         let withheld = self.withhold(&mut writes);
         let changes_in = self.lookups().keep(self.key, &used);
         let mut failed = withheld;
@@ -619,11 +620,11 @@ impl Reconcile<'_> {
     }
 
     /// Reads the live objects whose field managers decide on what is to be written, and takes out what is in sync.
-    async fn review(&mut self, mut writes: Writes) -> Result<Writes, ReconcileError> {
+    async fn review(&mut self, mut writes: Writes, checked: &Checked) -> Result<Writes, ReconcileError> {
         for tier in &mut writes.tiers {
             let mut requests = Vec::with_capacity(tier.len());
             for apply in std::mem::take(tier) {
-                requests.push(self.review_one(apply));
+                requests.push(self.review_one(apply, checked));
             }
             let reviewed: Vec<_> = futures::stream::iter(requests).buffered(PARALLEL_WRITES).collect().await;
             for reviewed in reviewed {
@@ -637,7 +638,7 @@ impl Reconcile<'_> {
         Ok(writes)
     }
 
-    async fn review_one(&self, mut apply: Apply) -> Result<Reviewed, ReconcileError> {
+    async fn review_one(&self, mut apply: Apply, checked: &Checked) -> Result<Reviewed, ReconcileError> {
         let Some(live) = apply.live.clone().filter(|_| apply.needs_review) else {
             return Ok(Reviewed::Apply(Box::new(apply)));
         };
@@ -652,7 +653,10 @@ impl Reconcile<'_> {
         let Some(there) = there.filter(is_same) else {
             return Ok(Reviewed::Apply(Box::new(apply))); // gone meanwhile: the next look finds out
         };
-        let is_scaled = Owners::is_scaled_to_zero(&there) && self.has_autoscaler(&desired.reference).await;
+        let is_scaled = match is_about_replicas(&desired, &there) {
+            true => self.has_autoscaler(&desired.reference, checked).await,
+            false => None,
+        };
         match review(&desired, &there, &self.active.field_manager, apply.is_unchanged(), is_scaled) {
             None => Ok(Reviewed::InSync(desired, live)),
             Some(Review { drift, body }) => {
@@ -662,21 +666,26 @@ impl Reconcile<'_> {
         }
     }
 
-    /// Is there a HorizontalPodAutoscaler for this object? KEDA makes one, too, and scales to zero beside it.
-    async fn has_autoscaler(&self, scaled: &ObjectRef) -> bool {
+    /// Is there a HorizontalPodAutoscaler for this object, and will it be there after this plan? KEDA makes one, too. None
+    /// when that is not to be found out.
+    async fn has_autoscaler(&self, scaled: &ObjectRef, checked: &Checked) -> Option<bool> {
         let kind = TypeMeta::new("autoscaling/v2", "HorizontalPodAutoscaler");
         let listed = self.active.cluster.list(&kind, Some(&scaled.namespace), "", MAX_AUTOSCALERS).await;
-        let Ok((autoscalers, _)) = listed.inspect_err(|error| {
-            tracing::debug!(%scaled, %error, "HorizontalPodAutoscalers cannot be listed");
-        }) else {
-            return false;
+        let (autoscalers, _) = listed
+            .inspect_err(|error| tracing::debug!(%scaled, %error, "HorizontalPodAutoscalers cannot be listed"))
+            .ok()?;
+        let uid = self.asker().uid;
+        let stays = |autoscaler: &&Object| {
+            let id = autoscaler.reference(&kind).id();
+            let is_planned = || checked.children.iter().any(|desired| desired.reference.id() == id);
+            !autoscaler.deleting && (autoscaler.owner.as_ref() != Some(&uid) || is_planned())
         };
-        autoscalers.iter().any(|autoscaler| {
+        Some(autoscalers.iter().filter(stays).any(|autoscaler| {
             let value = autoscaler.value();
             let says =
                 |field: &str| value.pointer("/spec/scaleTargetRef").and_then(|target| target.get(field)?.as_str());
             says("kind") == Some(&scaled.kind.kind) && says("name") == Some(&scaled.name)
-        })
+        }))
     }
 
     /// Takes out of the writes what was refused a moment ago, and what comes only after it.
@@ -1035,11 +1044,13 @@ impl Reconcile<'_> {
         snapshot: &Snapshot,
         report: Option<Report>,
     ) -> Result<Option<Duration>, ReconcileError> {
-        let lasted = deleted_for(snapshot).unwrap_or_default();
+        let lasted = self.memory.removing.get_or_insert_with(Instant::now).elapsed();
         if lasted < REMOVED_WITHIN {
             return Ok(Some(REMOVED_WITHIN - lasted));
         }
-        let mut report = report.unwrap_or_else(|| Report::of(&snapshot.primary.status()));
+        // what a plugin does not say again still counts: it may be all that it knows of its clean-up
+        let known = Report::of(&snapshot.primary.status());
+        let mut report = report.map_or(known.clone(), |report| report.or(known));
         report.not_ready(names::TERMINATING, format!("waiting for {}", decide::awaited(&snapshot.children)));
         match self.publish(snapshot, Some(&report), &Synced::applied()).await? {
             Published::Later(wait) => Ok(Some(wait)),

@@ -29,12 +29,6 @@ impl Default for Entry {
     }
 }
 
-impl Entry {
-    fn has_replicas(&self) -> bool {
-        Owned::Within(&self.fields_v1).field("spec").field("replicas").is_whole()
-    }
-}
-
 /// What a manager owns at one place of an object.
 #[derive(Clone, Copy, Debug)]
 pub enum Owned<'a> {
@@ -114,21 +108,15 @@ impl Owners {
         all
     }
 
-    /// The autoscaler that has set `spec.replicas`: a HorizontalPodAutoscaler's controller or KEDA, which write it by the
-    /// subresource `scale`. `kubectl scale` does so too, but that is a person, whose change is drift.
+    /// Who has set `spec.replicas` by the subresource `scale`, as autoscalers do. `kubectl scale` does so too, but that is a
+    /// person, whose change is drift.
     #[must_use]
-    pub fn autoscaler(&self) -> Option<&str> {
+    pub fn scaler(&self) -> Option<&str> {
         let scales = |entry: &&Entry| {
-            entry.subresource == "scale" && !entry.manager.starts_with("kubectl") && entry.has_replicas()
+            let replicas = Owned::Within(&entry.fields_v1).field("spec").field("replicas");
+            entry.subresource == "scale" && !entry.manager.starts_with("kubectl") && replicas.is_whole()
         };
         self.0.iter().find(scales).map(|entry| entry.manager.as_str())
-    }
-
-    /// Was `spec.replicas` set to 0 by the subresource `scale`? A Scale leaves a zero out, so nobody owns the field then.
-    #[must_use]
-    pub fn is_scaled_to_zero(object: &Value) -> bool {
-        object.pointer("/spec/replicas").and_then(Value::as_i64) == Some(0)
-            && !Self::of(object).0.iter().any(Entry::has_replicas)
     }
 }
 
@@ -189,24 +177,13 @@ mod tests {
 
     #[test]
     fn an_autoscaler_scales_and_a_person_is_none() {
-        assert_eq!(Owners::of(&object()).autoscaler(), Some("kube-controller-manager"));
+        assert_eq!(Owners::of(&object()).scaler(), Some("kube-controller-manager"));
         let mut scaled = object();
         scaled["metadata"]["managedFields"][3]["manager"] = json!("kubectl");
-        assert_eq!(Owners::of(&scaled).autoscaler(), None);
+        assert_eq!(Owners::of(&scaled).scaler(), None);
         scaled["metadata"]["managedFields"][3]["manager"] = json!("keda");
         scaled["metadata"]["managedFields"][3]["subresource"] = json!("");
-        assert_eq!(Owners::of(&scaled).autoscaler(), None, "not by the subresource");
-    }
-
-    #[test]
-    fn scaled_to_zero_has_no_owner() {
-        let mut object = object();
-        object["spec"] = json!({ "replicas": 0 });
-        assert!(!Owners::is_scaled_to_zero(&object));
-        object["metadata"]["managedFields"].as_array_mut().unwrap().pop();
-        assert!(Owners::is_scaled_to_zero(&object));
-        object["spec"] = json!({ "replicas": 1 });
-        assert!(!Owners::is_scaled_to_zero(&object));
+        assert_eq!(Owners::of(&scaled).scaler(), None, "not by the subresource");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //!   so the API server or an admission webhook made of it what is there (zero values that are dropped, defaults, values
 //!   written in another way). Every change by anyone else takes the ownership away;
 //! * the field is set once: `transom.dev/set-once` on the child, or `spec.setOnce` of the `Plugin` resource;
-//! * it is `spec.replicas`, and an autoscaler has set it, or a scaled object was scaled to zero;
+//! * it is `spec.replicas`, and a HorizontalPodAutoscaler exists for the object, or another autoscaler has set it;
 //! * it is the size of a PersistentVolumeClaim that has grown, since it cannot shrink.
 //!
 //! Such fields are left as they are in every apply, too. No other field is left to whoever writes it most often: a field
@@ -17,6 +17,9 @@ use super::check::Desired;
 use super::diff::{self, Difference};
 use super::owners::{Owned, Owners};
 use super::quantity;
+
+/// The field manager of Kubernetes' own autoscaler.
+const HPA_CONTROLLER: &str = "kube-controller-manager";
 
 /// At most this many differences of one child are looked at.
 const MAX_DIFFERENCES: usize = 1_000;
@@ -32,13 +35,24 @@ pub struct Review {
 }
 
 /// What is to be written of a child that was found to differ, or was read in another version; none when it is in sync.
-/// `live` is in the version of the desired object, with `managedFields`; `is_scaled`: a HorizontalPodAutoscaler exists for it.
+/// `live` is in the version of the desired object, with `managedFields`; `is_scaled` tells whether a HorizontalPodAutoscaler
+/// exists for it, none when that is not known.
 #[must_use]
-pub fn review(desired: &Desired, live: &Value, manager: &str, is_unchanged: bool, is_scaled: bool) -> Option<Review> {
+pub fn review(
+    desired: &Desired,
+    live: &Value,
+    manager: &str,
+    is_unchanged: bool,
+    is_scaled: Option<bool>,
+) -> Option<Review> {
     let owners = Owners::of(live);
     let fields = owners.fields(manager, &desired.reference.kind.api_version);
     let differences = diff::differences(&desired.body, live, Owned::Within(&fields), MAX_DIFFERENCES);
-    let is_scaled = owners.autoscaler().is_some() || is_scaled && Owners::is_scaled_to_zero(live);
+    let is_scaled = match (is_scaled, owners.scaler()) {
+        // what it has set stays its own after the HorizontalPodAutoscaler is gone
+        (Some(is_scaled), None | Some(HPA_CONTROLLER)) => is_scaled,
+        (_, scaler) => scaler.is_some(),
+    };
     let (left, differing): (Vec<_>, Vec<_>) =
         differences.into_iter().partition(|difference| is_left(desired, difference, is_scaled));
     let drift: Vec<String> = differing
@@ -57,6 +71,13 @@ pub fn review(desired: &Desired, live: &Value, manager: &str, is_unchanged: bool
 #[must_use]
 pub fn needs_owners(desired: &Desired, path: &str) -> bool {
     path == REPLICAS || path == STORAGE && desired.reference.kind.kind == "PersistentVolumeClaim"
+}
+
+/// Does the number of replicas differ?
+#[must_use]
+pub fn is_about_replicas(desired: &Desired, live: &Value) -> bool {
+    let replicas = |object: &Value| object.pointer("/spec/replicas").cloned();
+    replicas(&desired.body).is_some_and(|wanted| replicas(live) != Some(wanted))
 }
 
 const REPLICAS: &str = "spec.replicas";
@@ -166,12 +187,12 @@ mod tests {
         };
         let own = managed(MANAGER, "", fields(&wanted));
         let desired = desired("K", json!({ "spec": wanted }), &[]);
-        assert_eq!(review(&desired, &live(there.clone(), std::slice::from_ref(&own)), MANAGER, true, false), None);
+        assert_eq!(review(&desired, &live(there.clone(), std::slice::from_ref(&own)), MANAGER, true, None), None);
         assert!(
-            review(&desired, &live(there.clone(), &[own]), MANAGER, false, false).is_some(),
+            review(&desired, &live(there.clone(), &[own]), MANAGER, false, None).is_some(),
             "something else was applied"
         );
-        assert!(review(&desired, &live(there, &[]), MANAGER, true, false).is_some(), "somebody has changed it since");
+        assert!(review(&desired, &live(there, &[]), MANAGER, true, None).is_some(), "somebody has changed it since");
     }
 
     #[test]
@@ -180,7 +201,7 @@ mod tests {
         let other = managed("kubectl-edit", "", json!({ "f:spec": { "f:a": {} } }));
         let desired = desired("K", json!({ "spec": { "a": false, "b": "" } }), &[]);
         assert_eq!(
-            review(&desired, &live(json!({ "a": true }), &[own, other]), MANAGER, true, false),
+            review(&desired, &live(json!({ "a": true }), &[own, other]), MANAGER, true, None),
             drift(&["spec.a"])
         );
     }
@@ -196,9 +217,9 @@ mod tests {
     #[test]
     fn replicas_belong_to_an_autoscaler_and_are_left_out_of_applies() {
         let wanted = |image: &str| desired("Deployment", json!({ "spec": { "replicas": 1, "image": image } }), &[]);
-        assert_eq!(review(&wanted("x"), &scaled("kube-controller-manager"), MANAGER, true, false), None);
-        assert_eq!(review(&wanted("x"), &scaled("kubectl"), MANAGER, true, false), drift(&["spec.replicas"]));
-        let upgrade = review(&wanted("y"), &scaled("keda-operator"), MANAGER, false, false).unwrap();
+        assert_eq!(review(&wanted("x"), &scaled("kube-controller-manager"), MANAGER, true, None), None);
+        assert_eq!(review(&wanted("x"), &scaled("kubectl"), MANAGER, true, None), drift(&["spec.replicas"]));
+        let upgrade = review(&wanted("y"), &scaled("keda-operator"), MANAGER, false, None).unwrap();
         assert_eq!(
             (upgrade.drift, upgrade.body),
             (vec!["spec.image".to_owned()], Some(json!({ "spec": { "image": "y" } })))
@@ -206,13 +227,17 @@ mod tests {
     }
 
     #[test]
-    fn what_an_autoscaler_scales_may_be_scaled_to_zero() {
-        let desired = desired("Deployment", json!({ "spec": { "replicas": 1 } }), &[]);
-        let zero = live(json!({ "replicas": 0 }), &[]);
-        assert_eq!(review(&desired, &zero, MANAGER, true, true), None);
-        assert_eq!(review(&desired, &zero, MANAGER, true, false), drift(&["spec.replicas"]));
-        let edited = live(json!({ "replicas": 7 }), &[]);
-        assert_eq!(review(&desired, &edited, MANAGER, true, true), drift(&["spec.replicas"]));
+    fn replicas_are_an_autoscalers_while_it_exists() {
+        let desired = desired("Deployment", json!({ "spec": { "replicas": 1, "image": "x" } }), &[]);
+        let found = |live: Value, is_scaled| review(&desired, &live, MANAGER, true, is_scaled);
+        let own = managed(MANAGER, "", json!({ "f:spec": { "f:image": {} } }));
+        let zero = live(json!({ "replicas": 0, "image": "x" }), &[own]);
+        assert_eq!(found(zero.clone(), Some(true)), None, "a Scale leaves out a zero: nobody owns it");
+        assert_eq!(found(zero, Some(false)), drift(&["spec.replicas"]));
+        assert_eq!(found(scaled("kube-controller-manager"), Some(true)), None);
+        assert_eq!(found(scaled("kube-controller-manager"), Some(false)), drift(&["spec.replicas"]));
+        assert_eq!(found(scaled("kubectl"), Some(true)), None);
+        assert_eq!(found(scaled("keda"), Some(false)), None);
     }
 
     #[test]
@@ -221,14 +246,14 @@ mod tests {
         let wanted = |body: Value| desired("K", body, &["spec.hooks[*].ca"]);
         let there = json!({ "hooks": [{ "name": "a", "ca": "X" }], "size": 1 });
         let own = |fields: Value| live(there.clone(), &[managed(MANAGER, "", json!({ "f:spec": fields }))]);
-        assert_eq!(review(&wanted(body.clone()), &own(json!({ "f:size": {} })), MANAGER, true, false), None);
+        assert_eq!(review(&wanted(body.clone()), &own(json!({ "f:size": {} })), MANAGER, true, None), None);
         let mut changed = body.clone();
         changed["spec"]["size"] = json!(2);
-        let found = review(&wanted(changed.clone()), &own(json!({ "f:size": {} })), MANAGER, false, false).unwrap();
+        let found = review(&wanted(changed.clone()), &own(json!({ "f:size": {} })), MANAGER, false, None).unwrap();
         assert_eq!(found.drift, ["spec.size"]);
         assert_eq!(found.body, Some(json!({ "spec": { "hooks": [{ "name": "a" }], "size": 2 } })));
         // still owned: left out it would be taken away
-        let found = review(&wanted(changed), &own(json!({ "f:hooks": {} })), MANAGER, false, false).unwrap();
+        let found = review(&wanted(changed), &own(json!({ "f:hooks": {} })), MANAGER, false, None).unwrap();
         assert_eq!(found.body, Some(json!({ "spec": { "hooks": [{ "name": "a", "ca": "X" }], "size": 2 } })));
     }
 
@@ -236,9 +261,9 @@ mod tests {
     fn a_volume_that_has_grown_is_not_shrunk() {
         let size = |size: &str| json!({ "resources": { "requests": { "storage": size } } });
         let wanted = desired("PersistentVolumeClaim", json!({ "spec": size("1Gi") }), &[]);
-        assert_eq!(review(&wanted, &live(size("2Gi"), &[]), MANAGER, true, false), None);
+        assert_eq!(review(&wanted, &live(size("2Gi"), &[]), MANAGER, true, None), None);
         assert_eq!(
-            review(&wanted, &live(size("512Mi"), &[]), MANAGER, true, false),
+            review(&wanted, &live(size("512Mi"), &[]), MANAGER, true, None),
             drift(&["spec.resources.requests.storage"])
         );
     }

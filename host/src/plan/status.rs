@@ -56,6 +56,18 @@ impl Report {
         Self { fields, conditions }
     }
 
+    /// With the fields, or conditions, of another report where this one has none.
+    #[must_use]
+    pub fn or(mut self, other: Self) -> Self {
+        if self.fields.is_empty() {
+            self.fields = other.fields;
+        }
+        if self.conditions.is_empty() {
+            self.conditions = other.conditions;
+        }
+        self
+    }
+
     /// Says that the object is not ready, whatever it said before.
     pub fn not_ready(&mut self, reason: &str, message: String) {
         self.conditions.retain(|condition| condition.type_ != names::READY);
@@ -168,6 +180,19 @@ mod tests {
 
     fn map(value: Value) -> Map<String, Value> {
         value.as_object().unwrap().clone()
+    }
+
+    /// What is left of a deletion is known by the status alone: `cleanedUpBy` of a Domain.
+    #[test]
+    fn a_report_of_a_deletion_keeps_what_the_plugin_does_not_say_again() {
+        let live = map(next(&Map::new(), 1, Some(&ready(Truth::True, "")), &Synced::applied(), "T1"));
+        let mut report = Report::default().or(Report::of(&live));
+        assert_eq!(report, ready(Truth::True, ""));
+        report.not_ready("Terminating", "waiting for a".into());
+        let after = next(&live, 1, Some(&report), &Synced::applied(), "T2");
+        assert_eq!((&after["replicas"], &after["conditions"][0]["reason"]), (&json!(2), &json!("Terminating")));
+        let other = Report { fields: Map::new(), ..ready(Truth::False, "own") };
+        assert_eq!(other.clone().or(ready(Truth::True, "")).conditions, other.conditions);
     }
 
     #[test]

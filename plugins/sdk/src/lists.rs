@@ -313,7 +313,8 @@ mod tests {
 
     #[test]
     fn what_used_the_earlier_value_of_a_variable_still_does() {
-        let cases: [(&[(&str, &str)], &[(&str, &str)]); 6] = [
+        type Pairs = &'static [(&'static str, &'static str)];
+        let cases: [(Pairs, Pairs); 6] = [
             (&[("A", "1"), ("A", "$(A):2")], &[("A", "1:2")]),
             (&[("A", "1"), ("B", "$(A)"), ("A", "2"), ("C", "$(A)")], &[("B", "1"), ("A", "2"), ("C", "$(A)")]),
             (&[("A", "1"), ("B", "$$(A) $(Z) $(A"), ("A", "2")], &[("B", "$$(A) $(Z) $(A"), ("A", "2")]),

@@ -55,6 +55,10 @@ async fn a_migration_that_is_complete_and_deleted_is_not_run_again() {
     ns.merge(&orders, next).await;
     let job = ns.wait_for_any::<Job>("ameide.io/job=migration", |job| job["status"]["active"] == 1).await;
     ns.merge(&job, json!({ "spec": { "ttlSecondsAfterFinished": 0 } })).await;
+    // who deletes Jobs as soon as they end is to be seen before: it may leave no time to see the end itself
+    let expires =
+        |domain: &Value| domain["status"]["jobs"].as_array().into_iter().flatten().any(|run| run["expires"] == true);
+    ns.wait_until(&orders, expires).await;
     let ends = json!({ "phase": "Succeeded" });
     let pods = "ameide.io/job=migration";
     let pod = ns.wait_for_any::<k8s_openapi::api::core::v1::Pod>(pods, |pod| pod["status"]["phase"] == "Pending").await;

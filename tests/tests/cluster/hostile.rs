@@ -48,7 +48,8 @@ async fn an_object_whose_plugin_misbehaves_is_alone_with_it(#[case] behaviour: &
     let bad = ns.wait_for(&bad, condition("Synced", "False").because(reason)).await;
     assert_ne!(condition_of(&bad, "Synced")["message"], "");
     let ready = condition_of(&bad, "Ready");
-    assert_eq!((&ready["status"], &ready["reason"]), (&json!("Unknown"), &json!(reason)));
+    assert_eq!((&ready["status"], &ready["reason"]), (&json!("False"), &json!(reason)));
+    assert_eq!(ready["message"], condition_of(&bad, "Synced")["message"]);
     assert_eq!(bad["status"]["observedGeneration"], json!(null), "nothing was done for this generation");
     let is_told = |event: &Value| event["regarding"]["uid"] == bad["metadata"]["uid"] && event["reason"] == reason;
     let event = ns.wait_for_any::<Event>("", is_told).await;
@@ -93,20 +94,26 @@ async fn an_object_recovers_when_its_plugin_behaves_again() {
     ns.get(of::<ConfigMap>("bad")).await;
 }
 
-/// One that worked, and fails now, keeps what it has: a failing plugin breaks no running workload.
+/// One that worked, and fails now, keeps what it has: a failing plugin breaks no running workload. But it is not Ready: its
+/// spec is not carried out.
 #[tokio::test]
-async fn children_and_readiness_stay_when_the_plugin_begins_to_fail() {
+async fn children_stay_and_the_object_is_not_ready_when_the_plugin_begins_to_fail() {
     let (ns, _host) = served(json!({})).await;
     let object = ns.create(sample::hostile("turncoat", "configMap")).await;
     let before = ns.wait_for(&object, condition("Ready", "True")).await;
     let child = ns.get(of::<ConfigMap>("turncoat")).await;
     let object = ns.merge(&object, json!({ "spec": { "behaviour": "panic" } })).await;
     let after = ns.wait_for(&object, condition("Synced", "False").because("PluginTrapped")).await;
-    assert_eq!(condition_of(&after, "Ready"), condition_of(&before, "Ready"));
-    assert_eq!(after["status"]["observedGeneration"], 1, "Ready speaks of the generation before");
+    let (ready, synced) = (condition_of(&after, "Ready"), condition_of(&after, "Synced"));
+    assert_eq!((&ready["status"], &ready["reason"]), (&json!("False"), &json!("PluginTrapped")));
+    assert_eq!(ready["message"], synced["message"]);
+    assert_ne!(ready["observedGeneration"], condition_of(&before, "Ready")["observedGeneration"]);
+    assert_eq!(after["status"]["observedGeneration"], 1, "the plugin's own fields speak of the generation before");
     assert_eq!(ns.get(of::<ConfigMap>("turncoat")).await, child);
     let words = condition_of(&after, "Synced")["message"].as_str().unwrap().to_owned();
     assert!(words.contains("turncoat wants a panic"), "the panic's own words: {words}");
+    let object = ns.merge(&object, json!({ "spec": { "behaviour": "configMap" } })).await;
+    ns.wait_for(&object, condition("Ready", "True")).await;
 }
 
 #[tokio::test]
