@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use serde_json::{Value, json};
 
-use crate::{Host, HostOptions, Namespace, component, component_at, condition, of, sample};
+use crate::{Host, HostOptions, Namespace, component, component_at, condition, condition_of, of, sample};
 
 /// An instance is Running or refused within this time.
 const DONE_WITHIN: Duration = Duration::from_secs(300);
@@ -107,6 +108,7 @@ impl Trial {
         // a few at a time, as people would
         let installed = futures::stream::iter(charts.iter().map(|chart| self.install(ns, chart)));
         let charts = installed.buffered(4).collect::<Vec<_>>().await;
+        futures::future::join_all(charts.iter().map(|outcome| scaled(ns, &outcome.chart))).await;
         host.rest().await;
         let quiet = host.observe(self.quiet).await.writes();
         let mut restarts = Vec::new();
@@ -148,7 +150,7 @@ impl Trial {
         let started = Instant::now();
         let instance = json!({
             "apiVersion": "caelus.io/v1", "kind": "CaelusInstance", "metadata": { "name": chart },
-            "spec": { "userId": "ann", "productTemplateVersion": chart, "namespace": format!("{}-{chart}", ns.name),
+            "spec": { "userId": "ann", "productTemplateVersion": chart, "namespace": own_namespace(ns, chart),
                 "domainName": format!("{chart}.example.com") },
         });
         let instance = ns.create(instance).await;
@@ -157,6 +159,19 @@ impl Trial {
         let found = ns.wait_at_most(DONE_WITHIN, &instance, is_done).await;
         let message = found["status"]["message"].as_str().unwrap_or_default().to_owned();
         Outcome { chart: chart.to_owned(), phase: phase(&found), after: started.elapsed(), message }
+    }
+}
+
+fn own_namespace(ns: &Namespace, chart: &str) -> String {
+    format!("{}-{chart}", ns.name)
+}
+
+/// Waits for the autoscalers of a chart: what they scale is something that happens.
+async fn scaled(ns: &Namespace, chart: &str) {
+    let own = ns.other(&own_namespace(ns, chart));
+    for autoscaler in own.list::<HorizontalPodAutoscaler>().await {
+        let has_looked = |autoscaler: &Value| !condition_of(autoscaler, "AbleToScale").is_null();
+        own.wait_until(&autoscaler, has_looked).await;
     }
 }
 

@@ -65,7 +65,7 @@ pub const STEPS_WITHIN: Duration = Duration::from_secs(60);
 /// Children of a primary that is being deleted are usually gone by then: what is waited for is not worth a write.
 const REMOVED_WITHIN: Duration = Duration::from_secs(3);
 
-/// HorizontalPodAutoscalers of one namespace that are looked through.
+/// Autoscalers of one kind and namespace that are looked through.
 const MAX_AUTOSCALERS: u32 = 500;
 
 /// Applies of one tier that are on their way at the same time.
@@ -666,17 +666,28 @@ impl Reconcile<'_> {
         }
     }
 
-    /// Is there a HorizontalPodAutoscaler for this object, and will it be there after this plan? KEDA makes one, too. None
-    /// when that is not to be found out.
+    /// Does an autoscaler exist for this object, and will it exist after this plan? A ScaledObject of KEDA counts as its
+    /// HorizontalPodAutoscaler does, which it deletes while it is paused. None when HorizontalPodAutoscalers cannot be listed.
     async fn has_autoscaler(&self, scaled: &ObjectRef, checked: &Checked) -> Option<bool> {
-        let kind = TypeMeta::new("autoscaling/v2", "HorizontalPodAutoscaler");
-        let listed = self.active.cluster.list(&kind, Some(&scaled.namespace), "", MAX_AUTOSCALERS).await;
-        let (autoscalers, _) = listed
-            .inspect_err(|error| tracing::debug!(%scaled, %error, "HorizontalPodAutoscalers cannot be listed"))
-            .ok()?;
+        let autoscaler = TypeMeta::new("autoscaling/v2", "HorizontalPodAutoscaler");
+        let is_scaled = self.is_scaled_by(&autoscaler, scaled, checked).await;
+        if is_scaled != Some(true) {
+            let scaled_object = TypeMeta::new("keda.sh/v1alpha1", "ScaledObject");
+            if self.is_scaled_by(&scaled_object, scaled, checked).await == Some(true) {
+                return Some(true);
+            }
+        }
+        is_scaled
+    }
+
+    /// Does an object of this kind name this one as its `spec.scaleTargetRef`?
+    async fn is_scaled_by(&self, kind: &TypeMeta, scaled: &ObjectRef, checked: &Checked) -> Option<bool> {
+        let listed = self.active.cluster.list(kind, Some(&scaled.namespace), "", MAX_AUTOSCALERS).await;
+        let (autoscalers, _) =
+            listed.inspect_err(|error| tracing::debug!(%scaled, %kind, %error, "autoscalers cannot be listed")).ok()?;
         let uid = self.asker().uid;
         let stays = |autoscaler: &&Object| {
-            let id = autoscaler.reference(&kind).id();
+            let id = autoscaler.reference(kind).id();
             let is_planned = || checked.children.iter().any(|desired| desired.reference.id() == id);
             !autoscaler.deleting && (autoscaler.owner.as_ref() != Some(&uid) || is_planned())
         };
@@ -684,7 +695,8 @@ impl Reconcile<'_> {
             let value = autoscaler.value();
             let says =
                 |field: &str| value.pointer("/spec/scaleTargetRef").and_then(|target| target.get(field)?.as_str());
-            says("kind") == Some(&scaled.kind.kind) && says("name") == Some(&scaled.name)
+            // a ScaledObject may leave out the kind
+            says("kind").unwrap_or("Deployment") == scaled.kind.kind && says("name") == Some(&scaled.name)
         }))
     }
 

@@ -5,7 +5,7 @@
 //!   so the API server or an admission webhook made of it what is there (zero values that are dropped, defaults, values
 //!   written in another way). Every change by anyone else takes the ownership away;
 //! * the field is set once: `transom.dev/set-once` on the child, or `spec.setOnce` of the `Plugin` resource;
-//! * it is `spec.replicas`, and a HorizontalPodAutoscaler exists for the object, or another autoscaler has set it;
+//! * it is `spec.replicas`, and an autoscaler exists for the object, or one that is not known has set it;
 //! * it is the size of a PersistentVolumeClaim that has grown, since it cannot shrink.
 //!
 //! Such fields are left as they are in every apply, too. No other field is left to whoever writes it most often: a field
@@ -35,8 +35,8 @@ pub struct Review {
 }
 
 /// What is to be written of a child that was found to differ, or was read in another version; none when it is in sync.
-/// `live` is in the version of the desired object, with `managedFields`; `is_scaled` tells whether a HorizontalPodAutoscaler
-/// exists for it, none when that is not known.
+/// `live` is in the version of the desired object, with `managedFields`; `is_scaled` tells whether an autoscaler exists
+/// for it, none when that is not known.
 #[must_use]
 pub fn review(
     desired: &Desired,

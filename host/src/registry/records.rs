@@ -578,8 +578,9 @@ impl Record {
     /// From now on this version serves all objects that are not pinned.
     async fn promote(&mut self, plugin: &Plugin, before: PluginStatus, active: Arc<Active>) -> Next {
         let mut status = loaded(&before, plugin, &active);
-        if self.stable.is_none() && self.canary.is_none() {
-            // nothing is served yet, so nobody can be about to make one
+        // Nobody can be about to make one while nothing is served yet. Kinds alone are no reason to write: a hook's Job
+        // comes and goes with each upgrade.
+        if self.stable.is_none() && self.canary.is_none() && status != before {
             status.child_kinds.retain(|kind| is_made(&active, &kind.type_meta()));
         }
         // The kinds of children are on record before the first one is made, so that a crash cannot hide any.

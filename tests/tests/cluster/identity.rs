@@ -33,7 +33,6 @@ async fn objects_that_are_asked_for_in_two_versions_are_left_in_peace() {
     let ns = TestCluster::shared().await.namespace("identity").await;
     let host = ns.host().await;
     let plugin = record(&ns, None).await;
-    ns.wait_for(&plugin, condition("Ready", "True")).await;
     let (old, new) = (autoscaler("v1", "old"), autoscaler("v2", "new"));
     let first = ns.create(asker("a", std::slice::from_ref(&old))).await;
     ns.wait_until(&first, |object| object["status"]["made"][0] == "HorizontalPodAutoscaler old Ready").await;
@@ -114,8 +113,7 @@ async fn children_outlive_the_version_that_they_were_made_in() {
     let crd = ns.create(definition(&group, &[("v1alpha1", true, true)])).await;
     ns.wait_until(&crd, is_established).await;
     let host = ns.host().await;
-    let plugin = record(&ns, None).await;
-    ns.wait_for(&plugin, condition("Ready", "True")).await;
+    record(&ns, None).await;
     let object = ns.create(asker("a", &[gadget(&group, "v1alpha1", 1)])).await;
     ns.wait_until(&object, |object| object["status"]["made"][0] == "Gadget g Ready").await;
     let before = uid(&ns, &gadget(&group, "v1alpha1", 0)).await;
@@ -156,8 +154,7 @@ async fn an_object_can_be_deleted_after_a_kind_of_its_children_is_gone() {
     let crd = ns.create(definition(&group, &[("v1", true, true)])).await;
     ns.wait_until(&crd, is_established).await;
     let _host = ns.host().await;
-    let plugin = record(&ns, None).await;
-    ns.wait_for(&plugin, condition("Ready", "True")).await;
+    record(&ns, None).await;
     let class = format!("gone-{}", ns.name);
     // a cluster-scoped child keeps the primary until the host has cleaned up
     let class = json!({ "apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": { "name": class }, "value": 7 });
